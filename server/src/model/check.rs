@@ -1,0 +1,311 @@
+//! The proofs a model must give before it serves: it loads, answers its golden samples, stays finite, and shows
+//! whether its rows are independent of one another. It is also timed here.
+//!
+//! All of it runs in a child process first (`probe`), and the golden samples again on each serving session.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::manifest::{Manifest, Sample};
+use super::runtime::Runtime;
+use super::session::{self, Session};
+use super::signature::Signature;
+use super::tensor::Tensor;
+use super::{Artifact, Infer, RunError};
+use crate::codec;
+
+/// Rows a run without a limit in the manifest may have.
+const DEFAULT_MAX_BATCH: usize = 1024;
+/// A golden run that takes longer is a hang.
+const RUN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a model is refused, and at which stage of the swap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{stage}: {reason}")]
+pub struct Rejection {
+    /// Where it failed.
+    pub stage: Stage,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// The stages of a swap, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Reading the bytes from the source.
+    Fetch,
+    /// Sizes, hashes, the manifest, the signature.
+    Verify,
+    /// The child process.
+    Probe,
+    /// Creating the serving sessions.
+    Load,
+    /// Golden samples.
+    Golden,
+    /// Making it visible.
+    Publish,
+}
+
+impl Stage {
+    /// The name in logs, metrics and the status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Verify => "verify",
+            Self::Probe => "probe",
+            Self::Load => "load",
+            Self::Golden => "golden",
+            Self::Publish => "publish",
+        }
+    }
+
+    /// A rejection at this stage.
+    pub fn reject(self, reason: impl Into<String>) -> Rejection {
+        Rejection { stage: self, reason: reason.into() }
+    }
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether a row's answer depends on the rows beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Invariance {
+    /// The same bits alone and in a batch.
+    Exact,
+    /// The same within 1e-6 absolute or 1e-5 relative (matrix kernels differ by batch size).
+    Close,
+    /// Different: rows of different requests never share a run.
+    No,
+}
+
+/// What the probe measured of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Whether rows of different requests may share a run.
+    pub invariance: Invariance,
+    /// Most rows in one run.
+    pub max_batch: usize,
+    /// Median time of a run with one row.
+    pub one_row_us: f64,
+    /// Median time of a run with `max_batch` or 64 rows, whichever is less, divided by the rows.
+    pub row_in_batch_us: f64,
+    /// Nodes of the graph.
+    pub nodes: usize,
+    /// What the author may want to know.
+    pub warnings: Vec<String>,
+}
+
+impl Profile {
+    /// What one run of one row costs.
+    #[must_use]
+    pub fn row_cost(&self) -> Duration {
+        Duration::from_secs_f64(self.one_row_us.max(0.0) / 1e6)
+    }
+
+    /// How many rows fit into a run of about `limit`.
+    #[must_use]
+    pub fn inline_rows(&self, limit: Duration) -> usize {
+        let spare = limit.as_secs_f64() * 1e6 - self.one_row_us;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, saturates")]
+        let rows = 1 + (spare.max(0.0) / self.row_in_batch_us.max(0.01)) as usize;
+        rows.min(self.max_batch)
+    }
+}
+
+/// Opens a session, derives the signature and proves both on the golden samples.
+///
+/// # Errors
+/// At `load` what ONNX Runtime says, at `verify` what does not fit, at `golden` the sample that differs.
+pub fn open(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signature), Rejection> {
+    let (mut session, io) = session::load(runtime, &artifact.onnx, 1).map_err(|e| Stage::Load.reject(e))?;
+    let signature = Signature::new(&io, artifact.manifest.as_deref()).map_err(|e| Stage::Verify.reject(e))?;
+    session.select_outputs(&signature);
+    match &artifact.manifest {
+        Some(manifest) => golden(&mut session, &signature, manifest)?,
+        None => {
+            let rows = invented_rows(&signature, 2);
+            let count = rows.first().and_then(Tensor::rows).unwrap_or(0);
+            run(&mut session, &rows, count).map_err(|e| Stage::Golden.reject(e))?;
+        }
+    }
+    Ok((session, signature))
+}
+
+/// All proofs and timings, as the child process makes them.
+///
+/// # Errors
+/// The first proof that fails.
+pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Rejection> {
+    let (mut warnings, nodes) = super::graph::lint(&artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
+    let (mut session, signature) = open(runtime, artifact)?;
+    let limit = artifact.manifest.as_ref().and_then(|m| m.limits.max_batch).unwrap_or(DEFAULT_MAX_BATCH);
+    let fixed = signature.fixed_rows.is_some();
+    let rows = sample_rows(&signature, artifact.manifest.as_deref())?;
+    let invariance = if fixed { Invariance::No } else { invariance(&mut session, &rows)? };
+    if invariance == Invariance::No && !fixed {
+        warnings.push("a row's answer depends on the rows beside it: requests are never batched together".into());
+    }
+    let max_batch = if fixed { 1 } else { limit.max(1) };
+    let one = single(&rows, 0);
+    let one_row_us = time(&mut session, &one)?;
+    let many = max_batch.min(64);
+    let batch = repeat(&rows, many);
+    let row_in_batch_us = time(&mut session, &batch)? / f64::from(u32::try_from(many).unwrap_or(u32::MAX));
+    if one_row_us > 1000.0 {
+        warnings.push(format!("one row takes {:.1} ms ({nodes} nodes)", one_row_us / 1000.0));
+    }
+    Ok(Profile { invariance, max_batch, one_row_us, row_in_batch_us, nodes, warnings })
+}
+
+fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, String> {
+    let outputs = session.run(inputs, Instant::now() + RUN_LIMIT).map_err(|e| match e {
+        RunError::Deadline => format!("a run of {rows} rows did not end in {} s", RUN_LIMIT.as_secs()),
+        RunError::Failed(reason) => reason,
+    })?;
+    for (i, output) in outputs.iter().enumerate() {
+        if output.rows() != Some(rows) {
+            return Err(format!("output {i} has shape {:?} for {rows} rows: its first axis must be rows", output.shape()));
+        }
+    }
+    Ok(outputs)
+}
+
+/// Runs the golden samples, all in one request, and compares.
+fn golden(session: &mut Session, signature: &Signature, manifest: &Manifest) -> Result<(), Rejection> {
+    for (i, sample) in manifest.golden.samples.iter().enumerate() {
+        let rows = decode(signature, std::iter::once(sample))
+            .map_err(|e| Stage::Golden.reject(format!("golden sample {i}: {e}")))?;
+        let outputs = run(session, &rows, 1).map_err(|e| Stage::Golden.reject(format!("golden sample {i}: {e}")))?;
+        for (output, tensor) in signature.outputs.iter().zip(&outputs) {
+            let got = codec::encode::value(tensor, 0);
+            if tensor.first_non_finite_row().is_some() {
+                return Err(Stage::Golden.reject(format!("golden sample {i}: output {} is not finite", output.name)));
+            }
+            if let Some(expected) = sample.expected.get(&output.name)
+                && !close(expected, &got, sample)
+            {
+                return Err(Stage::Golden.reject(format!(
+                    "golden sample {i}: output {} is {got}, the manifest expects {expected} (atol {}, rtol {})",
+                    output.name, sample.atol, sample.rtol
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn close(expected: &Value, got: &Value, sample: &Sample) -> bool {
+    match (expected, got) {
+        (Value::Number(e), Value::Number(g)) => {
+            let (e, g) = (e.as_f64().unwrap_or(f64::NAN), g.as_f64().unwrap_or(f64::NAN));
+            (e - g).abs() <= sample.rtol.mul_add(e.abs(), sample.atol)
+        }
+        (Value::Array(e), Value::Array(g)) => e.len() == g.len() && e.iter().zip(g).all(|(e, g)| close(e, g, sample)),
+        _ => expected == got,
+    }
+}
+
+fn decode<'a>(signature: &Signature, samples: impl Iterator<Item = &'a Sample>) -> Result<Vec<Tensor>, String> {
+    let rows: Vec<_> = samples.map(|s| Value::Object(s.input.clone())).collect();
+    let json = serde_json::to_vec(&rows).map_err(|e| e.to_string())?;
+    codec::decode::body(signature, &json, rows.len()).map(|request| request.inputs).map_err(|e| e.to_string())
+}
+
+/// Golden rows when there are any, else invented ones; at least 3, so that batching shows.
+fn sample_rows(signature: &Signature, manifest: Option<&Manifest>) -> Result<Vec<Tensor>, Rejection> {
+    let Some(manifest) = manifest else { return Ok(invented_rows(signature, 8)) };
+    let samples = manifest.golden.samples.iter().cycle().take(manifest.golden.samples.len().max(3));
+    decode(signature, samples).map_err(|e| Stage::Golden.reject(e))
+}
+
+/// Small deterministic values of each input's type and shape; free dimensions are 1.
+fn invented_rows(signature: &Signature, rows: usize) -> Vec<Tensor> {
+    let rows = signature.fixed_rows.unwrap_or(rows);
+    signature
+        .inputs
+        .iter()
+        .map(|input| {
+            let mut shape = vec![rows];
+            shape.extend(input.row_shape.iter().map(|d| d.unwrap_or(1)));
+            codec::decode::filled(input.dtype, &shape, |i| (i * 7919 % 13) as f64 / 4.0)
+        })
+        .collect()
+}
+
+fn single(rows: &[Tensor], i: usize) -> Vec<Tensor> {
+    rows.iter().map(|t| t.slice_rows(i..i + 1)).collect()
+}
+
+fn repeat(rows: &[Tensor], times: usize) -> Vec<Tensor> {
+    rows.iter()
+        .map(|tensor| {
+            let count = tensor.rows().unwrap_or(1);
+            let parts: Vec<_> = (0..times).map(|i| tensor.slice_rows(i % count..i % count + 1)).collect();
+            Tensor::concat(parts.iter()).unwrap_or_else(|| tensor.clone())
+        })
+        .collect()
+}
+
+/// Compares each row alone with the same row in a batch, and in the reversed batch.
+fn invariance(session: &mut Session, rows: &[Tensor]) -> Result<Invariance, Rejection> {
+    let count = rows.first().and_then(Tensor::rows).unwrap_or(0);
+    let fail = |e: String| Stage::Golden.reject(e);
+    let together = run(session, rows, count).map_err(fail)?;
+    let reversed_rows: Vec<Tensor> = rows
+        .iter()
+        .filter_map(|t| {
+            let parts: Vec<_> = (0..count).rev().map(|i| t.slice_rows(i..i + 1)).collect();
+            Tensor::concat(parts.iter())
+        })
+        .collect();
+    let reversed = run(session, &reversed_rows, count).map_err(fail)?;
+    let mut result = Invariance::Exact;
+    for i in 0..count {
+        let alone = run(session, &single(rows, i), 1).map_err(fail)?;
+        for (o, alone) in alone.iter().enumerate() {
+            let back = count - 1 - i;
+            for other in [together[o].slice_rows(i..i + 1), reversed[o].slice_rows(back..back + 1)] {
+                if *alone == other {
+                    continue;
+                }
+                match (alone.numbers(), other.numbers()) {
+                    (Some(a), Some(b)) if near(&a, &b) && alone.dtype().is_float() => result = Invariance::Close,
+                    _ => return Ok(Invariance::No),
+                }
+            }
+        }
+    }
+    Ok(result)
+}
+
+fn near(a: &[f64], b: &[f64]) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-6 + 1e-5 * a.abs())
+}
+
+/// Median of 15 runs in microseconds, after 3 to warm up; fewer when runs are slow.
+fn time(session: &mut Session, inputs: &[Tensor]) -> Result<f64, Rejection> {
+    let mut times = vec![];
+    let begin = Instant::now();
+    for i in 0..18 {
+        let start = Instant::now();
+        session.run(inputs, start + RUN_LIMIT).map_err(|e| Stage::Golden.reject(e.to_string()))?;
+        if i >= 3 || begin.elapsed() > Duration::from_millis(200) {
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        if begin.elapsed() > Duration::from_millis(500) {
+            break;
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}

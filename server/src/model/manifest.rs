@@ -1,0 +1,274 @@
+//! The manifest beside each `model.onnx`: parsing and the checks that need no model. See `models/manifest.schema.json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::tensor::DType;
+
+/// A model's manifest, `<version>/manifest.json`. Unknown top-level keys are errors, as in the schema.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Always `1.0`.
+    pub schema_version: String,
+    /// The model's logical name, equal to its folder.
+    pub name: String,
+    /// A positive integer as text, equal to its folder.
+    pub version: String,
+    /// When it was written (RFC 3339).
+    pub created_at: String,
+    /// The ONNX file and its hash.
+    pub artifact: Artifact,
+    /// Inputs, features and outputs.
+    pub signature: ManifestSignature,
+    /// What each output means, by output name.
+    pub outputs_semantics: BTreeMap<String, Semantics>,
+    /// Rows with the answers that the training framework gave.
+    pub golden: Golden,
+    /// Training-time distributions per feature and score.
+    #[serde(default)]
+    pub reference: BTreeMap<String, Value>,
+    /// Where the model came from.
+    pub training: Value,
+    /// What it reached in evaluation.
+    pub metrics: Value,
+    /// What it may be asked to do.
+    pub limits: Limits,
+    /// The model it was derived from.
+    #[serde(default)]
+    pub parent: Option<Value>,
+    /// Signatures of the manifest.
+    #[serde(default)]
+    pub signing: Option<Value>,
+    /// Free labels.
+    #[serde(default)]
+    pub tags: Option<Value>,
+}
+
+/// The ONNX file of a version.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Artifact {
+    /// A plain file name inside the version's folder.
+    pub path: String,
+    /// Lower-case hexadecimal SHA-256 of the file.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Always `onnx`.
+    pub format: String,
+    /// Further files with weights.
+    #[serde(default)]
+    pub external_data: Vec<Value>,
+}
+
+/// Whether the features share one tensor or have one each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// One input of shape `[rows, features]`.
+    Packed,
+    /// One input a feature.
+    Named,
+}
+
+/// Inputs and outputs as the manifest declares them.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ManifestSignature {
+    /// How features map to inputs.
+    pub layout: Layout,
+    /// In the graph's order.
+    pub inputs: Vec<ManifestInput>,
+    /// In the order in which answers list them.
+    pub outputs: Vec<ManifestOutput>,
+}
+
+/// One graph input.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ManifestInput {
+    /// The graph's name for it.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Rows first; -1 is any size.
+    pub shape: Vec<i64>,
+    /// Names of the columns of a packed input.
+    #[serde(default)]
+    pub features: Vec<Feature>,
+}
+
+/// One graph output.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ManifestOutput {
+    /// The graph's name for it.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Rows first; -1 is any size.
+    pub shape: Vec<i64>,
+}
+
+/// What happens when a request leaves a feature out (or sends `null`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Missing {
+    /// The model sees NaN and handles it.
+    Nan,
+    /// The model sees the feature's default.
+    Default,
+    /// The request is refused.
+    #[default]
+    Reject,
+}
+
+/// A named column of a packed input.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Feature {
+    /// The key in requests.
+    pub name: String,
+    /// A required feature is refused when missing, whatever `missing` says.
+    pub required: bool,
+    /// The policy for an optional one.
+    #[serde(default)]
+    pub missing: Missing,
+    /// The value for `missing: default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<f64>,
+    /// Smallest value seen in training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// Largest value seen in training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// Unit, such as `sigma` or `percent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// One sentence for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// What an output is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Yes or no, or a class that is acted on.
+    Decision,
+    /// A number behind the decision.
+    Score,
+    /// A predicted value.
+    Forecast,
+    /// A class label.
+    Class,
+    /// A vector.
+    Embedding,
+}
+
+/// Meaning of one output.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Semantics {
+    /// What it is for.
+    pub role: Role,
+    /// The decision's limit on a score.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// Smallest and largest value allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<(f64, f64)>,
+    /// Unit, such as `percent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// How far ahead a forecast looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub horizon_seconds: Option<u64>,
+}
+
+/// Golden samples.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Golden {
+    /// At least one.
+    pub samples: Vec<Sample>,
+    /// Whether the author found rows independent of their batch; measured again at load.
+    #[serde(default)]
+    pub batch_invariant: Option<bool>,
+}
+
+/// A row and its expected answer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Sample {
+    /// As a request would send it.
+    pub input: Map<String, Value>,
+    /// As the answer must be, within the tolerances.
+    pub expected: Map<String, Value>,
+    /// Absolute tolerance.
+    #[serde(default = "tolerance")]
+    pub atol: f64,
+    /// Relative tolerance.
+    #[serde(default = "tolerance")]
+    pub rtol: f64,
+}
+
+const fn tolerance() -> f64 {
+    1e-4
+}
+
+/// Limits the author sets.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Limits {
+    /// Most rows in one run.
+    #[serde(default)]
+    pub max_batch: Option<usize>,
+}
+
+impl Manifest {
+    /// Parses and checks what can be checked without the model.
+    ///
+    /// # Errors
+    /// One sentence: the key and what is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| format!("manifest.json: {e}"))?;
+        manifest.check().map_err(|e| format!("manifest.json: {e}"))?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.schema_version != "1.0" {
+            return Err(format!("schema_version is {:?}, this server reads \"1.0\"", self.schema_version));
+        }
+        if self.artifact.format != "onnx" {
+            return Err(format!("artifact.format is {:?}, not \"onnx\"", self.artifact.format));
+        }
+        let path = &self.artifact.path;
+        if path.is_empty() || path.contains(['/', '\\']) || path.starts_with('.') {
+            return Err(format!("artifact.path {path:?} must be a plain file name in the version's folder"));
+        }
+        if self.artifact.sha256.len() != 64 || !self.artifact.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err("artifact.sha256 must be 64 hexadecimal digits".into());
+        }
+        if !self.artifact.external_data.is_empty() {
+            return Err("artifact.external_data: models with external data are not served, \
+                        save the model as one file (onnx.save(..., save_as_external_data=False))"
+                .into());
+        }
+        if self.golden.samples.is_empty() {
+            return Err("golden.samples is empty: at least one row with its answer is needed".into());
+        }
+        for input in &self.signature.inputs {
+            if input.shape.is_empty() {
+                return Err(format!("signature.inputs: {} has no row dimension", input.name));
+            }
+            for feature in &input.features {
+                if !feature.required && feature.missing == Missing::Default && feature.default.is_none() {
+                    return Err(format!("feature {}: missing is \"default\" but there is no default", feature.name));
+                }
+            }
+        }
+        for name in self.outputs_semantics.keys() {
+            if !self.signature.outputs.iter().any(|o| o.name == *name) {
+                return Err(format!("outputs_semantics names {name:?}, which signature.outputs has not"));
+            }
+        }
+        Ok(())
+    }
+}

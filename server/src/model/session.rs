@@ -1,0 +1,247 @@
+//! One ONNX Runtime session: loading from bytes, running with a deadline. The only module that talks to `ort`.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use ndarray::{ArrayD, IxDyn};
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, SessionInputValue};
+use ort::tensor::TensorElementType;
+use ort::value::{DynValue, TensorRef, ValueType};
+
+use super::runtime::Runtime;
+use super::signature::{GraphIo, Port, Signature};
+use super::tensor::{DType, Tensor};
+use super::{Infer, RunError};
+
+/// How often running sessions are checked against their deadlines.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A session that one thread uses at a time.
+pub struct Session {
+    inner: ort::session::Session,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    watched: Arc<Watched>,
+}
+
+/// Loads a graph from memory, never from a path, so that the file cannot make ONNX Runtime open others.
+///
+/// `intra_threads` is the size of the session's own pool; its threads never spin.
+///
+/// # Errors
+/// ONNX Runtime's own message.
+pub fn load(runtime: &Runtime, onnx: &[u8], intra_threads: usize) -> Result<(Session, GraphIo), String> {
+    let build = || -> ort::Result<ort::session::Session> {
+        ort::session::Session::builder(&runtime.environment)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(intra_threads)?
+            .with_inter_threads(1)?
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?
+            .with_log_level(ort::logging::LogLevel::Fatal)?
+            .commit_from_memory(onnx)
+    };
+    let inner = build().map_err(|e| e.to_string())?;
+    let ports = |outlets: &[ort::value::Outlet]| {
+        outlets.iter().map(|o| Port { name: o.name().to_owned(), tensor: port(o.dtype()) }).collect::<Vec<_>>()
+    };
+    let mut io = GraphIo { inputs: ports(inner.inputs()), outputs: ports(inner.outputs()), ..GraphIo::default() };
+    if let Ok(metadata) = inner.metadata() {
+        for key in metadata.custom_keys().unwrap_or_default() {
+            if let Some(value) = metadata.custom(&key) {
+                io.metadata.insert(key, value);
+            }
+        }
+    }
+    let watched = Watched::new().map_err(|e| e.to_string())?;
+    let names = |ports: &[Port]| ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    Ok((Session { inputs: names(&io.inputs), outputs: names(&io.outputs), inner, watched }, io))
+}
+
+impl Session {
+    /// Keeps only the outputs that the signature lists, in its order.
+    pub fn select_outputs(&mut self, signature: &Signature) {
+        self.outputs = signature.outputs.iter().map(|o| o.name.clone()).collect();
+    }
+}
+
+impl Infer for Session {
+    fn run(&mut self, inputs: &[Tensor], deadline: Instant) -> Result<Vec<Tensor>, RunError> {
+        let values: Vec<SessionInputValue<'_>> = inputs.iter().map(to_ort).collect::<Result<_, _>>()?;
+        if values.len() != self.inputs.len() {
+            return Err(RunError::Failed(format!("{} inputs given, the graph has {}", values.len(), self.inputs.len())));
+        }
+        let watch = self.watched.arm(deadline);
+        let result = self.inner.run_with_options(values.as_slice(), &self.watched.options);
+        if watch.disarm() {
+            return Err(RunError::Deadline);
+        }
+        let outputs = result.map_err(|e| RunError::Failed(e.to_string()))?;
+        self.outputs
+            .iter()
+            .map(|name| {
+                let value = outputs.get(name).ok_or_else(|| RunError::Failed(format!("no output {name:?}")))?;
+                from_ort(value).map_err(|e| RunError::Failed(format!("output {name}: {e}")))
+            })
+            .collect()
+    }
+}
+
+fn failed(e: impl std::fmt::Display) -> RunError {
+    RunError::Failed(e.to_string())
+}
+
+fn to_ort(tensor: &Tensor) -> Result<SessionInputValue<'_>, RunError> {
+    macro_rules! view {
+        ($array:expr) => {
+            TensorRef::from_array_view($array).map(Into::into).map_err(failed)
+        };
+    }
+    match tensor {
+        Tensor::F32(a) => view!(a),
+        Tensor::F64(a) => view!(a),
+        Tensor::I8(a) => view!(a),
+        Tensor::I16(a) => view!(a),
+        Tensor::I32(a) => view!(a),
+        Tensor::I64(a) => view!(a),
+        Tensor::U8(a) => view!(a),
+        Tensor::U16(a) => view!(a),
+        Tensor::U32(a) => view!(a),
+        Tensor::U64(a) => view!(a),
+        Tensor::Bool(a) => view!(a),
+        Tensor::Text(a) => ort::value::Tensor::from_string_array(a).map(Into::into).map_err(failed),
+    }
+}
+
+fn from_ort(value: &DynValue) -> Result<Tensor, String> {
+    let ValueType::Tensor { ty, .. } = value.dtype() else {
+        return Err(format!("is {}", describe(value.dtype())));
+    };
+    macro_rules! extract {
+        ($element:ty) => {{
+            let (shape, values) = value.try_extract_tensor::<$element>().map_err(|e| e.to_string())?;
+            let shape: Vec<usize> = shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+            ArrayD::from_shape_vec(IxDyn(&shape), values.to_vec()).map(Tensor::from).map_err(|e| e.to_string())
+        }};
+    }
+    match dtype(*ty) {
+        Some(DType::F32) => extract!(f32),
+        Some(DType::F64) => extract!(f64),
+        Some(DType::I8) => extract!(i8),
+        Some(DType::I16) => extract!(i16),
+        Some(DType::I32) => extract!(i32),
+        Some(DType::I64) => extract!(i64),
+        Some(DType::U8) => extract!(u8),
+        Some(DType::U16) => extract!(u16),
+        Some(DType::U32) => extract!(u32),
+        Some(DType::U64) => extract!(u64),
+        Some(DType::Bool) => extract!(bool),
+        Some(DType::Text) => value.try_extract_string_array().map(Tensor::from).map_err(|e| e.to_string()),
+        None => Err(format!("is {}", describe(value.dtype()))),
+    }
+}
+
+const fn dtype(ty: TensorElementType) -> Option<DType> {
+    Some(match ty {
+        TensorElementType::Float32 => DType::F32,
+        TensorElementType::Float64 => DType::F64,
+        TensorElementType::Int8 => DType::I8,
+        TensorElementType::Int16 => DType::I16,
+        TensorElementType::Int32 => DType::I32,
+        TensorElementType::Int64 => DType::I64,
+        TensorElementType::Uint8 => DType::U8,
+        TensorElementType::Uint16 => DType::U16,
+        TensorElementType::Uint32 => DType::U32,
+        TensorElementType::Uint64 => DType::U64,
+        TensorElementType::Bool => DType::Bool,
+        TensorElementType::String => DType::Text,
+        _ => return None,
+    })
+}
+
+fn port(kind: &ValueType) -> Result<(DType, Vec<i64>), String> {
+    match kind {
+        ValueType::Tensor { ty, shape, .. } => match dtype(*ty) {
+            Some(dtype) => Ok((dtype, shape.iter().copied().collect())),
+            None => Err(describe(kind)),
+        },
+        other => Err(describe(other)),
+    }
+}
+
+fn describe(kind: &ValueType) -> String {
+    match kind {
+        ValueType::Tensor { ty, .. } => format!("a tensor of {ty}, which is not served"),
+        ValueType::Sequence(inner) => match &**inner {
+            ValueType::Map { .. } => "a sequence of maps (ZipMap)".into(),
+            _ => "a sequence".into(),
+        },
+        ValueType::Map { .. } => "a map".into(),
+        ValueType::Optional(_) => "an optional value".into(),
+    }
+}
+
+/// A session's run options and the deadline of its present run.
+struct Watched {
+    options: RunOptions,
+    deadline: Mutex<Option<Instant>>,
+}
+
+/// A run in progress. Dropping it without [`Watch::disarm`] (a panic) disarms it too.
+struct Watch<'a>(&'a Watched);
+
+impl Watched {
+    fn new() -> ort::Result<Arc<Self>> {
+        let watched = Arc::new(Self { options: RunOptions::new()?, deadline: Mutex::new(None) });
+        watchdog().lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&watched));
+        Ok(watched)
+    }
+
+    fn arm(&self, deadline: Instant) -> Watch<'_> {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+        Watch(self)
+    }
+
+    fn check(&self, now: Instant) {
+        let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        if deadline.is_some_and(|d| now >= d) && self.options.terminate().is_ok() {
+            // The run sees the flag between two nodes. `None` tells `disarm` that it was set.
+            *deadline = None;
+        }
+    }
+}
+
+impl Watch<'_> {
+    /// Ends the watch; `true` when the run was terminated.
+    fn disarm(&self) -> bool {
+        let mut deadline = self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so the watchdog cannot set the flag after it is cleared here.
+        deadline.take().is_none() && self.0.options.unterminate().is_ok()
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        *self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Every session's watch; one thread terminates the runs that outlast their deadline.
+fn watchdog() -> &'static Mutex<Vec<Weak<Watched>>> {
+    static SESSIONS: OnceLock<Mutex<Vec<Weak<Watched>>>> = OnceLock::new();
+    SESSIONS.get_or_init(|| {
+        std::thread::Builder::new()
+            .name("deadline".into())
+            .spawn(|| {
+                loop {
+                    std::thread::sleep(WATCH_INTERVAL);
+                    let now = Instant::now();
+                    let mut sessions = watchdog().lock().unwrap_or_else(PoisonError::into_inner);
+                    sessions.retain(|session| session.upgrade().map(|s| s.check(now)).is_some());
+                }
+            })
+            .expect("a thread can be started at start-up");
+        Mutex::new(vec![])
+    })
+}

@@ -1,0 +1,200 @@
+//! Tensors between the wire and the runtime: an n-dimensional array of one of a closed set of element types.
+//!
+//! The first axis is always the row (batch) axis. This module knows nothing of ONNX Runtime or of JSON.
+
+use std::ops::Range;
+
+use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Slice};
+use serde::{Deserialize, Serialize};
+
+macro_rules! tensors {
+    ($($variant:ident($element:ty) = $name:literal),+ $(,)?) => {
+        /// The element type of a tensor, by the names a manifest uses.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum DType {
+            $(#[doc = concat!("`", $name, "`")] #[serde(rename = $name)] $variant),+
+        }
+
+        impl DType {
+            /// The manifest's name of this type, such as `float32`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+
+        /// An owned tensor in standard (row-major) layout.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Tensor {
+            $(#[doc = concat!("Elements of type `", $name, "`.")] $variant(ArrayD<$element>)),+
+        }
+
+        $(impl From<ArrayD<$element>> for Tensor {
+            fn from(array: ArrayD<$element>) -> Self {
+                let array = if array.is_standard_layout() { array } else { array.as_standard_layout().into_owned() };
+                Self::$variant(array)
+            }
+        })+
+
+        impl Tensor {
+            /// The element type.
+            #[must_use]
+            pub const fn dtype(&self) -> DType {
+                match self { $(Self::$variant(_) => DType::$variant),+ }
+            }
+
+            /// All dimensions, rows first.
+            #[must_use]
+            pub fn shape(&self) -> &[usize] {
+                match self { $(Self::$variant(array) => array.shape()),+ }
+            }
+
+            /// A copy of some rows.
+            ///
+            /// # Panics
+            /// When `rows` is out of range or the tensor is a scalar.
+            #[must_use]
+            pub fn slice_rows(&self, rows: Range<usize>) -> Self {
+                match self {
+                    $(Self::$variant(array) => {
+                        Self::$variant(array.slice_axis(Axis(0), Slice::from(rows)).to_owned())
+                    })+
+                }
+            }
+
+            /// Puts the rows of several tensors under one another.
+            ///
+            /// Returns `None` when they differ in type or in any dimension but the first, or when there are none.
+            #[must_use]
+            pub fn concat<'a>(parts: impl Iterator<Item = &'a Self> + Clone) -> Option<Self> {
+                let first = parts.clone().next()?;
+                let mut shape = first.shape().to_vec();
+                shape[0] = 0;
+                for part in parts.clone() {
+                    if part.shape().len() != shape.len() || part.shape()[1..] != shape[1..] {
+                        return None;
+                    }
+                    shape[0] += part.shape()[0];
+                }
+                match first {
+                    $(Self::$variant(_) => {
+                        let mut values = Vec::with_capacity(shape.iter().product());
+                        for part in parts {
+                            let Self::$variant(array) = part else { return None };
+                            values.extend_from_slice(array.as_slice()?);
+                        }
+                        ArrayD::from_shape_vec(IxDyn(&shape), values).ok().map(Self::$variant)
+                    })+
+                }
+            }
+        }
+    };
+}
+
+tensors! {
+    F32(f32) = "float32",
+    F64(f64) = "float64",
+    I8(i8) = "int8",
+    I16(i16) = "int16",
+    I32(i32) = "int32",
+    I64(i64) = "int64",
+    U8(u8) = "uint8",
+    U16(u16) = "uint16",
+    U32(u32) = "uint32",
+    U64(u64) = "uint64",
+    Bool(bool) = "bool",
+    Text(String) = "string",
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl DType {
+    /// Whether values of this type are floating point numbers.
+    #[must_use]
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F64)
+    }
+}
+
+impl Tensor {
+    /// The number of rows: the first dimension, or `None` for a scalar.
+    #[must_use]
+    pub fn rows(&self) -> Option<usize> {
+        self.shape().first().copied()
+    }
+
+    /// The elements as numbers, row-major: booleans are 0 and 1, strings have none.
+    #[must_use]
+    pub fn numbers(&self) -> Option<Vec<f64>> {
+        fn cast<T: Copy>(array: &ArrayD<T>, to: impl Fn(T) -> f64) -> Option<Vec<f64>> {
+            Some(array.iter().map(|v| to(*v)).collect())
+        }
+        #[expect(clippy::cast_precision_loss, reason = "for comparison with a tolerance only")]
+        match self {
+            Self::F32(a) => cast(a, f64::from),
+            Self::F64(a) => cast(a, |v| v),
+            Self::I8(a) => cast(a, f64::from),
+            Self::I16(a) => cast(a, f64::from),
+            Self::I32(a) => cast(a, f64::from),
+            Self::I64(a) => cast(a, |v| v as f64),
+            Self::U8(a) => cast(a, f64::from),
+            Self::U16(a) => cast(a, f64::from),
+            Self::U32(a) => cast(a, f64::from),
+            Self::U64(a) => cast(a, |v| v as f64),
+            Self::Bool(a) => cast(a, |v| f64::from(u8::from(v))),
+            Self::Text(_) => None,
+        }
+    }
+
+    /// The first row that holds a NaN or an infinity, if any does.
+    #[must_use]
+    pub fn first_non_finite_row(&self) -> Option<usize> {
+        fn find<T: Copy>(array: &ArrayViewD<'_, T>, finite: impl Fn(T) -> bool) -> Option<usize> {
+            let values = array.as_slice()?;
+            let at = values.iter().position(|v| !finite(*v))?;
+            Some(at / (values.len() / array.shape().first().copied().unwrap_or(1)))
+        }
+        match self {
+            Self::F32(a) => find(&a.view(), f32::is_finite),
+            Self::F64(a) => find(&a.view(), f64::is_finite),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn concat_keeps_order_and_refuses_other_shapes() {
+        let a = Tensor::from(array![[1.0_f32, 2.0]].into_dyn());
+        let b = Tensor::from(array![[3.0_f32, 4.0], [5.0, 6.0]].into_dyn());
+        let all = Tensor::concat([&a, &b].into_iter()).expect("same shape");
+        assert_eq!(all, Tensor::from(array![[1.0_f32, 2.0], [3.0, 4.0], [5.0, 6.0]].into_dyn()));
+        assert_eq!(all.slice_rows(1..3), b);
+        let wide = Tensor::from(array![[1.0_f32, 2.0, 3.0]].into_dyn());
+        assert_eq!(Tensor::concat([&a, &wide].into_iter()), None);
+        let other = Tensor::from(array![[1_i64, 2]].into_dyn());
+        assert_eq!(Tensor::concat([&a, &other].into_iter()), None);
+    }
+
+    #[test]
+    fn non_finite_row_is_found() {
+        let t = Tensor::from(array![[1.0_f32, 2.0], [3.0, f32::NAN]].into_dyn());
+        assert_eq!(t.first_non_finite_row(), Some(1));
+        let t = Tensor::from(array![1_i64, 2].into_dyn());
+        assert_eq!(t.first_non_finite_row(), None);
+    }
+
+    #[test]
+    fn a_transposed_array_is_put_in_standard_layout() {
+        let t = Tensor::from(array![[1.0_f32, 2.0], [3.0, 4.0]].reversed_axes().into_dyn());
+        assert_eq!(Tensor::concat(std::iter::once(&t)).expect("contiguous").numbers(), Some(vec![1.0, 3.0, 2.0, 4.0]));
+    }
+}
