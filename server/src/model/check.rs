@@ -45,8 +45,6 @@ pub enum Stage {
     Load,
     /// Golden samples.
     Golden,
-    /// Making it visible.
-    Publish,
 }
 
 impl Stage {
@@ -59,7 +57,6 @@ impl Stage {
             Self::Probe => "probe",
             Self::Load => "load",
             Self::Golden => "golden",
-            Self::Publish => "publish",
         }
     }
 
@@ -105,18 +102,15 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// What one run of one row costs.
-    #[must_use]
-    pub fn row_cost(&self) -> Duration {
-        Duration::from_secs_f64(self.one_row_us.max(0.0) / 1e6)
-    }
-
-    /// How many rows fit into a run of about `limit`.
+    /// How many rows fit into a run that takes about `limit`; 0 when not even one does.
     #[must_use]
     pub fn inline_rows(&self, limit: Duration) -> usize {
         let spare = limit.as_secs_f64() * 1e6 - self.one_row_us;
+        if spare < 0.0 {
+            return 0;
+        }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, saturates")]
-        let rows = 1 + (spare.max(0.0) / self.row_in_batch_us.max(0.01)) as usize;
+        let rows = 1 + (spare / self.row_in_batch_us.max(0.01)) as usize;
         rows.min(self.max_batch)
     }
 }
@@ -230,13 +224,14 @@ fn sample_rows(signature: &Signature, manifest: Option<&Manifest>) -> Result<Vec
 /// Small deterministic values of each input's type and shape; free dimensions are 1.
 fn invented_rows(signature: &Signature, rows: usize) -> Vec<Tensor> {
     let rows = signature.fixed_rows.unwrap_or(rows);
+    let small = |i: usize| f64::from(u8::try_from(i * 7919 % 13).unwrap_or(0)) / 4.0;
     signature
         .inputs
         .iter()
-        .map(|input| {
+        .filter_map(|input| {
             let mut shape = vec![rows];
             shape.extend(input.row_shape.iter().map(|d| d.unwrap_or(1)));
-            codec::decode::filled(input.dtype, &shape, |i| (i * 7919 % 13) as f64 / 4.0)
+            Tensor::filled(input.dtype, &shape, small)
         })
         .collect()
 }

@@ -31,6 +31,15 @@ pub enum RunError {
     Failed(String),
 }
 
+/// The rows of a run that answer one job.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// All outputs of the run, in the signature's order.
+    pub outputs: std::sync::Arc<[Tensor]>,
+    /// Which of their rows.
+    pub rows: std::ops::Range<usize>,
+}
+
 /// What runs rows: a session, or a fake in a test.
 pub trait Infer: Send {
     /// Runs all rows of `inputs` (one tensor an input, in signature order) and gives one tensor an output.
@@ -82,12 +91,24 @@ pub struct Model {
     pub signature: Signature,
     /// What was measured when it was probed.
     pub profile: check::Profile,
+    duty: Duty,
     sessions: Vec<Mutex<Box<dyn Infer>>>,
-    inline: Option<Mutex<Box<dyn Infer>>>,
+    inline: Vec<Mutex<Box<dyn Infer>>>,
+    /// When it was loaded.
+    pub loaded_at: std::time::SystemTime,
 }
 
-/// A model this cheap may run where the request is: a thread hop would cost more (30-60 us) than the run.
-const INLINE_LIMIT: Duration = Duration::from_micros(50);
+/// A run this short may happen where the request is: a hop to a thread and back would cost as much (30-60 us measured).
+const INLINE_LIMIT: Duration = Duration::from_micros(60);
+
+/// How many threads run models, and so how many sessions a champion needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threads {
+    /// Threads that serve requests and may run cheap models themselves.
+    pub http: usize,
+    /// Worker threads.
+    pub workers: usize,
+}
 
 impl Model {
     /// Loads the sessions for a duty and proves each of them on the golden samples.
@@ -99,19 +120,20 @@ impl Model {
         artifact: &Artifact,
         profile: check::Profile,
         duty: Duty,
-        workers: usize,
+        threads: Threads,
     ) -> Result<Self, check::Rejection> {
-        let inline = duty == Duty::Serve && profile.row_cost() <= INLINE_LIMIT;
-        let count = if duty == Duty::Serve { workers.max(1) } else { 1 };
-        let boxed = |session| Mutex::new(Box::new(session) as Box<dyn Infer>);
-        let open = || check::open(runtime, artifact).map(|(session, _)| boxed(session));
+        let (workers, inline) = match duty {
+            Duty::Serve if profile.inline_rows(INLINE_LIMIT) > 0 => (threads.workers, threads.http),
+            Duty::Serve => (threads.workers, 0),
+            Duty::Shadow => (1, 0),
+        };
         let (first, signature) = check::open(runtime, artifact)?;
-        let mut sessions = vec![boxed(first)];
-        for _ in 1..count {
-            sessions.push(open()?);
-        }
-        let inline = inline.then(open).transpose()?;
-        Ok(Self { id: artifact.id.clone(), signature, profile, sessions, inline })
+        let mut rest = (1..workers + inline).map(|_| check::open(runtime, artifact).map(|(session, _)| session));
+        let sessions: Vec<Box<dyn Infer>> =
+            std::iter::once(Ok(first)).chain(rest.by_ref().take(workers - 1)).map(|s| s.map(boxed)).collect::<Result<_, _>>()?;
+        let inline: Vec<Box<dyn Infer>> = rest.map(|s| s.map(boxed)).collect::<Result<_, _>>()?;
+        let model = Self::with_sessions(artifact.id.clone(), signature, profile, sessions);
+        Ok(Self { inline: inline.into_iter().map(Mutex::new).collect(), duty, ..model })
     }
 
     /// A model whose rows run in `sessions`: how tests put a fake in the place of a session.
@@ -122,7 +144,7 @@ impl Model {
         profile: check::Profile,
         sessions: Vec<Box<dyn Infer>>,
     ) -> Self {
-        Self { id, signature, profile, sessions: sessions.into_iter().map(Mutex::new).collect(), inline: None }
+        Self { id, signature, profile, duty: Duty::Serve, sessions: sessions.into_iter().map(Mutex::new).collect(), inline: vec![], loaded_at: std::time::SystemTime::now() }
     }
 
     /// The session of a worker. Each worker has its own, so the lock is never contended.
@@ -130,19 +152,27 @@ impl Model {
         self.sessions[worker % self.sessions.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session for runs on the async threads: `None` when the model is too slow for that or the session is busy.
+    /// A session for a run where the request is; `None` when the model is not meant to run there. There are as many as
+    /// threads that serve requests, so one is free.
     pub fn inline_session(&self) -> Option<MutexGuard<'_, Box<dyn Infer>>> {
-        match self.inline.as_ref()?.try_lock() {
+        let free = self.inline.iter().find_map(|session| match session.try_lock() {
             Ok(session) => Some(session),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
-        }
+        });
+        free.or_else(|| self.inline.first().map(|session| session.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// Whether one more run on an async thread, of this many rows, is cheap enough.
+    /// How many rows may run where the request is: 0 for a model too slow for that.
+    #[must_use]
+    pub fn inline_rows(&self) -> usize {
+        if self.inline.is_empty() { 0 } else { self.profile.inline_rows(INLINE_LIMIT) }
+    }
+
+    /// Whether a request of this many rows may be run where it is.
     #[must_use]
     pub fn runs_inline(&self, rows: usize) -> bool {
-        self.inline.is_some() && rows <= self.profile.inline_rows(INLINE_LIMIT)
+        rows <= self.inline_rows()
     }
 
     /// Most rows that may share a run.
@@ -150,4 +180,20 @@ impl Model {
     pub const fn max_batch(&self) -> usize {
         self.profile.max_batch
     }
+
+    /// Whether it has the sessions for a duty.
+    #[must_use]
+    pub const fn can_do(&self, duty: Duty) -> bool {
+        matches!((self.duty, duty), (Duty::Serve, _) | (_, Duty::Shadow))
+    }
+
+    /// Whether rows of different requests may share a run.
+    #[must_use]
+    pub fn batches(&self) -> bool {
+        self.profile.invariance != check::Invariance::No
+    }
+}
+
+fn boxed(session: session::Session) -> Box<dyn Infer> {
+    Box::new(session)
 }

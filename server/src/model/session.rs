@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ndarray::{ArrayD, IxDyn};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, SessionInputValue};
-use ort::tensor::TensorElementType;
-use ort::value::{DynValue, TensorRef, ValueType};
+
+use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
 use super::runtime::Runtime;
 use super::signature::{GraphIo, Port, Signature};

@@ -49,6 +49,21 @@ pub struct Output {
     pub dtype: DType,
     /// Its meaning, when the manifest declares one.
     pub semantics: Option<Semantics>,
+    /// The name as a JSON key with its colon, ready to be written.
+    pub key: Box<str>,
+}
+
+impl Output {
+    fn new(name: &str, dtype: DType, semantics: Option<Semantics>) -> Self {
+        let key = format!("{}:", serde_json::Value::from(name)).into();
+        Self { name: name.into(), dtype, semantics, key }
+    }
+
+    /// Whether a NaN or an infinity makes the answer useless.
+    #[must_use]
+    pub fn must_be_finite(&self) -> bool {
+        self.semantics.as_ref().is_some_and(|s| matches!(s.role, Role::Decision | Role::Score | Role::Forecast))
+    }
 }
 
 /// Where the value under a key of a request goes.
@@ -155,6 +170,12 @@ impl Signature {
     pub fn score(&self) -> Option<usize> {
         self.with_role(Role::Score)
             .or_else(|| self.outputs.iter().position(|o| o.dtype.is_float() && o.semantics.is_none()))
+    }
+
+    /// The output that forecasts, when the manifest declares one.
+    #[must_use]
+    pub fn forecast(&self) -> Option<usize> {
+        self.with_role(Role::Forecast)
     }
 
     fn with_role(&self, role: Role) -> Option<usize> {
@@ -342,7 +363,7 @@ fn outputs(graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Vec<Output>, 
         None => graph
             .outputs
             .iter()
-            .map(|port| Ok(Output { name: port.name.clone(), dtype: from_graph(port)?, semantics: None }))
+            .map(|port| Ok(Output::new(&port.name, from_graph(port)?, None)))
             .collect(),
         Some(manifest) => manifest
             .signature
@@ -359,7 +380,7 @@ fn outputs(graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Vec<Output>, 
                     ));
                 }
                 let semantics = manifest.outputs_semantics.get(&declared.name).cloned();
-                Ok(Output { name: declared.name.clone(), dtype, semantics })
+                Ok(Output::new(&declared.name, dtype, semantics))
             })
             .collect(),
     }

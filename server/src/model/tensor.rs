@@ -36,6 +36,47 @@ macro_rules! tensors {
             }
         })+
 
+        /// The elements of a tensor while its rows arrive one by one.
+        #[derive(Debug)]
+        pub enum Column {
+            $(#[doc = concat!("Elements of type `", $name, "`.")] $variant(Vec<$element>)),+
+        }
+
+        impl Column {
+            /// An empty column.
+            #[must_use]
+            pub const fn new(dtype: DType) -> Self {
+                match dtype { $(DType::$variant => Self::$variant(Vec::new())),+ }
+            }
+
+            /// How many elements there are.
+            #[must_use]
+            pub const fn len(&self) -> usize {
+                match self { $(Self::$variant(values) => values.len()),+ }
+            }
+
+            /// Whether there are none.
+            #[must_use]
+            pub const fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+
+            /// Appends `count` zero elements and gives the index of the first.
+            pub fn grow(&mut self, count: usize) -> usize {
+                let at = self.len();
+                match self { $(Self::$variant(values) => values.resize_with(at + count, Default::default)),+ }
+                at
+            }
+
+            /// All elements as a tensor; `None` when their number does not fit the shape.
+            #[must_use]
+            pub fn into_tensor(self, shape: &[usize]) -> Option<Tensor> {
+                match self {
+                    $(Self::$variant(values) => ArrayD::from_shape_vec(IxDyn(shape), values).ok().map(Tensor::$variant)),+
+                }
+            }
+        }
+
         impl Tensor {
             /// The element type.
             #[must_use]
@@ -112,7 +153,110 @@ impl std::fmt::Display for DType {
     }
 }
 
+/// A value of a request before it is one of a tensor's type.
+#[derive(Clone, Copy, Debug)]
+pub enum Scalar<'a> {
+    /// A JSON integer.
+    Int(i128),
+    /// A JSON number with a point or an exponent.
+    Float(f64),
+    /// `true` or `false`.
+    Bool(bool),
+    /// A string.
+    Text(&'a str),
+}
+
+impl Column {
+    /// Sets an element.
+    ///
+    /// # Errors
+    /// What the value is and what is taken instead, to follow the field's name.
+    pub fn set(&mut self, at: usize, value: Scalar<'_>) -> Result<(), String> {
+        fn int<T: TryFrom<i128>>(value: Scalar<'_>, dtype: DType) -> Result<T, String> {
+            let whole = match value {
+                Scalar::Int(v) => v,
+                #[expect(clippy::cast_possible_truncation, reason = "whole and in range")]
+                Scalar::Float(v) if v.fract() == 0.0 && v.abs() < 1e18 => v as i128,
+                other => return Err(mismatch(other, dtype)),
+            };
+            T::try_from(whole).map_err(|_| format!("is {whole}, which does not fit {dtype}"))
+        }
+        #[expect(clippy::cast_precision_loss, reason = "as JSON numbers are read everywhere")]
+        fn float(value: Scalar<'_>, dtype: DType) -> Result<f64, String> {
+            match value {
+                Scalar::Int(v) => Ok(v as f64),
+                Scalar::Float(v) => Ok(v),
+                other => Err(mismatch(other, dtype)),
+            }
+        }
+        match self {
+            Self::F32(values) => {
+                let wide = float(value, DType::F32)?;
+                #[expect(clippy::cast_possible_truncation, reason = "the overflow is checked")]
+                let narrow = wide as f32;
+                if !narrow.is_finite() {
+                    return Err(format!("is {wide:e}, which is not finite as float32"));
+                }
+                values[at] = narrow;
+            }
+            Self::F64(values) => values[at] = float(value, DType::F64)?,
+            Self::I8(values) => values[at] = int(value, DType::I8)?,
+            Self::I16(values) => values[at] = int(value, DType::I16)?,
+            Self::I32(values) => values[at] = int(value, DType::I32)?,
+            Self::I64(values) => values[at] = int(value, DType::I64)?,
+            Self::U8(values) => values[at] = int(value, DType::U8)?,
+            Self::U16(values) => values[at] = int(value, DType::U16)?,
+            Self::U32(values) => values[at] = int(value, DType::U32)?,
+            Self::U64(values) => values[at] = int(value, DType::U64)?,
+            Self::Bool(values) => match value {
+                Scalar::Bool(v) => values[at] = v,
+                other => return Err(mismatch(other, DType::Bool)),
+            },
+            Self::Text(values) => match value {
+                Scalar::Text(v) => v.clone_into(&mut values[at]),
+                other => return Err(mismatch(other, DType::Text)),
+            },
+        }
+        Ok(())
+    }
+
+    /// Sets the element that stands for a missing value: NaN in a float column, `value` as far as the type holds it.
+    #[expect(clippy::cast_possible_truncation, reason = "a manifest's default, checked when it is read")]
+    pub fn set_missing(&mut self, at: usize, value: f64) {
+        match self {
+            Self::F32(values) => values[at] = value as f32,
+            Self::F64(values) => values[at] = value,
+            Self::I32(values) => values[at] = value as i32,
+            Self::I64(values) => values[at] = value as i64,
+            Self::Bool(values) => values[at] = value != 0.0,
+            // A manifest declares no default for these types.
+            _ => {}
+        }
+    }
+}
+
+fn mismatch(value: Scalar<'_>, dtype: DType) -> String {
+    let what = match value {
+        Scalar::Int(v) => format!("the number {v}"),
+        Scalar::Float(v) => format!("the number {v}"),
+        Scalar::Bool(_) => "a boolean".into(),
+        Scalar::Text(_) => "a string".into(),
+    };
+    format!("is {what}, the model takes {}", dtype.noun())
+}
+
 impl DType {
+    /// What a person sends for it.
+    #[must_use]
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::F32 | Self::F64 => "a number",
+            Self::Bool => "true or false",
+            Self::Text => "a string",
+            _ => "a whole number",
+        }
+    }
+
     /// Whether values of this type are floating point numbers.
     #[must_use]
     pub const fn is_float(self) -> bool {
@@ -148,6 +292,25 @@ impl Tensor {
             Self::Bool(a) => cast(a, |v| f64::from(u8::from(v))),
             Self::Text(_) => None,
         }
+    }
+
+    /// A tensor of small values: element `i` is `value(i)` as far as the type holds it, strings are `"a"`.
+    #[must_use]
+    pub fn filled(dtype: DType, shape: &[usize], value: impl Fn(usize) -> f64) -> Option<Self> {
+        let mut column = Column::new(dtype);
+        let count = shape.iter().product();
+        column.grow(count);
+        for i in 0..count {
+            match &mut column {
+                Column::Text(values) => "a".clone_into(&mut values[i]),
+                Column::F32(_) | Column::F64(_) | Column::I32(_) | Column::I64(_) | Column::Bool(_) => {
+                    column.set_missing(i, value(i));
+                }
+                // Zeros serve for the narrow types.
+                _ => {}
+            }
+        }
+        column.into_tensor(shape)
     }
 
     /// The first row that holds a NaN or an infinity, if any does.

@@ -1,0 +1,134 @@
+//! The server as a whole: engine, listeners, and an orderly end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::http::{self, State};
+use crate::shutdown::{Reason, Signals};
+
+/// Connections of the operations port.
+const OPS_CONNECTIONS: usize = 256;
+
+/// Serves until a signal asks to end, and returns when every accepted request is answered.
+///
+/// # Errors
+/// One sentence: what could not be started, or that the grace period was too short.
+pub fn run(config: Config) -> Result<(), String> {
+    let data = runtime(config.engine.threads.http, "http")?;
+    // Health and metrics have a thread of their own: they answer however busy the requests keep theirs.
+    let ops = runtime(1, "ops")?;
+    let http_listener = data.block_on(bind("http", config.http))?;
+    let ops_listener = config.ops.map(|address| ops.block_on(bind("ops", address))).transpose()?;
+    let signals = ops.block_on(async { Signals::listen() }).map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let engine = Engine::open(config.engine.clone())?;
+    announce(&config, &engine, &http_listener, ops_listener.as_ref())?;
+
+    let state = State::new(engine, config.default_model.clone(), config.body_limit);
+    let (stop, stopped) = watch::channel(false);
+    let (stop_ops, ops_stopped) = watch::channel(false);
+    if let Some(listener) = ops_listener {
+        let router = http::operations(Arc::clone(&state));
+        ops.spawn(http::serve::serve(listener, router, OPS_CONNECTIONS, ops_stopped));
+    }
+    let serving = data.spawn(http::serve::serve(
+        http_listener,
+        http::data(Arc::clone(&state)),
+        config.max_connections,
+        stopped,
+    ));
+    let first = Arc::clone(&state);
+    ops.spawn_blocking(move || {
+        if let Err(reason) = first.engine.wait(Duration::MAX / 4) {
+            tracing::error!(reason, "no model serves yet; a change of the repository is tried at once");
+        }
+    });
+    let outcome = ops.block_on(end(signals, &config, &state, stop, serving));
+    let _ = stop_ops.send(true);
+    // Threads that still work (a probe, say) are left behind: the process ends now.
+    data.shutdown_background();
+    ops.shutdown_background();
+    std::mem::forget(state);
+    outcome
+}
+
+fn runtime(threads: usize, name: &'static str) -> Result<Runtime, String> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start threads: {e}"))
+}
+
+async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}: choose another address with --{name}"))
+}
+
+/// Tells where the server listens and what was chosen for it, and why.
+fn announce(config: &Config, engine: &Engine, http: &TcpListener, ops: Option<&TcpListener>) -> Result<(), String> {
+    let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
+    let http = address(http)?;
+    let ops = ops.map(address).transpose()?;
+    let threads = config.engine.threads;
+    tracing::info!(
+        %http,
+        ops = ops.map(|a| a.to_string()),
+        repository = %config.engine.repository.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    tracing::info!(
+        cpus = config.cpus,
+        http_threads = threads.http,
+        workers = threads.workers,
+        onnxruntime = engine.runtime().version(),
+        library = %engine.runtime().path().display(),
+        "cpus are what affinity and cgroup allow; each session runs on one thread without spinning"
+    );
+    if let Some(file) = &config.ports_file {
+        let ports = serde_json::json!({ "http": http.to_string(), "ops": ops.map(|a| a.to_string()) });
+        let temporary = file.with_extension("tmp");
+        std::fs::write(&temporary, format!("{ports}\n"))
+            .and_then(|()| std::fs::rename(&temporary, file))
+            .map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Waits for a signal, then: not ready, drain delay, no new connections, all requests answered, all jobs run.
+async fn end(
+    mut signals: Signals,
+    config: &Config,
+    state: &Arc<State>,
+    stop: watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<()>,
+) -> Result<(), String> {
+    let reason = signals.next().await;
+    state.drain();
+    let delay = if reason == Reason::Terminate { config.drain_delay } else { Duration::ZERO };
+    tracing::info!(?delay, grace_period = ?config.grace_period, "shutting down: not ready, then no new connections");
+    let orderly = async {
+        tokio::time::sleep(delay).await;
+        // The receiver lives in the serving task.
+        let _ = stop.send(true);
+        // A panic in there was reported by the panic itself.
+        let _ = serving.await;
+        let closing = Arc::clone(state);
+        let _ = tokio::task::spawn_blocking(move || closing.engine.close()).await;
+    };
+    tokio::select! {
+        () = orderly => {
+            tracing::info!("every accepted request was answered");
+            Ok(())
+        }
+        () = tokio::time::sleep(config.grace_period) => Err("the grace period ended with requests unanswered".into()),
+        _ = signals.next() => Err("a second signal ended the server with requests unanswered".into()),
+    }
+}

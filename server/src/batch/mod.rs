@@ -1,0 +1,316 @@
+//! The queue of one model, and who runs it.
+//!
+//! Jobs are cut into batches by whoever is free, never by a timer: a cheap model's batch is run by one of the waiting
+//! requests itself (the leader), right after every request that had already arrived was decoded; everything else is
+//! pulled by the worker threads. See `docs/adr/0001-who-runs-a-batch.md`.
+
+mod run;
+pub(crate) mod worker;
+
+pub(crate) use run::guarded as run_guarded;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::metrics::{ModelMetrics, Outcome};
+use crate::model::tensor::Tensor;
+use crate::model::{Answer, RunError};
+use crate::serving::{Serving, ServingSet};
+use crate::shadow::Shadow;
+
+/// Why a request got no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PredictError {
+    /// No champion was published yet.
+    #[error("no model serves yet")]
+    NotReady,
+    /// The queue is full.
+    #[error("the queue is full")]
+    Overloaded,
+    /// The server stops.
+    #[error("the server is shutting down")]
+    Draining,
+    /// It was not run before its deadline.
+    #[error("the deadline passed before the model answered")]
+    Deadline,
+    /// The model failed on these rows.
+    #[error("the model failed on these rows")]
+    Model(String),
+    /// The model gave a NaN or an infinity for these rows.
+    #[error("the model gave a value that is not finite for output {0:?}")]
+    NonFinite(String),
+}
+
+impl From<RunError> for PredictError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Deadline => Self::Deadline,
+            RunError::Failed(reason) => Self::Model(reason),
+        }
+    }
+}
+
+impl PredictError {
+    const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Overloaded => Outcome::Overloaded,
+            Self::NotReady | Self::Draining => Outcome::Draining,
+            Self::Deadline => Outcome::Deadline,
+            Self::Model(_) => Outcome::Error,
+            Self::NonFinite(_) => Outcome::NonFinite,
+        }
+    }
+}
+
+/// What a request asks for beside its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// When its answer is of no use any more.
+    pub deadline: Instant,
+    /// The `protocol` label of metrics.
+    pub protocol: &'static str,
+    /// Whether a part of it was answered already, so that a full queue may not refuse the rest.
+    pub accepted: bool,
+}
+
+/// What the queue may hold and how long it may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rows that may wait.
+    pub queue_rows: usize,
+    /// How long the oldest job may wait for others to share its run.
+    pub batch_delay: Duration,
+}
+
+/// The model name that requests go to: its serving set, queue and shadow.
+pub struct Lane {
+    /// The model's name.
+    pub name: String,
+    /// What serves now.
+    pub serving: Serving,
+    /// Its metrics.
+    pub metrics: Arc<ModelMetrics>,
+    pub(crate) shadow: Shadow,
+    limits: Limits,
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+/// Rows that wait for a run, all decoded for the same serving set.
+struct Job {
+    set: Arc<ServingSet>,
+    inputs: Vec<Tensor>,
+    rows: usize,
+    enqueued: Instant,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Answer, PredictError>>,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    rows: usize,
+    /// A request will cut the next batch: nobody needs to be woken.
+    led: bool,
+    /// Workers that wait for a job.
+    idle: usize,
+    closed: bool,
+}
+
+/// Who sees to it that a queued job is run.
+#[derive(PartialEq, Eq)]
+enum Runner {
+    /// The one who queued it.
+    Me,
+    /// A worker or another leader.
+    Other,
+}
+
+impl Lane {
+    /// A lane without a model.
+    #[must_use]
+    pub fn new(name: &str, limits: Limits, metrics: Arc<ModelMetrics>, shadow: Shadow) -> Self {
+        Self {
+            name: name.into(),
+            serving: Serving::default(),
+            metrics,
+            shadow,
+            limits,
+            state: Mutex::default(),
+            ready: Condvar::new(),
+        }
+    }
+
+    /// Runs rows on `set`'s champion. More rows than fit one run are run one part after the other, so that a large
+    /// request never keeps the others waiting for longer than a run.
+    ///
+    /// # Errors
+    /// See [`PredictError`]. Once the first part is accepted, later ones are never refused for a full queue.
+    pub async fn predict(
+        &self,
+        set: &Arc<ServingSet>,
+        inputs: Vec<Tensor>,
+        rows: usize,
+        call: Call,
+    ) -> Result<Vec<Answer>, PredictError> {
+        let start = Instant::now();
+        let result = self.run_parts(set, inputs, rows, call).await;
+        let outcome = result.as_ref().map_or_else(PredictError::outcome, |_| Outcome::Ok);
+        self.metrics.request(call.protocol, outcome, start.elapsed());
+        result
+    }
+
+    async fn run_parts(
+        &self,
+        set: &Arc<ServingSet>,
+        inputs: Vec<Tensor>,
+        rows: usize,
+        call: Call,
+    ) -> Result<Vec<Answer>, PredictError> {
+        let most = set.champion.max_batch();
+        if rows <= most {
+            return Ok(vec![self.run_part(set, inputs, rows, call).await?]);
+        }
+        let mut answers = Vec::with_capacity(rows.div_ceil(most));
+        for begin in (0..rows).step_by(most) {
+            let part = begin..(begin + most).min(rows);
+            let (slice, count) = (inputs.iter().map(|t| t.slice_rows(part.clone())).collect(), part.len());
+            answers.push(self.run_part(set, slice, count, Call { accepted: call.accepted || begin > 0, ..call }).await?);
+        }
+        Ok(answers)
+    }
+
+    async fn run_part(
+        &self,
+        set: &Arc<ServingSet>,
+        inputs: Vec<Tensor>,
+        rows: usize,
+        call: Call,
+    ) -> Result<Answer, PredictError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job { set: Arc::clone(set), inputs, rows, enqueued: Instant::now(), deadline: call.deadline, reply };
+        if self.push(job, call.accepted)? == Runner::Me {
+            let lead = Lead(self);
+            // Every request that has already arrived is decoded and queued before this task goes on.
+            tokio::task::yield_now().await;
+            lead.run();
+        }
+        // A dropped sender means that a panic unwound through the run.
+        answer.await.unwrap_or_else(|_| Err(PredictError::Model("the run was abandoned".into())))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job, accepted: bool) -> Result<Runner, PredictError> {
+        let inline = self.limits.batch_delay.is_zero() && job.set.champion.runs_inline(job.rows);
+        let mut state = self.state();
+        if state.closed && !accepted {
+            return Err(PredictError::Draining);
+        }
+        if !accepted && !state.jobs.is_empty() && state.rows + job.rows > self.limits.queue_rows {
+            return Err(PredictError::Overloaded);
+        }
+        state.rows += job.rows;
+        state.jobs.push_back(job);
+        if inline {
+            let runner = if state.led { Runner::Other } else { Runner::Me };
+            state.led = true;
+            return Ok(runner);
+        }
+        if state.idle > 0 {
+            self.ready.notify_one();
+        }
+        Ok(Runner::Other)
+    }
+
+    /// Takes the next batch: jobs of one set and one shape, at most `most` rows (one job at least).
+    fn cut(&self, state: &mut State, most: usize) -> Vec<Job> {
+        let now = Instant::now();
+        let mut batch: Vec<Job> = vec![];
+        let mut rows = 0;
+        while let Some(next) = state.jobs.front() {
+            let expired = next.deadline <= now;
+            let fits = expired
+                || next.reply.is_closed()
+                || batch.first().is_none_or(|first| rows + next.rows <= most && first.joins(next));
+            if !fits {
+                break;
+            }
+            let Some(job) = state.jobs.pop_front() else { break };
+            state.rows -= job.rows;
+            if job.reply.is_closed() {
+                continue;
+            }
+            if expired {
+                job.answer(Err(PredictError::Deadline));
+                continue;
+            }
+            rows += job.rows;
+            batch.push(job);
+        }
+        batch
+    }
+
+    /// Rows that wait for a run.
+    #[must_use]
+    pub fn queued_rows(&self) -> usize {
+        self.state().rows
+    }
+
+    /// Refuses new jobs from now on; those in the queue are still answered.
+    pub fn close(&self) {
+        self.state().closed = true;
+        self.ready.notify_all();
+    }
+}
+
+impl Job {
+    fn joins(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.set, &other.set)
+            && self.set.champion.batches()
+            && self.inputs.iter().zip(&other.inputs).all(|(a, b)| a.shape()[1..] == b.shape()[1..])
+    }
+
+    fn answer(self, result: Result<Answer, PredictError>) {
+        // The client may have left meanwhile; then nobody waits for the answer.
+        let _ = self.reply.send(result);
+    }
+}
+
+/// The duty to run the next batch where the request is. Dropped unfulfilled (the client left), it passes to a worker.
+struct Lead<'a>(&'a Lane);
+
+impl Lead<'_> {
+    fn run(self) {
+        let lane = self.0;
+        let (jobs, champion) = {
+            let mut state = lane.state();
+            let Some(champion) = state.jobs.front().map(|job| Arc::clone(&job.set.champion)) else { return };
+            let most = champion.inline_rows();
+            if most == 0 {
+                return;
+            }
+            (lane.cut(&mut state, most), champion)
+        };
+        drop(self);
+        if let Some(mut session) = champion.inline_session() {
+            run::batch(lane, jobs, &mut **session);
+        }
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.led = false;
+        if !state.jobs.is_empty() && state.idle > 0 {
+            self.0.ready.notify_one();
+        }
+    }
+}
+

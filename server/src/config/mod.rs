@@ -1,0 +1,329 @@
+//! From flags, environment and `onnxd.toml` to a checked configuration; all mistakes are reported at once.
+
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, Command};
+
+use crate::batch;
+use crate::engine::Options;
+use crate::model::Threads;
+use crate::probe::Probe;
+use crate::shadow;
+use settings::Setting;
+
+/// Everything the server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Models, queue, shadow.
+    pub engine: Options,
+    /// CPUs that the process may use, for the start-up log.
+    pub cpus: usize,
+    /// Where requests are taken.
+    pub http: SocketAddr,
+    /// Where health, metrics and status are told; `None` for nowhere.
+    pub ops: Option<SocketAddr>,
+    /// Where to write the bound addresses.
+    pub ports_file: Option<PathBuf>,
+    /// The model behind `/predict`.
+    pub default_model: Option<String>,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Bytes of a body.
+    pub body_limit: usize,
+    /// See the setting.
+    pub drain_delay: Duration,
+    /// See the setting.
+    pub grace_period: Duration,
+    /// The log's filter.
+    pub log: String,
+    /// `pretty`, `json` or `auto`.
+    pub log_format: String,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag.
+    Flag,
+    /// The environment.
+    Environment,
+    /// `onnxd.toml`.
+    File,
+    /// Nobody set it.
+    Default,
+}
+
+impl Origin {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Environment => "environment",
+            Self::File => "file",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// Every setting as text, with its origin.
+#[derive(Debug)]
+pub struct Raw(BTreeMap<&'static str, (String, Origin)>);
+
+/// The `serve` command line.
+#[must_use]
+pub fn command() -> Command {
+    let mut command = Command::new("serve")
+        .about("Serves the models of a repository")
+        .long_about(
+            "Serves the models of a repository: a folder or one .onnx file.\n\n\
+             A model's folder holds versions and, when it has a champion and challengers, aliases.json. The champion answers \
+             POST /predict; the challenger scores the same rows in the shadow. Writing a new aliases.json swaps them while \
+             they serve.",
+        )
+        .after_long_help(
+            "Examples:\n  \
+             onnxd serve models\n  \
+             onnxd serve model.onnx --http 0.0.0.0:8080\n  \
+             ONNXD_WORKERS=4 onnxd serve models --print-config\n\n\
+             A request:\n  \
+             curl -X POST http://localhost:8080/predict -H 'Content-Type: application/json' \\\n    \
+             -d '{\"cpu_zscore\": 2.1, \"memory_zscore\": 1.5}'",
+        )
+        .arg(Arg::new("config").long("config").value_name("FILE").help("Settings in TOML [default: ./onnxd.toml if it exists]"))
+        .arg(
+            Arg::new("print-config")
+                .long("print-config")
+                .action(ArgAction::SetTrue)
+                .help("Prints every setting, where it comes from, and exits"),
+        );
+    for group in settings::GROUPS {
+        for setting in group.settings {
+            command = command.arg(argument(setting).help_heading(group.title));
+        }
+    }
+    command
+}
+
+fn argument(setting: &'static Setting) -> Arg {
+    let default = if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) };
+    let help = format!("{}{default} [env: {}]", setting.help, setting.variable());
+    let arg = Arg::new(setting.name).help(help);
+    if setting.name == "repository" {
+        return arg.value_name("REPOSITORY");
+    }
+    let arg = arg.long(setting.name);
+    if setting.is_switch() { arg.action(ArgAction::SetTrue) } else { arg.value_name(setting.value) }
+}
+
+impl Raw {
+    /// Gathers every setting. `flag` and `variable` give what the user wrote there; `file` is the text of `onnxd.toml`.
+    ///
+    /// # Errors
+    /// Every key of the file that is not a setting, or that the file is not TOML.
+    pub fn gather(
+        flag: impl Fn(&Setting) -> Option<String>,
+        variable: impl Fn(&str) -> Option<String>,
+        file: Option<(&Path, &str)>,
+    ) -> Result<Self, Vec<String>> {
+        let mut in_file = toml::Table::new();
+        if let Some((path, text)) = file {
+            in_file = toml::from_str(text).map_err(|e| vec![format!("{}: {e}", path.display())])?;
+            let unknown: Vec<String> = in_file
+                .keys()
+                .filter(|key| !settings::all().any(|s| s.name == **key))
+                .map(|key| format!("{}: {key:?} is not a setting", path.display()))
+                .collect();
+            if !unknown.is_empty() {
+                return Err(unknown);
+            }
+        }
+        let text = |value: &toml::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let raw = settings::all().map(|setting| {
+            let value = flag(setting)
+                .map(|v| (v, Origin::Flag))
+                .or_else(|| variable(&setting.variable()).filter(|v| !v.is_empty()).map(|v| (v, Origin::Environment)))
+                .or_else(|| in_file.get(setting.name).map(|v| (text(v), Origin::File)))
+                .unwrap_or_else(|| (setting.default.to_owned(), Origin::Default));
+            (setting.name, value)
+        });
+        Ok(Self(raw.collect()))
+    }
+
+    /// As TOML, each value with its origin.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let mut text = String::new();
+        for setting in settings::all() {
+            let (value, origin) = &self.0[setting.name];
+            let line = if setting.is_switch() {
+                format!("{} = {value}", setting.name)
+            } else {
+                format!("{} = {}", setting.name, toml::Value::from(value.as_str()))
+            };
+            text += &format!("{line:<44} # {}\n", origin.name());
+        }
+        text
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// One sentence for each value that cannot be used.
+    pub fn resolve(&self) -> Result<Config, Vec<String>> {
+        let mut reader = Reader { raw: self, mistakes: vec![] };
+        let r = &mut reader;
+        let (cpus, auto) = Threads::available();
+        let threads = Threads {
+            http: r.count_or("http-threads", auto.http),
+            workers: r.count_or("workers", auto.workers),
+        };
+        let config = Config {
+            engine: Options {
+                repository: r.text("repository").into(),
+                onnxruntime: r.optional("onnxruntime").map(PathBuf::from),
+                threads,
+                queue: batch::Limits { queue_rows: r.count("queue-rows"), batch_delay: r.duration("batch-delay") },
+                request_timeout: r.duration("request-timeout"),
+                max_rows: r.count("max-rows"),
+                shadow: shadow::Limits {
+                    sample: r.share("shadow-sample", 0.0),
+                    queue_rows: r.count("shadow-queue-rows"),
+                    cpu: r.share("shadow-cpu", 0.001),
+                },
+                poll_interval: r.duration("poll-interval"),
+                allow_signature_change: r.parse("allow-signature-change", "true or false", bool::from_str),
+                probe: Probe { executable: None, timeout: r.duration("probe-timeout"), memory: r.size("probe-memory") },
+            },
+            cpus,
+            http: r.address("http").unwrap_or_else(|| {
+                r.mistakes.push("http cannot be off".into());
+                SocketAddr::from(([127, 0, 0, 1], 0))
+            }),
+            ops: r.address("ops"),
+            ports_file: r.optional("ports-file").map(PathBuf::from),
+            default_model: r.optional("default-model"),
+            max_connections: r.count("max-connections"),
+            body_limit: usize::try_from(r.size("body-limit")).unwrap_or(usize::MAX),
+            drain_delay: r.duration("drain-delay"),
+            grace_period: r.duration("grace-period"),
+            log: r.text("log"),
+            log_format: r.one_of("log-format", &["auto", "pretty", "json"]),
+        };
+        let mistakes = reader.mistakes;
+        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+}
+
+/// Reads values and remembers what is wrong with them.
+struct Reader<'a> {
+    raw: &'a Raw,
+    mistakes: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn text(&self, name: &'static str) -> String {
+        self.raw.0[name].0.clone()
+    }
+
+    fn optional(&self, name: &'static str) -> Option<String> {
+        Some(self.text(name)).filter(|v| !v.is_empty())
+    }
+
+    fn parse<T: Default, E>(&mut self, name: &'static str, wants: &str, parse: impl Fn(&str) -> Result<T, E>) -> T {
+        let (value, origin) = &self.raw.0[name];
+        parse(value).unwrap_or_else(|_| {
+            self.mistakes.push(format!("{name} is {value:?} ({}): it must be {wants}", origin.name()));
+            T::default()
+        })
+    }
+
+    fn count(&mut self, name: &'static str) -> usize {
+        self.parse(name, "a whole number above 0", |v| v.parse().ok().filter(|n| *n > 0).ok_or(()))
+    }
+
+    fn count_or(&mut self, name: &'static str, auto: usize) -> usize {
+        if self.text(name) == "auto" { auto } else { self.count(name) }
+    }
+
+    fn share(&mut self, name: &'static str, least: f64) -> f64 {
+        let wants = if least > 0.0 { "a number above 0 and at most 1" } else { "a number from 0 to 1" };
+        self.parse(name, wants, |v| v.parse().ok().filter(|n| (least..=1.0).contains(n)).ok_or(()))
+    }
+
+    fn duration(&mut self, name: &'static str) -> Duration {
+        self.parse(name, "a duration such as 500ms, 10s or 2m", humantime::parse_duration)
+    }
+
+    fn size(&mut self, name: &'static str) -> u64 {
+        self.parse(name, "a size such as 64KiB or 16MiB", |v| v.parse::<bytesize::ByteSize>().map(|s| s.as_u64()))
+    }
+
+    fn one_of(&mut self, name: &'static str, choices: &[&str]) -> String {
+        self.parse(name, &format!("one of {}", choices.join(", ")), |v| {
+            choices.contains(&v).then(|| v.to_owned()).ok_or(())
+        })
+    }
+
+    fn address(&mut self, name: &'static str) -> Option<SocketAddr> {
+        self.parse(name, "an address such as 127.0.0.1:8080, or off", |v| match v {
+            "off" => Ok(None),
+            _ => v.replacen("localhost", "127.0.0.1", 1).parse().map(Some),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(flags: &[(&str, &str)], env: &[(&str, &str)], file: &str) -> Result<Raw, Vec<String>> {
+        let find = |list: &[(&str, &str)], name: &str| {
+            list.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+        };
+        Raw::gather(|s| find(flags, s.name), |v| find(env, v), Some((Path::new("onnxd.toml"), file)))
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
+        let raw = gather(
+            &[("workers", "7")],
+            &[("ONNXD_WORKERS", "6"), ("ONNXD_QUEUE_ROWS", "60")],
+            "workers = 5\nqueue-rows = 50\nbody-limit = \"1MiB\"\n",
+        )
+        .expect("all are settings");
+        let config = raw.resolve().expect("all are good");
+        assert_eq!(config.engine.threads.workers, 7);
+        assert_eq!(config.engine.queue.queue_rows, 60);
+        assert_eq!(config.body_limit, 1 << 20);
+        assert_eq!(config.drain_delay, Duration::from_secs(5));
+        let printed = raw.print();
+        for (setting, origin) in
+            [("workers", "flag"), ("queue-rows", "environment"), ("body-limit", "file"), ("drain-delay", "default")]
+        {
+            let line = printed.lines().find(|l| l.starts_with(setting)).expect("every setting is printed");
+            assert!(line.ends_with(&format!("# {origin}")), "{line}");
+        }
+        // What is printed can be put in a file again.
+        let again = gather(&[], &[], &printed).expect("it is TOML").resolve().expect("it is good");
+        assert_eq!(format!("{again:?}"), format!("{config:?}"));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let raw = gather(&[("workers", "0"), ("http", "off")], &[("ONNXD_SHADOW_CPU", "2")], "log-format = \"xml\"");
+        let mistakes = raw.expect("all are settings").resolve().expect_err("four mistakes");
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
+        assert!(mistakes.iter().any(|m| m.contains("shadow-cpu") && m.contains("environment")));
+    }
+
+    #[test]
+    fn an_unknown_key_of_the_file_is_a_mistake() {
+        let mistakes = gather(&[], &[], "wrokers = 3").expect_err("no such setting");
+        assert_eq!(mistakes, ["onnxd.toml: \"wrokers\" is not a setting"]);
+    }
+}

@@ -1,0 +1,117 @@
+//! Every setting, declared once: `--help`, the environment, `onnxd.toml`, `--print-config` and `docs/configuration.md` are
+//! all made from this table.
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// The flag without dashes; in `onnxd.toml` the same; in the environment `ONNXD_` and upper case with `_`.
+    pub name: &'static str,
+    /// What stands for the value in `--help`.
+    pub value: &'static str,
+    /// The value when nobody sets one; empty when there is none.
+    pub default: &'static str,
+    /// What it does and why one would change it.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("ONNXD_{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+
+    /// Whether it is a switch: given without a value.
+    #[must_use]
+    pub fn is_switch(&self) -> bool {
+        self.default == "false"
+    }
+}
+
+/// A group of settings under a heading.
+#[derive(Debug)]
+pub struct Group {
+    /// The heading.
+    pub title: &'static str,
+    /// Its settings.
+    pub settings: &'static [Setting],
+}
+
+macro_rules! settings {
+    ($($title:literal { $($name:literal $value:literal = $default:literal, $help:literal;)+ })+) => {
+        /// All settings.
+        pub const GROUPS: &[Group] = &[$(Group {
+            title: $title,
+            settings: &[$(Setting { name: $name, value: $value, default: $default, help: $help }),+],
+        }),+];
+    };
+}
+
+settings! {
+    "Models" {
+        "repository" "PATH" = "models", "The model repository: a folder with <model>/aliases.json or <model>/<version>/model.onnx, or one .onnx file.";
+        "default-model" "NAME" = "", "The model that answers /predict. Not needed when the repository holds one model.";
+        "poll-interval" "DURATION" = "5s", "How often the repository is read when the system tells of no change (network file systems never tell).";
+        "allow-signature-change" "BOOL" = "false", "Lets a champion replace one that takes or gives other things. Clients of the old one may get errors.";
+        "onnxruntime" "FILE" = "", "The ONNX Runtime library, 1.31 or newer. Otherwise looked for in ORT_DYLIB_PATH, beside the executable, in .venv, in the system's library path.";
+    }
+    "Listeners" {
+        "http" "ADDRESS" = "127.0.0.1:8080", "Where requests are taken. Port 0 takes any free one; containers need 0.0.0.0:8080.";
+        "ops" "ADDRESS" = "127.0.0.1:8082", "Where health, metrics and status are told. 'off' closes it.";
+        "ports-file" "FILE" = "", "Writes the bound addresses to this file, as JSON, once they can be connected to.";
+        "max-connections" "COUNT" = "4096", "Connections served at a time; more wait in the system's backlog.";
+        "body-limit" "SIZE" = "16MiB", "The largest body of a request; for NDJSON, the longest line.";
+        "max-rows" "COUNT" = "65536", "The most rows of one request.";
+        "request-timeout" "DURATION" = "10s", "How long a request may take: receiving it, waiting for a run, and the run.";
+    }
+    "Threads and queue" {
+        "http-threads" "COUNT" = "auto", "Threads that serve requests and run cheap models themselves. auto: half of the CPUs that the process may use.";
+        "workers" "COUNT" = "auto", "Threads that run the other models, and sessions of each model. auto: the CPUs that the process may use.";
+        "queue-rows" "COUNT" = "4096", "Rows of a model that may wait for a run; beyond, requests get 503 at once.";
+        "batch-delay" "DURATION" = "0s", "How long the oldest job may wait for others to share its run. Even at 0, jobs that wait anyway share one.";
+    }
+    "Shadow" {
+        "shadow-sample" "SHARE" = "1.0", "Share of the champion's batches that the challenger scores too, 0 to 1.";
+        "shadow-cpu" "SHARE" = "0.25", "Share of one CPU that the challenger may take, above 0 to 1; what it cannot keep up with is dropped and counted.";
+        "shadow-queue-rows" "COUNT" = "8192", "Rows that may wait for the challenger.";
+    }
+    "Trying out new models" {
+        "probe-timeout" "DURATION" = "30s", "How long the child process that first loads a model may take.";
+        "probe-memory" "SIZE" = "4GiB", "Address space of that process.";
+    }
+    "Stopping" {
+        "drain-delay" "DURATION" = "5s", "After SIGTERM, how long requests are still taken while /readyz says no, so that load balancers notice. Ctrl-C skips it.";
+        "grace-period" "DURATION" = "25s", "After SIGTERM, how long all of stopping may take; Kubernetes kills after 30 s.";
+    }
+    "Log" {
+        "log" "FILTER" = "info", "What is logged: error, warn, info, debug, trace, or a filter such as onnxd=debug.";
+        "log-format" "FORMAT" = "auto", "pretty, json, or auto: pretty on a terminal.";
+    }
+}
+
+/// All settings, in order.
+pub fn all() -> impl Iterator<Item = &'static Setting> {
+    GROUPS.iter().flat_map(|group| group.settings)
+}
+
+/// `docs/configuration.md`.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         Generated from `server/src/config/settings.rs` by the test `documents`; do not edit.\n\n\
+         A flag wins over the environment, the environment over `onnxd.toml` (or `--config FILE`), that over the default.\n\
+         `onnxd serve --print-config` shows what results and where each value comes from. Durations are written like `500ms`,\n\
+         `10s`, `2m`; sizes like `64KiB`, `16MiB`; shares from 0 to 1.\n",
+    );
+    for group in GROUPS {
+        text += &format!("\n## {}\n\n| flag and key | environment | default | what it does |\n|---|---|---|---|\n", group.title);
+        for s in group.settings {
+            let default = if s.default.is_empty() { "none".to_owned() } else { format!("`{}`", s.default) };
+            let value = if s.is_switch() { String::new() } else { format!(" {}", s.value) };
+            let help = s.help.replace('<', "\\<");
+            text += &format!("| `--{}{value}` | `{}` | {default} | {help} |\n", s.name, s.variable());
+        }
+    }
+    text
+}

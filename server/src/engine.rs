@@ -1,0 +1,344 @@
+//! Models, queues, shadow and swaps without any protocol: what the HTTP server is built on and what a program embeds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use crate::batch::{self, Call, Lane, PredictError};
+use crate::codec::{self, DecodeError};
+use crate::metrics::{Metrics, ModelMetrics};
+use crate::model::Threads;
+use crate::model::runtime::Runtime;
+use crate::probe::Probe;
+use crate::serving::ServingSet;
+use crate::shadow::stats::Statistics;
+use crate::shadow::{self, Shadow};
+use crate::source::Source;
+use crate::swap::{Context, Reports, Swapper};
+
+/// How an engine works. [`Options::new`] has the server's defaults.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A folder of models, or one `.onnx` file.
+    pub repository: PathBuf,
+    /// The ONNX Runtime library; found by itself when `None`, see [`Runtime::load`].
+    pub onnxruntime: Option<PathBuf>,
+    /// How many threads run models.
+    pub threads: Threads,
+    /// The queue of each model.
+    pub queue: batch::Limits,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+    /// Rows of one request.
+    pub max_rows: usize,
+    /// What the shadow may do.
+    pub shadow: shadow::Limits,
+    /// How often the repository is read when nothing hints at a change.
+    pub poll_interval: Duration,
+    /// Whether a champion may take or give other things than the one before.
+    pub allow_signature_change: bool,
+    /// How new models are tried out.
+    pub probe: Probe,
+}
+
+impl Options {
+    /// The server's defaults for a repository, but with models probed in this process: set
+    /// [`Probe::executable`] to an `onnxd` executable to keep crashing models away.
+    #[must_use]
+    pub fn new(repository: impl Into<PathBuf>) -> Self {
+        let (_, threads) = Threads::available();
+        Self {
+            repository: repository.into(),
+            onnxruntime: None,
+            threads,
+            queue: batch::Limits { queue_rows: 4096, batch_delay: Duration::ZERO },
+            request_timeout: Duration::from_secs(10),
+            max_rows: 65_536,
+            shadow: shadow::Limits { sample: 1.0, queue_rows: 8192, cpu: 0.25 },
+            poll_interval: Duration::from_secs(5),
+            allow_signature_change: false,
+            probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
+        }
+    }
+}
+
+/// Why an embedded prediction failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such model.
+    #[error("there is no model {0:?}")]
+    UnknownModel(String),
+    /// The request does not fit the model.
+    #[error(transparent)]
+    Request(#[from] DecodeError),
+    /// The model did not answer.
+    #[error(transparent)]
+    Predict(#[from] PredictError),
+}
+
+/// Serves the models of a repository in this process. Dropping it answers what was accepted, then stops.
+pub struct Engine {
+    shared: Arc<Shared>,
+    hints: Sender<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    options: Options,
+    runtime: Runtime,
+    metrics: Arc<Metrics>,
+    lanes: ArcSwap<BTreeMap<String, Arc<Lane>>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    reports: Mutex<Reports>,
+    looked: Mutex<bool>,
+    first_look: Condvar,
+    stop: AtomicBool,
+    watching: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Loads ONNX Runtime and starts to load the repository's models; [`Engine::wait`] waits for them.
+    ///
+    /// # Errors
+    /// One sentence: ONNX Runtime or the repository cannot be used, or the system refuses a thread.
+    pub fn open(options: Options) -> Result<Self, String> {
+        let source = Source::open(&options.repository)?;
+        let runtime = Runtime::load(options.onnxruntime.as_deref())?;
+        let metrics = Arc::new(Metrics::default());
+        let (hints, hinted) = channel();
+        let Source::File(repository) = &source;
+        let watcher = repository.watch(hints.clone());
+        match &watcher {
+            Ok(_) => tracing::debug!("changes are seen at once, and looked for every {:?}", options.poll_interval),
+            Err(reason) => tracing::warn!(reason, "changes are looked for every {:?} only", options.poll_interval),
+        }
+        let context = Context {
+            runtime: runtime.clone(),
+            source,
+            probe: options.probe.clone(),
+            threads: options.threads,
+            allow_signature_change: options.allow_signature_change,
+            poll_interval: options.poll_interval,
+            metrics: Arc::clone(&metrics),
+        };
+        let shared = Arc::new(Shared {
+            watching: watcher.is_ok(),
+            options,
+            runtime,
+            metrics,
+            lanes: ArcSwap::default(),
+            workers: Mutex::default(),
+            reports: Mutex::default(),
+            looked: Mutex::new(false),
+            first_look: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
+        let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| format!("cannot start a thread: {e}"))
+        };
+        let swapping = Arc::clone(&shared);
+        let swap = start(
+            "swap",
+            Box::new(move || {
+                let _watcher = watcher;
+                swapping.swap(Swapper::new(context), &hinted);
+            }),
+        )?;
+        let keeping = Arc::clone(&shared);
+        let upkeep = start(
+            "upkeep",
+            Box::new(move || {
+                while !keeping.stop.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(Duration::from_secs(1));
+                    keeping.metrics.upkeep();
+                }
+            }),
+        )?;
+        Ok(Self { shared, hints, threads: vec![swap, upkeep] })
+    }
+
+    /// Waits until every model of the repository was tried once.
+    ///
+    /// # Errors
+    /// What was refused, when no model serves or when it takes longer than `limit`.
+    pub fn wait(&self, limit: Duration) -> Result<(), String> {
+        let until = Instant::now() + limit;
+        let mut looked = lock(&self.shared.looked);
+        while !*looked {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(format!("the models were not loaded within {} s", limit.as_secs()));
+            }
+            looked = self.shared.first_look.wait_timeout(looked, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(looked);
+        if self.is_ready() {
+            return Ok(());
+        }
+        let reports = self.reports();
+        let reasons: Vec<String> = reports
+            .iter()
+            .flat_map(|(name, report)| {
+                let rejected = report.rejected.iter().map(move |r| format!("{name} version {}: {}: {}", r.version, r.stage, r.reason));
+                rejected.chain(report.error.iter().map(move |e| format!("{name}: {e}")))
+            })
+            .collect();
+        let repository = self.shared.options.repository.display();
+        if reasons.is_empty() { Err(format!("{repository} holds no model")) } else { Err(reasons.join("; ")) }
+    }
+
+    /// Whether the repository was read once and at least one champion serves.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *lock(&self.shared.looked) && self.lanes().values().any(|lane| lane.serving.get().is_some())
+    }
+
+    /// All model names.
+    #[must_use]
+    pub fn lanes(&self) -> Arc<BTreeMap<String, Arc<Lane>>> {
+        self.shared.lanes.load_full()
+    }
+
+    /// One model name.
+    #[must_use]
+    pub fn lane(&self, name: &str) -> Option<Arc<Lane>> {
+        self.shared.lanes.load().get(name).cloned()
+    }
+
+    /// Answers a JSON request as `POST /models/{model}/predict` does: an object of features, an array of objects, or
+    /// `{"instances": [..]}`.
+    ///
+    /// # Errors
+    /// See [`Error`]; a request error names the field.
+    pub async fn predict(&self, model: &str, json: &[u8]) -> Result<Vec<u8>, Error> {
+        let lane = self.lane(model).ok_or_else(|| Error::UnknownModel(model.into()))?;
+        let set = lane.serving.get().ok_or(PredictError::NotReady)?;
+        let request = codec::decode::body(&set.champion.signature, json, self.shared.options.max_rows)?;
+        let call = self.call("embedded");
+        let answers = lane.predict(&set, request.inputs, request.rows, call).await?;
+        Ok(codec::encode::answer(&set.champion.signature, &answers, request.form))
+    }
+
+    /// What a request that arrives now may ask for.
+    #[must_use]
+    pub fn call(&self, protocol: &'static str) -> Call {
+        Call { deadline: Instant::now() + self.shared.options.request_timeout, protocol, accepted: false }
+    }
+
+    /// What was counted of a model's challenger; `None` when it has none.
+    #[must_use]
+    pub fn shadow(&self, model: &str) -> Option<Statistics> {
+        let set: Arc<ServingSet> = self.lane(model)?.serving.get()?;
+        set.challenger.as_ref().map(|c| c.statistics().clone())
+    }
+
+    /// What became of each model name's wishes.
+    #[must_use]
+    pub fn reports(&self) -> Reports {
+        lock(&self.shared.reports).clone()
+    }
+
+    /// The options it was opened with.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// The ONNX Runtime in use.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.shared.runtime
+    }
+
+    /// The registry of this engine's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Whether the system tells of changes; else they are found by polling only.
+    #[must_use]
+    pub fn is_watching(&self) -> bool {
+        self.shared.watching
+    }
+
+    /// Reads the repository now.
+    pub fn look(&self) {
+        // The thread listens as long as the engine lives.
+        let _ = self.hints.send(());
+    }
+
+    /// Refuses new requests from now on and returns when the accepted ones are answered.
+    pub fn close(&self) {
+        for lane in self.lanes().values() {
+            lane.close();
+        }
+        for worker in std::mem::take(&mut *lock(&self.shared.workers)) {
+            // A worker that panicked was reported by the panic itself.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.look();
+        self.close();
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
+            // As above.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn swap(&self, mut swapper: Swapper, hints: &Receiver<()>) {
+        crate::threads::lower_priority();
+        loop {
+            // One look answers all hints that came before it.
+            while hints.try_recv().is_ok() {}
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            swapper.step(
+                |name| self.lane(name).inspect_err(|e| tracing::error!(model = name, "cannot start threads: {e}")).ok(),
+                |name, report| {
+                    lock(&self.reports).insert(name.into(), report);
+                },
+            );
+            *lock(&self.looked) = true;
+            self.first_look.notify_all();
+            swapper.release();
+            match hints.recv_timeout(swapper.next_step()) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn lane(&self, name: &str) -> std::io::Result<Arc<Lane>> {
+        if let Some(lane) = self.lanes.load().get(name) {
+            return Ok(Arc::clone(lane));
+        }
+        let metrics = Arc::new(ModelMetrics::new(&self.metrics, name));
+        let shadow = Shadow::start(self.options.shadow, Arc::clone(&metrics))?;
+        let lane = Arc::new(Lane::new(name, self.options.queue, metrics, shadow));
+        lock(&self.workers).extend(batch::worker::start(&lane, self.options.threads.workers)?);
+        let mut lanes = BTreeMap::clone(&self.lanes.load());
+        lanes.insert(name.into(), Arc::clone(&lane));
+        self.lanes.store(Arc::new(lanes));
+        Ok(lane)
+    }
+}

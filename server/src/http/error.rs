@@ -1,0 +1,97 @@
+//! What a client sees when something is wrong: RFC 9457 problem details, with `error` as a plain string besides.
+
+use std::any::Any;
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::batch::PredictError;
+use crate::codec::DecodeError;
+
+/// An error answer.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    field: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Details<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+impl Problem {
+    pub(super) const fn new(status: StatusCode, detail: String) -> Self {
+        Self { status, detail: Cow::Owned(detail), field: None }
+    }
+
+    pub(super) const fn not_ready() -> Self {
+        let detail = Cow::Borrowed("no model serves yet");
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, detail, field: None }
+    }
+
+    /// The body; in NDJSON, the line in the place of the answer.
+    pub(super) fn json(&self) -> Vec<u8> {
+        let details = Details {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            error: &self.detail,
+            field: self.field.as_deref(),
+        };
+        serde_json::to_vec(&details).expect("strings and numbers can always be written")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.json()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<DecodeError> for Problem {
+    fn from(error: DecodeError) -> Self {
+        let detail = Cow::Owned(error.to_string());
+        match error {
+            DecodeError::Syntax(_) => Self { status: StatusCode::BAD_REQUEST, detail, field: None },
+            DecodeError::Features { field, .. } => {
+                let field = Some(field).filter(|f| !f.is_empty());
+                Self { status: StatusCode::UNPROCESSABLE_ENTITY, detail, field }
+            }
+        }
+    }
+}
+
+impl From<PredictError> for Problem {
+    fn from(error: PredictError) -> Self {
+        let status = match error {
+            PredictError::NotReady | PredictError::Overloaded | PredictError::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            PredictError::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            PredictError::Model(_) | PredictError::NonFinite(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, detail: Cow::Owned(error.to_string()), field: None }
+    }
+}
+
+/// The answer to a request whose handler panicked; the panic itself was written to the log by the panic hook.
+pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    Problem { status: StatusCode::INTERNAL_SERVER_ERROR, detail: Cow::Borrowed("internal error"), field: None }.into_response()
+}

@@ -1,0 +1,105 @@
+//! The HTTP doors: data (predictions) and operations (health, metrics, status), each a router without a socket.
+
+mod error;
+mod ndjson;
+mod observe;
+mod ops;
+mod predict;
+pub mod serve;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+
+use crate::batch::Lane;
+use crate::engine::Engine;
+use error::Problem;
+use observe::Routes;
+
+/// What the handlers share.
+pub struct State {
+    /// The models.
+    pub engine: Engine,
+    default_model: Option<String>,
+    body_limit: usize,
+    draining: AtomicBool,
+    routes: Routes,
+}
+
+impl State {
+    /// `default_model` answers `/predict`; without one, the only model of the repository does.
+    #[must_use]
+    pub fn new(engine: Engine, default_model: Option<String>, body_limit: usize) -> Arc<Self> {
+        let routes = Routes::new(engine.metrics());
+        Arc::new(Self { engine, default_model, body_limit, draining: AtomicBool::new(false), routes })
+    }
+
+    /// Makes the server not ready; requests are still answered.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server takes traffic, and why not.
+    fn readiness(&self) -> Result<(), &'static str> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err("shutting down");
+        }
+        if self.engine.is_ready() { Ok(()) } else { Err("no model serves yet, see /status on the operations port") }
+    }
+
+    fn lane(&self, name: Option<&str>) -> Result<Arc<Lane>, Problem> {
+        let lanes = self.engine.lanes();
+        let names = || lanes.keys().cloned().collect::<Vec<_>>().join(", ");
+        let Some(name) = name.or(self.default_model.as_deref()) else {
+            return match lanes.values().next() {
+                Some(lane) if lanes.len() == 1 => Ok(Arc::clone(lane)),
+                Some(_) => Err(Problem::new(
+                    StatusCode::NOT_FOUND,
+                    format!("several models are served ({}): post to /models/{{model}}/predict, or name one with --default-model", names()),
+                )),
+                None => Err(Problem::not_ready()),
+            };
+        };
+        lanes.get(name).cloned().ok_or_else(|| {
+            let shown: String = name.chars().take(128).collect();
+            Problem::new(StatusCode::NOT_FOUND, format!("there is no model {shown:?}; served are: {}", names()))
+        })
+    }
+}
+
+/// Predictions and the health that a load balancer asks for.
+pub fn data(state: Arc<State>) -> Router {
+    let router = Router::new()
+        .route("/predict", post(predict::default_model))
+        .route("/models/{model}/predict", post(predict::named_model))
+        .route("/livez", get(ops::live))
+        .route("/readyz", get(ops::ready));
+    finish(router, state)
+}
+
+/// Health, metrics and status.
+pub fn operations(state: Arc<State>) -> Router {
+    let router = Router::new()
+        .route("/livez", get(ops::live))
+        .route("/readyz", get(ops::ready))
+        .route("/startupz", get(ops::started))
+        .route("/metrics", get(ops::metrics))
+        .route("/status", get(ops::status))
+        .route("/models/{model}/shadow", get(ops::shadow));
+    finish(router, state)
+}
+
+fn finish(router: Router<Arc<State>>, state: Arc<State>) -> Router {
+    router
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; see the README for the endpoints".into()) })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method: predictions are POST, the rest is GET".into()).into_response()
+        })
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::panicked))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&state), observe::observe))
+        .with_state(state)
+}

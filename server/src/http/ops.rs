@@ -1,0 +1,181 @@
+//! Health, metrics, status and the shadow's state.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State as Shared};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::State;
+use super::error::Problem;
+use crate::metrics::{Loaded, Page};
+use crate::model::Model;
+use crate::model::check::Profile;
+use crate::serving::ServingSet;
+use crate::shadow::stats::Statistics;
+use crate::swap::{Report, unix};
+
+/// The process runs.
+pub(super) async fn live() -> &'static str {
+    "live\n"
+}
+
+/// The server takes traffic.
+pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
+    match state.readiness() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+/// The models were tried once; from then on readiness tells the rest.
+pub(super) async fn started(Shared(state): Shared<Arc<State>>) -> Response {
+    if state.engine.is_ready() {
+        "started\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response()
+    }
+}
+
+fn roles(set: &ServingSet) -> impl Iterator<Item = (&'static str, &Model)> {
+    let challenger = set.challenger.as_ref().map(|c| ("challenger", &*c.model));
+    let previous = set.previous.as_ref().map(|m| ("previous", &**m));
+    [Some(("champion", &*set.champion)), challenger, previous].into_iter().flatten()
+}
+
+pub(super) async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
+    let lanes = state.engine.lanes();
+    let sets: Vec<_> = lanes.values().filter_map(|lane| Some((lane.name.as_str(), lane.serving.get()?))).collect();
+    let loaded = sets.iter().flat_map(|(model, set)| {
+        roles(set).map(move |(role, m)| Loaded {
+            model,
+            role,
+            version: &m.id.version,
+            sha256: &m.id.sha256,
+            loaded_at: unix(m.loaded_at),
+        })
+    });
+    let onnxruntime = state.engine.runtime().version();
+    let page = Page {
+        ready: state.readiness().is_ok(),
+        onnxruntime: &onnxruntime,
+        loaded: loaded.collect(),
+        queues: lanes.values().map(|lane| (lane.name.as_str(), lane.queued_rows())).collect(),
+    };
+    let text = state.engine.metrics().render() + &page.render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    onnxruntime: String,
+    ready: bool,
+    repository: String,
+    watching: bool,
+    models: Vec<ModelStatus>,
+}
+
+#[derive(Serialize)]
+struct ModelStatus {
+    name: String,
+    epoch: u64,
+    champion: Option<Member>,
+    challenger: Option<Member>,
+    previous: Option<Member>,
+    queued_rows: usize,
+    #[serde(flatten)]
+    report: Report,
+}
+
+#[derive(Serialize)]
+struct Member {
+    version: String,
+    sha256: String,
+    manifest_sha256: Option<String>,
+    loaded_at: f64,
+    signature: &'static str,
+    profile: Profile,
+}
+
+impl Member {
+    fn of(model: &Model) -> Self {
+        Self {
+            version: model.id.version.clone(),
+            sha256: model.id.sha256.clone(),
+            manifest_sha256: model.id.manifest_sha256.clone(),
+            loaded_at: unix(model.loaded_at),
+            signature: if model.signature.inferred { "inferred" } else { "manifest" },
+            profile: model.profile.clone(),
+        }
+    }
+}
+
+pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Response {
+    let mut reports = state.engine.reports();
+    let models = state
+        .engine
+        .lanes()
+        .values()
+        .map(|lane| {
+            let set = lane.serving.get();
+            let set = set.as_deref();
+            ModelStatus {
+                name: lane.name.clone(),
+                epoch: set.map_or(0, |s| s.epoch),
+                champion: set.map(|s| Member::of(&s.champion)),
+                challenger: set.and_then(|s| s.challenger.as_ref()).map(|c| Member::of(&c.model)),
+                previous: set.and_then(|s| s.previous.as_ref()).map(|m| Member::of(m)),
+                queued_rows: lane.queued_rows(),
+                report: reports.remove(&lane.name).unwrap_or_default(),
+            }
+        })
+        .collect();
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION"),
+        onnxruntime: state.engine.runtime().version(),
+        ready: state.readiness().is_ok(),
+        repository: state.engine.options().repository.display().to_string(),
+        watching: state.engine.is_watching(),
+        models,
+    };
+    Json(status).into_response()
+}
+
+#[derive(Serialize)]
+struct ShadowState {
+    model: String,
+    champion: Version,
+    challenger: Option<Version>,
+    /// Share of the pairs with the same decision.
+    agreement: Option<f64>,
+    statistics: Option<Statistics>,
+}
+
+#[derive(Serialize)]
+struct Version {
+    version: String,
+    sha256: String,
+}
+
+impl Version {
+    fn of(model: &Model) -> Self {
+        Self { version: model.id.version.clone(), sha256: model.id.sha256.clone() }
+    }
+}
+
+pub(super) async fn shadow(Shared(state): Shared<Arc<State>>, Path(model): Path<String>) -> Result<Response, Problem> {
+    let lane = state.lane(Some(&model))?;
+    let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
+    let statistics = set.challenger.as_ref().map(|c| c.statistics().clone());
+    let answer = ShadowState {
+        model,
+        champion: Version::of(&set.champion),
+        challenger: set.challenger.as_ref().map(|c| Version::of(&c.model)),
+        agreement: statistics.as_ref().and_then(Statistics::agreement),
+        statistics,
+    };
+    Ok(Json(answer).into_response())
+}

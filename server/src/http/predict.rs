@@ -1,0 +1,100 @@
+//! `POST /predict` and `POST /models/{model}/predict`: named JSON in, named JSON out.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State as Shared};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::error::Problem;
+use super::{State, ndjson};
+use crate::batch::{Lane, PredictError};
+use crate::codec::{decode, encode};
+use crate::serving::ServingSet;
+
+const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
+
+pub(super) async fn default_model(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Problem> {
+    predict(state, None, request).await
+}
+
+pub(super) async fn named_model(
+    Shared(state): Shared<Arc<State>>,
+    Path(model): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    predict(state, Some(&model), request).await
+}
+
+/// The two forms a body may have.
+enum Format {
+    Json,
+    Ndjson,
+}
+
+async fn predict(state: Arc<State>, model: Option<&str>, request: Request) -> Result<Response, Problem> {
+    let format = format(request.headers())?;
+    let lane = state.lane(model)?;
+    let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
+    match format {
+        Format::Json => json(&state, &lane, &set, request.into_body()).await,
+        Format::Ndjson => ndjson::predict(state, lane, set, request.into_body()).await,
+    }
+}
+
+async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Body) -> Result<Response, Problem> {
+    let call = state.engine.call("predict");
+    let limit = tokio::time::Instant::from_std(call.deadline);
+    let body = tokio::time::timeout_at(limit, read(body, state.body_limit)).await.map_err(|_| {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into())
+    })??;
+    let signature = &set.champion.signature;
+    let request = decode::body(signature, &body, state.engine.options().max_rows)?;
+    let answers = tokio::time::timeout_at(limit, lane.predict(set, request.inputs, request.rows, call))
+        .await
+        .map_err(|_| PredictError::Deadline)??;
+    let mut response = Response::new(Body::from(encode::answer(signature, &answers, request.form)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    name_version(&mut response, set);
+    Ok(response)
+}
+
+/// Says which version answered.
+pub(super) fn name_version(response: &mut Response, set: &ServingSet) {
+    if let Ok(version) = HeaderValue::from_str(&set.champion.id.version) {
+        response.headers_mut().insert(MODEL_VERSION, version);
+    }
+}
+
+async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.is::<LengthLimitError>() => Err(too_large(limit)),
+        Err(e) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {e}"))),
+    }
+}
+
+pub(super) fn too_large(limit: usize) -> Problem {
+    let detail = format!("the body is larger than {limit} bytes: send the rows in several requests");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
+fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(Format::Json);
+    }
+    if ["application/x-ndjson", "application/ndjson", "application/jsonl"].iter().any(|t| essence.eq_ignore_ascii_case(t)) {
+        return Ok(Format::Ndjson);
+    }
+    let shown: String = essence.chars().take(64).collect();
+    let what = if shown.is_empty() { "there is no Content-Type".to_owned() } else { format!("Content-Type {shown:?} is not taken") };
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!("{what}: send 'Content-Type: application/json', or application/x-ndjson for one row a line"),
+    ))
+}
+

@@ -1,0 +1,461 @@
+//! Every metric: name, help, labels, buckets; and small typed recorders. The names are a contract with dashboards.
+//!
+//! Counters and histograms are kept by the exporter. What merely mirrors a state (which model serves, how long the queue
+//! is) is written from that state at each scrape, so that no series outlives what it describes.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::model::signature::Signature;
+use crate::model::tensor::Tensor;
+use crate::shadow::stats;
+
+/// What kind of series a metric is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by bucket.
+    Histogram(&'static [f64]),
+}
+
+/// One metric as `docs/metrics.md` lists it.
+#[derive(Debug)]
+pub struct Metric {
+    /// Full name.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// Label names.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+/// From 20 microseconds, each bound twice the one before, to 10 s: a fused model runs in 10 to 50 microseconds.
+const SECONDS: &[f64] = &[
+    20e-6, 40e-6, 80e-6, 160e-6, 320e-6, 640e-6, 1.28e-3, 2.56e-3, 5.12e-3, 10.24e-3, 20.48e-3, 40.96e-3, 81.92e-3,
+    0.16384, 0.32768, 0.65536, 1.31072, 2.62144, 5.24288, 10.48576,
+];
+const ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+const SCORE: &[f64] =
+    &[0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
+
+macro_rules! metrics {
+    ($($id:ident = $name:literal $kind:expr, [$($label:literal),*], $help:literal;)+) => {
+        $(const $id: Metric = Metric { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)+
+        /// All metrics, in the order of the documentation.
+        pub const ALL: &[Metric] = &[$($id),+];
+    };
+}
+
+metrics! {
+    HTTP_REQUESTS = "onnxd_http_requests_total" Kind::Counter, ["route", "method", "code"], "HTTP requests answered.";
+    HTTP_SECONDS = "onnxd_http_request_duration_seconds" Kind::Histogram(SECONDS), ["route"], "From the request's head to the answer's head.";
+    REQUESTS = "onnxd_inference_requests_total" Kind::Counter, ["model", "role", "protocol", "outcome"], "Inference requests by outcome: ok, overloaded, draining, deadline, error, non_finite.";
+    ROWS_TOTAL = "onnxd_inference_rows_total" Kind::Counter, ["model", "role"], "Rows that a model ran.";
+    RUNS = "onnxd_inference_runs_total" Kind::Counter, ["model", "role"], "Runs of a model; rows divided by runs is the mean batch size.";
+    REQUEST_SECONDS = "onnxd_inference_request_duration_seconds" Kind::Histogram(SECONDS), ["model"], "From the decoded request to its outputs: queue and run.";
+    QUEUE_SECONDS = "onnxd_inference_queue_duration_seconds" Kind::Histogram(SECONDS), ["model"], "Time a job waited for its run.";
+    COMPUTE_SECONDS = "onnxd_inference_compute_duration_seconds" Kind::Histogram(SECONDS), ["model", "role"], "Duration of one run of a batch.";
+    BATCH_ROWS = "onnxd_inference_batch_rows" Kind::Histogram(ROWS), ["model", "role"], "Rows in one run.";
+    QUEUE_ROWS = "onnxd_queue_rows" Kind::Gauge, ["model"], "Rows that wait for a run.";
+    REJECTED = "onnxd_rejected_total" Kind::Counter, ["model", "reason"], "Requests refused before they were queued: overloaded, draining.";
+    MODEL_INFO = "onnxd_model_info" Kind::Gauge, ["model", "role", "version", "sha256"], "1 for each model in memory.";
+    MODEL_LOADED = "onnxd_model_loaded_timestamp_seconds" Kind::Gauge, ["model", "role"], "When the model was loaded (Unix time).";
+    SWAPS = "onnxd_model_swaps_total" Kind::Counter, ["model", "role", "outcome", "stage"], "Attempts to serve other models: outcome published or rejected, and the stage that rejected.";
+    LOAD_SECONDS = "onnxd_model_load_duration_seconds" Kind::Histogram(SECONDS), ["stage"], "Duration of the stages of a swap: fetch, probe, load.";
+    POLLS = "onnxd_source_polls_total" Kind::Counter, ["source", "outcome"], "Looks at the repository: unchanged, changed, error.";
+    READY = "onnxd_ready" Kind::Gauge, [], "1 when the server takes traffic.";
+    PREDICTIONS = "onnxd_predictions_total" Kind::Counter, ["model", "role", "decision"], "Rows by decision.";
+    SCORES = "onnxd_score" Kind::Histogram(SCORE), ["model", "role"], "The scores.";
+    PAIRS = "onnxd_shadow_pairs_total" Kind::Counter, ["model", "outcome"], "Rows offered to the challenger: compared, or lost and why (full, paused, failed, deadline, non_finite).";
+    DISAGREEMENTS = "onnxd_shadow_disagreements_total" Kind::Counter, ["model", "from", "to"], "Rows on which the decisions differ: champion's (from), challenger's (to).";
+    DIFFERENCES = "onnxd_shadow_score_difference" Kind::Histogram(&stats::DIFFERENCE_BOUNDS), ["model"], "Absolute difference of the scores.";
+    BUILD_INFO = "onnxd_build_info" Kind::Gauge, ["version", "onnxruntime"], "1, with the versions of the server and of ONNX Runtime.";
+    PROCESS_CPU = "process_cpu_seconds_total" Kind::Counter, [], "CPU time used.";
+    PROCESS_RSS = "process_resident_memory_bytes" Kind::Gauge, [], "Resident memory.";
+    PROCESS_FDS = "process_open_fds" Kind::Gauge, [], "Open file descriptors.";
+    PROCESS_THREADS = "process_threads" Kind::Gauge, [], "Threads.";
+    PROCESS_START = "process_start_time_seconds" Kind::Gauge, [], "Start of the process (Unix time).";
+}
+
+/// The registry of one server.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut builder = PrometheusBuilder::new();
+        for metric in ALL {
+            if let Kind::Histogram(bounds) = metric.kind {
+                builder = builder
+                    .set_buckets_for_metric(Matcher::Full(metric.name.into()), bounds)
+                    .expect("no bucket list is empty");
+            }
+        }
+        let recorder = builder.build_recorder();
+        for metric in ALL {
+            let (name, help) = (KeyName::from_const_str(metric.name), SharedString::const_str(metric.help));
+            match metric.kind {
+                Kind::Counter => recorder.describe_counter(name, None, help),
+                Kind::Gauge => {}
+                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
+            }
+        }
+        Self { handle: recorder.handle(), recorder }
+    }
+}
+
+static METADATA: Metadata<'static> = Metadata::new("onnxd", Level::INFO, None);
+
+fn key(metric: &Metric, values: &[&str]) -> Key {
+    let labels: Vec<_> =
+        metric.labels.iter().zip(values).map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
+    Key::from_parts(metric.name, labels)
+}
+
+impl Metrics {
+    fn counter(&self, metric: &Metric, values: &[&str]) -> Counter {
+        self.recorder.register_counter(&key(metric, values), &METADATA)
+    }
+
+    fn histogram(&self, metric: &Metric, values: &[&str]) -> Histogram {
+        self.recorder.register_histogram(&key(metric, values), &METADATA)
+    }
+
+    /// Moves recorded values into their buckets. Without a scrape, this is what bounds the memory of histograms.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The exporter's text, without what [`Page`] adds from the state.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Counts a swap's outcome; `stage` is the one that rejected, or `publish`.
+    pub fn swap(&self, model: &str, role: &str, outcome: &str, stage: &str) {
+        self.counter(&SWAPS, &[model, role, outcome, stage]).increment(1);
+    }
+
+    /// Records how long a stage of a swap took.
+    pub fn stage(&self, stage: &str, took: Duration) {
+        self.histogram(&LOAD_SECONDS, &[stage]).record(took);
+    }
+
+    /// Counts a look at the repository.
+    pub fn poll(&self, source: &str, outcome: &str) {
+        self.counter(&POLLS, &[source, outcome]).increment(1);
+    }
+}
+
+/// HTTP requests of one route.
+pub struct RouteMetrics {
+    metrics: Arc<Metrics>,
+    route: &'static str,
+    seconds: Histogram,
+    ok: Counter,
+}
+
+impl RouteMetrics {
+    /// Registers a route.
+    #[must_use]
+    pub fn new(metrics: &Arc<Metrics>, route: &'static str) -> Self {
+        Self {
+            seconds: metrics.histogram(&HTTP_SECONDS, &[route]),
+            ok: metrics.counter(&HTTP_REQUESTS, &[route, "POST", "200"]),
+            metrics: Arc::clone(metrics),
+            route,
+        }
+    }
+
+    /// Counts an answer. `method` must be of a closed set.
+    pub fn record(&self, method: &'static str, code: u16, took: Duration) {
+        self.seconds.record(took);
+        if method == "POST" && code == 200 {
+            self.ok.increment(1);
+        } else {
+            self.metrics.counter(&HTTP_REQUESTS, &[self.route, method, &code.to_string()]).increment(1);
+        }
+    }
+}
+
+/// How an inference request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Answered.
+    Ok,
+    /// The queue was full.
+    Overloaded,
+    /// The server stops.
+    Draining,
+    /// Not run in time.
+    Deadline,
+    /// The model failed.
+    Error,
+    /// The model gave a NaN or an infinity where it may not.
+    NonFinite,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
+            Self::Deadline => "deadline",
+            Self::Error => "error",
+            Self::NonFinite => "non_finite",
+        }
+    }
+}
+
+/// The metrics of one model name.
+pub struct ModelMetrics {
+    metrics: Arc<Metrics>,
+    model: String,
+    champion: RoleMetrics,
+    challenger: RoleMetrics,
+    request_seconds: Histogram,
+    queue_seconds: Histogram,
+    predict_ok: Counter,
+    differences: Histogram,
+    compared: Counter,
+}
+
+impl ModelMetrics {
+    /// Registers a model name.
+    #[must_use]
+    pub fn new(metrics: &Arc<Metrics>, model: &str) -> Self {
+        Self {
+            champion: RoleMetrics::new(metrics, model, "champion"),
+            challenger: RoleMetrics::new(metrics, model, "challenger"),
+            request_seconds: metrics.histogram(&REQUEST_SECONDS, &[model]),
+            queue_seconds: metrics.histogram(&QUEUE_SECONDS, &[model]),
+            predict_ok: metrics.counter(&REQUESTS, &[model, "champion", "predict", "ok"]),
+            differences: metrics.histogram(&DIFFERENCES, &[model]),
+            compared: metrics.counter(&PAIRS, &[model, "compared"]),
+            metrics: Arc::clone(metrics),
+            model: model.into(),
+        }
+    }
+
+    /// Runs of the champion.
+    pub const fn champion(&self) -> &RoleMetrics {
+        &self.champion
+    }
+
+    /// Runs of the challenger.
+    pub const fn challenger(&self) -> &RoleMetrics {
+        &self.challenger
+    }
+
+    /// Records the end of a request.
+    pub fn request(&self, protocol: &'static str, outcome: Outcome, took: Duration) {
+        if outcome == Outcome::Ok && protocol == "predict" {
+            self.predict_ok.increment(1);
+        } else {
+            self.metrics.counter(&REQUESTS, &[&self.model, "champion", protocol, outcome.name()]).increment(1);
+        }
+        match outcome {
+            Outcome::Overloaded | Outcome::Draining => {
+                self.metrics.counter(&REJECTED, &[&self.model, outcome.name()]).increment(1);
+            }
+            _ => self.request_seconds.record(took),
+        }
+    }
+
+    /// Records how long a job waited.
+    pub fn queued(&self, waited: Duration) {
+        self.queue_seconds.record(waited);
+    }
+
+    /// Counts rows that the challenger did not answer.
+    pub fn lost(&self, reason: &'static str, rows: u64) {
+        self.metrics.counter(&PAIRS, &[&self.model, reason]).increment(rows);
+    }
+
+    /// Records a comparison.
+    pub fn compared(&self, rows: u64, compared: &stats::Compared) {
+        self.compared.increment(rows);
+        for difference in &compared.score_differences {
+            self.differences.record(*difference);
+        }
+        for (from, to) in &compared.disagreements {
+            self.metrics.counter(&DISAGREEMENTS, &[&self.model, from, to]).increment(1);
+        }
+    }
+}
+
+/// Runs of a model in one role.
+pub struct RoleMetrics {
+    metrics: Arc<Metrics>,
+    model: String,
+    role: &'static str,
+    rows: Counter,
+    runs: Counter,
+    seconds: Histogram,
+    batch: Histogram,
+    scores: Histogram,
+    decisions: Mutex<HashMap<String, Counter>>,
+}
+
+/// More classes than this are counted together.
+const MAX_DECISIONS: usize = 16;
+
+impl RoleMetrics {
+    fn new(metrics: &Arc<Metrics>, model: &str, role: &'static str) -> Self {
+        let labels = [model, role];
+        Self {
+            rows: metrics.counter(&ROWS_TOTAL, &labels),
+            runs: metrics.counter(&RUNS, &labels),
+            seconds: metrics.histogram(&COMPUTE_SECONDS, &labels),
+            batch: metrics.histogram(&BATCH_ROWS, &labels),
+            scores: metrics.histogram(&SCORES, &labels),
+            decisions: Mutex::default(),
+            metrics: Arc::clone(metrics),
+            model: model.into(),
+            role,
+        }
+    }
+
+    /// Records a run and what it answered.
+    pub fn run(&self, signature: &Signature, outputs: &[Tensor], rows: usize, took: Duration) {
+        self.rows.increment(rows as u64);
+        self.runs.increment(1);
+        self.seconds.record(took);
+        #[expect(clippy::cast_precision_loss, reason = "batches are small")]
+        self.batch.record(rows as f64);
+        if let Some(Tensor::F32(scores)) = signature.score().and_then(|i| outputs.get(i)) {
+            scores.iter().filter(|s| s.is_finite()).for_each(|s| self.scores.record(*s));
+        }
+        match signature.decision().and_then(|i| outputs.get(i)) {
+            Some(Tensor::Bool(decisions)) => {
+                let yes = decisions.iter().filter(|d| **d).count();
+                self.decide("true", yes);
+                self.decide("false", decisions.len() - yes);
+            }
+            Some(tensor) => (0..rows).for_each(|row| self.decide(&stats::decision(tensor, row), 1)),
+            None => {}
+        }
+    }
+
+    fn decide(&self, decision: &str, rows: usize) {
+        if rows == 0 {
+            return;
+        }
+        let mut known = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
+        let decision = if known.contains_key(decision) || known.len() < MAX_DECISIONS { decision } else { "other" };
+        if let Some(counter) = known.get(decision) {
+            counter.increment(rows as u64);
+            return;
+        }
+        let counter = self.metrics.counter(&PREDICTIONS, &[&self.model, self.role, decision]);
+        counter.increment(rows as u64);
+        known.insert(decision.into(), counter);
+    }
+}
+
+/// One model in memory, for the page.
+#[derive(Debug)]
+pub struct Loaded<'a> {
+    /// Model name.
+    pub model: &'a str,
+    /// champion, challenger or previous.
+    pub role: &'a str,
+    /// Version.
+    pub version: &'a str,
+    /// SHA-256 of the file.
+    pub sha256: &'a str,
+    /// Unix time.
+    pub loaded_at: f64,
+}
+
+/// The part of `/metrics` that is written from the state.
+#[derive(Debug)]
+pub struct Page<'a> {
+    /// Whether the server takes traffic.
+    pub ready: bool,
+    /// Version of ONNX Runtime.
+    pub onnxruntime: &'a str,
+    /// Every model in memory.
+    pub loaded: Vec<Loaded<'a>>,
+    /// Rows waiting, by model.
+    pub queues: Vec<(&'a str, usize)>,
+}
+
+impl Page<'_> {
+    /// Writes it in the exposition format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        let mut series = |metric: &Metric, rows: &[(Vec<&str>, f64)]| {
+            let kind = if metric.kind == Kind::Counter { "counter" } else { "gauge" };
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "# HELP {} {}\n# TYPE {} {kind}", metric.name, metric.help, metric.name);
+            for (values, value) in rows {
+                let labels: Vec<_> = metric.labels.iter().zip(values).map(|(k, v)| format!("{k}={v:?}")).collect();
+                let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+                let _ = writeln!(text, "{}{labels} {value}", metric.name);
+            }
+        };
+        series(&READY, &[(vec![], f64::from(u8::from(self.ready)))]);
+        series(&BUILD_INFO, &[(vec![env!("CARGO_PKG_VERSION"), self.onnxruntime], 1.0)]);
+        let info: Vec<_> = self.loaded.iter().map(|m| (vec![m.model, m.role, m.version, m.sha256], 1.0)).collect();
+        series(&MODEL_INFO, &info);
+        let times: Vec<_> = self.loaded.iter().map(|m| (vec![m.model, m.role], m.loaded_at)).collect();
+        series(&MODEL_LOADED, &times);
+        #[expect(clippy::cast_precision_loss, reason = "queues are short")]
+        let queues: Vec<_> = self.queues.iter().map(|(model, rows)| (vec![*model], *rows as f64)).collect();
+        series(&QUEUE_ROWS, &queues);
+        if let Some(process) = process::read() {
+            series(&PROCESS_CPU, &[(vec![], process.cpu_seconds)]);
+            series(&PROCESS_RSS, &[(vec![], process.resident_bytes)]);
+            series(&PROCESS_FDS, &[(vec![], process.open_fds)]);
+            series(&PROCESS_THREADS, &[(vec![], process.threads)]);
+            series(&PROCESS_START, &[(vec![], process.start_time)]);
+        }
+        text
+    }
+}
+
+mod process {
+    //! The process as Linux's `/proc` describes it; nothing elsewhere.
+
+    pub(super) struct Process {
+        pub(super) cpu_seconds: f64,
+        pub(super) resident_bytes: f64,
+        pub(super) open_fds: f64,
+        pub(super) threads: f64,
+        pub(super) start_time: f64,
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    pub(super) fn read() -> Option<Process> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The second field is the name in parentheses and may hold spaces; counting starts after it, at field 3.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let field = |n: usize| fields.get(n - 3)?.parse::<f64>().ok();
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        let system = std::fs::read_to_string("/proc/stat").ok()?;
+        let boot: f64 = system.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
+        Some(Process {
+            cpu_seconds: (field(14)? + field(15)?) / ticks,
+            resident_bytes: field(24)? * rustix::param::page_size() as f64,
+            open_fds: std::fs::read_dir("/proc/self/fd").ok()?.count() as f64,
+            threads: field(20)?,
+            start_time: boot + field(22)? / ticks,
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! A model's first load happens in a child process: one that crashes ONNX Runtime, hangs it or eats all memory costs a
+//! rejected candidate and nothing else.
+//!
+//! The parent sends the model over the child's standard input, so no file is written; the child answers with one line of
+//! JSON on standard output.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::check::{self, Profile, Rejection, Stage};
+use crate::model::manifest::Manifest;
+use crate::model::runtime::Runtime;
+use crate::model::{Artifact, ModelId};
+
+/// How models are probed.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The `onnxd` executable. `None` probes in this process, which a hostile model can crash.
+    pub executable: Option<PathBuf>,
+    /// Wall-clock limit.
+    pub timeout: Duration,
+    /// Address space of the child in bytes.
+    pub memory: u64,
+}
+
+/// What the child is told before the bytes.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    id: ModelId,
+    onnxruntime: PathBuf,
+    memory: u64,
+    cpu_seconds: u64,
+    manifest: Option<usize>,
+    onnx: usize,
+}
+
+impl Probe {
+    /// Probes a verified model.
+    ///
+    /// # Errors
+    /// What the child found, or how it died.
+    pub fn examine(&self, runtime: &Runtime, artifact: &Artifact, manifest: Option<&[u8]>) -> Result<Profile, Rejection> {
+        let Some(executable) = &self.executable else { return check::examine(runtime, artifact) };
+        self.in_child(executable, runtime.path(), artifact, manifest)
+    }
+
+    fn in_child(
+        &self,
+        executable: &Path,
+        library: &Path,
+        artifact: &Artifact,
+        manifest: Option<&[u8]>,
+    ) -> Result<Profile, Rejection> {
+        let failed = |what: &str, e: &dyn std::fmt::Display| {
+            Stage::Probe.reject(format!("{what} {} probe: {e}", executable.display()))
+        };
+        let mut child = Command::new(executable)
+            .arg("probe")
+            .env("ORT_DISABLE_TELEMETRY", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| failed("cannot start", &e))?;
+        let head = Head {
+            id: artifact.id.clone(),
+            onnxruntime: library.into(),
+            memory: self.memory,
+            cpu_seconds: self.timeout.as_secs().max(1),
+            manifest: manifest.map(<[u8]>::len),
+            onnx: artifact.onnx.len(),
+        };
+        let mut message = serde_json::to_vec(&head).map_err(|e| failed("cannot describe the model to", &e))?;
+        message.push(b'\n');
+        message.extend_from_slice(manifest.unwrap_or_default());
+        let output = self.converse(&mut child, message, Arc::clone(&artifact.onnx));
+        if output.is_none() {
+            // Killing a child that has just ended fails, and that is fine.
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(|e| failed("cannot wait for", &e))?;
+        let Some((answer, complaint)) = output else {
+            let limit = self.timeout.as_secs();
+            return Err(Stage::Probe.reject(format!("the model did not load and answer within {limit} s")));
+        };
+        let line = answer.lines().last().unwrap_or_default();
+        match serde_json::from_str::<Result<Profile, Rejection>>(line) {
+            Ok(result) => result,
+            Err(_) => Err(Stage::Probe.reject(format!("the model {}{}", death(status), last_line(&complaint)))),
+        }
+    }
+
+    /// Sends the model and reads what the child says on both its outputs; `None` when it takes too long.
+    fn converse(&self, child: &mut Child, head: Vec<u8>, onnx: Arc<[u8]>) -> Option<(String, String)> {
+        let (mut input, mut output, mut errors) = (child.stdin.take()?, child.stdout.take()?, child.stderr.take()?);
+        let (done, ended) = channel();
+        std::thread::spawn(move || {
+            // A child that dies early closes the pipe; its exit status tells why.
+            let _ = input.write_all(&head).and_then(|()| input.write_all(&onnx));
+        });
+        let (complained, complaint) = channel();
+        std::thread::spawn(move || {
+            let mut text = vec![];
+            let _ = errors.by_ref().take(64 << 10).read_to_end(&mut text);
+            let _ = complained.send(String::from_utf8_lossy(&text).into_owned());
+            // What follows is not kept, but must be read so that the child does not block.
+            let _ = std::io::copy(&mut errors, &mut std::io::sink());
+        });
+        std::thread::spawn(move || {
+            let mut text = vec![];
+            let _ = output.by_ref().take(1 << 20).read_to_end(&mut text);
+            let _ = done.send(String::from_utf8_lossy(&text).into_owned());
+        });
+        match ended.recv_timeout(self.timeout) {
+            Ok(answer) => Some((answer, complaint.recv_timeout(Duration::from_secs(1)).unwrap_or_default())),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+fn death(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        let name = match signal {
+            4 => " (SIGILL)",
+            6 => " (SIGABRT)",
+            7 => " (SIGBUS)",
+            8 => " (SIGFPE)",
+            9 => " (SIGKILL)",
+            11 => " (SIGSEGV)",
+            24 => " (SIGXCPU: it used all the CPU time it may)",
+            _ => "",
+        };
+        return format!("killed the probe process by signal {signal}{name}");
+    }
+    format!("ended the probe process ({status})")
+}
+
+fn last_line(text: &str) -> String {
+    let line: String = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default().chars().take(300).collect();
+    if line.is_empty() { line } else { format!(": {line}") }
+}
+
+/// The child's side: the whole of `onnxd probe`.
+///
+/// # Errors
+/// When the parent's message cannot be read, or the answer not be written.
+pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), String> {
+    let mut line = vec![];
+    let mut byte = [0];
+    while input.read(&mut byte).map_err(|e| e.to_string())? == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    let head: Head = serde_json::from_slice(&line)
+        .map_err(|e| format!("this command is started by `onnxd serve`, which sends it a model: {e}"))?;
+    let mut manifest = vec![0; head.manifest.unwrap_or(0)];
+    input.read_exact(&mut manifest).map_err(|e| e.to_string())?;
+    let mut onnx = vec![0; head.onnx];
+    input.read_exact(&mut onnx).map_err(|e| e.to_string())?;
+    let result = Runtime::load(Some(&head.onnxruntime)).map_err(|e| Stage::Probe.reject(e)).and_then(|runtime| {
+        limit(&head);
+        let parsed = head.manifest.map(|_| Manifest::parse(&manifest)).transpose().map_err(|e| Stage::Verify.reject(e))?;
+        let artifact = Artifact { id: head.id, onnx: onnx.into(), manifest: parsed.map(Arc::new) };
+        check::examine(&runtime, &artifact)
+    });
+    let answer = serde_json::to_string(&result).map_err(|e| e.to_string())?;
+    writeln!(output, "{answer}").map_err(|e| e.to_string())
+}
+
+/// Bounds what the model may use. A limit that the system refuses leaves the parent's time-out.
+fn limit(head: &Head) {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        for (resource, most) in [(Resource::As, head.memory), (Resource::Cpu, head.cpu_seconds), (Resource::Core, 0)] {
+            let _ = setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a model's name stands for right now: one immutable set, replaced whole, so that a request sees one of them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+
+use crate::model::Model;
+use crate::shadow::stats::Statistics;
+
+/// The models behind one name. Every request and every batch belongs to exactly one set.
+pub struct ServingSet {
+    /// Answers requests.
+    pub champion: Arc<Model>,
+    /// Scores the champion's rows in the shadow.
+    pub challenger: Option<Arc<Challenger>>,
+    /// The champion before, kept in memory so that a rollback loads nothing.
+    pub previous: Option<Arc<Model>>,
+    /// `epoch` of the `aliases.json` that asked for this set; 0 where there is none.
+    pub epoch: u64,
+}
+
+/// A challenger and what was counted of it against the present champion.
+pub struct Challenger {
+    /// The model.
+    pub model: Arc<Model>,
+    statistics: Mutex<Statistics>,
+}
+
+impl Challenger {
+    /// A challenger that was never compared.
+    #[must_use]
+    pub fn new(model: Arc<Model>) -> Self {
+        Self { model, statistics: Mutex::default() }
+    }
+
+    /// What was counted. Hold it briefly: the shadow thread waits for it.
+    pub fn statistics(&self) -> MutexGuard<'_, Statistics> {
+        self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The cell that holds the present set.
+#[derive(Default)]
+pub struct Serving(ArcSwapOption<ServingSet>);
+
+impl Serving {
+    /// The present set; `None` until a champion was published.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<ServingSet>> {
+        self.0.load_full()
+    }
+
+    /// Makes a set visible to every request from now on, and gives the one before.
+    pub fn publish(&self, set: ServingSet) -> Option<Arc<ServingSet>> {
+        self.0.swap(Some(Arc::new(set)))
+    }
+}

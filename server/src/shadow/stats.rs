@@ -1,0 +1,176 @@
+//! What is counted of a challenger against the champion: sums and counts only, so that the states of several servers
+//! merge by addition.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::codec::encode;
+use crate::model::signature::Signature;
+use crate::model::tensor::Tensor;
+
+/// Upper bounds of the bins of the absolute score difference; one more bin counts what lies above.
+pub const DIFFERENCE_BOUNDS: [f64; 12] = [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
+
+/// How many different decisions are told apart; further ones are counted together as `other`.
+const MAX_DECISIONS: usize = 16;
+
+/// Champion and challenger on the same rows, since both serve together.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Statistics {
+    /// Rows that both models answered.
+    pub pairs: u64,
+    /// Rows with the same decision.
+    pub agreements: u64,
+    /// Rows by the champion's and the challenger's decision, `"false>true"`.
+    pub decisions: BTreeMap<String, u64>,
+    /// Challenger's score minus champion's.
+    pub score_difference: Difference,
+    /// Challenger's forecast minus champion's, in the forecast's unit.
+    pub forecast_difference: Difference,
+    /// Rows that the challenger did not answer, by reason.
+    pub lost: BTreeMap<&'static str, u64>,
+    /// Time of the champion's runs.
+    pub champion_compute: Compute,
+    /// Time of the challenger's runs.
+    pub challenger_compute: Compute,
+}
+
+/// Sums of a signed difference and the bins of its absolute value.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    /// How many.
+    pub count: u64,
+    /// Sum of the differences.
+    pub sum: f64,
+    /// Sum of their absolute values.
+    pub sum_abs: f64,
+    /// Sum of their squares.
+    pub sum_squares: f64,
+    /// Upper bounds of `counts`.
+    pub bounds: &'static [f64],
+    /// Absolute differences by bin; the last one has no bound.
+    pub counts: Vec<u64>,
+}
+
+impl Default for Difference {
+    fn default() -> Self {
+        let counts = vec![0; DIFFERENCE_BOUNDS.len() + 1];
+        Self { count: 0, sum: 0.0, sum_abs: 0.0, sum_squares: 0.0, bounds: &DIFFERENCE_BOUNDS, counts }
+    }
+}
+
+impl Difference {
+    fn record(&mut self, difference: f64) {
+        self.count += 1;
+        self.sum += difference;
+        self.sum_abs += difference.abs();
+        self.sum_squares += difference * difference;
+        let bin = DIFFERENCE_BOUNDS.iter().position(|b| difference.abs() <= *b);
+        self.counts[bin.unwrap_or(DIFFERENCE_BOUNDS.len())] += 1;
+    }
+}
+
+/// Time spent in runs.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Compute {
+    /// Runs.
+    pub runs: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Their duration together.
+    pub seconds: f64,
+}
+
+impl Compute {
+    /// Adds a run.
+    pub fn record(&mut self, rows: u64, seconds: f64) {
+        self.runs += 1;
+        self.rows += rows;
+        self.seconds += seconds;
+    }
+}
+
+/// What one compared batch showed, for the metrics.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Absolute score differences.
+    pub score_differences: Vec<f64>,
+    /// Rows by decisions where they differ, champion's first.
+    pub disagreements: Vec<(String, String)>,
+}
+
+impl Statistics {
+    /// Compares the answers to the same rows. Outputs are matched by name; a model without a decision or a score is
+    /// compared on what it has.
+    pub fn compare(&mut self, champion: (&Signature, &[Tensor]), challenger: (&Signature, &[Tensor])) -> Compared {
+        let mut compared = Compared::default();
+        let rows = champion.1.first().and_then(Tensor::rows).unwrap_or(0);
+        self.pairs += rows as u64;
+        let both = |pick: fn(&Signature) -> Option<usize>| {
+            let output = pick(champion.0)?;
+            let name = &champion.0.outputs[output].name;
+            let twin = challenger.0.outputs.iter().position(|o| o.name == *name)?;
+            Some((champion.1.get(output)?, challenger.1.get(twin)?))
+        };
+        if let Some((a, b)) = both(Signature::decision) {
+            for row in 0..rows {
+                self.decide(decision(a, row), decision(b, row), &mut compared);
+            }
+        }
+        if let Some((a, b)) = both(Signature::score) {
+            for (a, b) in pairs(a, b, rows) {
+                self.score_difference.record(b - a);
+                compared.score_differences.push((b - a).abs());
+            }
+        }
+        if let Some((a, b)) = both(Signature::forecast) {
+            for (a, b) in pairs(a, b, rows) {
+                self.forecast_difference.record(b - a);
+            }
+        }
+        compared
+    }
+
+    fn decide(&mut self, champion: String, challenger: String, compared: &mut Compared) {
+        let agree = champion == challenger;
+        self.agreements += u64::from(agree);
+        let key = format!("{champion}>{challenger}");
+        let known = self.decisions.contains_key(&key) || self.decisions.len() < MAX_DECISIONS;
+        *self.decisions.entry(if known { key } else { "other".into() }).or_default() += 1;
+        if !agree {
+            compared.disagreements.push(if known { (champion, challenger) } else { ("other".into(), "other".into()) });
+        }
+    }
+
+    /// Counts rows that have no pair.
+    pub fn lose(&mut self, reason: &'static str, rows: u64) {
+        *self.lost.entry(reason).or_default() += rows;
+    }
+
+    /// Share of the pairs with the same decision; `None` before the first pair.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    pub fn agreement(&self) -> Option<f64> {
+        (self.pairs > 0).then(|| self.agreements as f64 / self.pairs as f64)
+    }
+}
+
+/// A decision as a label: `true`, `false`, `3`, `cat`.
+#[must_use]
+pub fn decision(tensor: &Tensor, row: usize) -> String {
+    match encode::value(tensor, row) {
+        serde_json::Value::String(text) => text.chars().take(32).collect(),
+        other => other.to_string(),
+    }
+}
+
+/// First element of each row of both tensors, where both are finite numbers.
+fn pairs<'a>(a: &'a Tensor, b: &'a Tensor, rows: usize) -> impl Iterator<Item = (f64, f64)> + use<> {
+    let first = |t: &Tensor| {
+        let numbers = t.numbers().unwrap_or_default();
+        let step = (numbers.len() / rows.max(1)).max(1);
+        numbers.into_iter().step_by(step)
+    };
+    first(a).zip(first(b)).filter(|(a, b)| a.is_finite() && b.is_finite())
+}

@@ -1,0 +1,294 @@
+//! The transaction that changes what serves: fetch, verify, probe, load, publish.
+//!
+//! Either the new set serves, or the old one goes on as if nothing had happened and the reason is in one log line, one
+//! metric and the status. A bad champion refuses the whole set; a bad challenger only leaves its own place empty, since a
+//! challenger must never hold the champion back. One thread does all of it, at low priority, away from requests.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use crate::metrics::Metrics;
+use crate::model::check::{Profile, Rejection, Stage};
+use crate::model::runtime::Runtime;
+use crate::model::{Duty, Model, ModelId, Threads};
+use crate::probe::Probe;
+use crate::serving::{Challenger, Serving, ServingSet};
+use crate::source::{Listing, Revision, Source, Wanted};
+
+/// Profiles that are remembered, so that going back to a version does not probe it again.
+const KNOWN_PROFILES: usize = 64;
+/// The first pause before a fetch that failed is tried again; doubled each time, up to the poll interval.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+
+/// A version that was refused, and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rejected {
+    /// champion or challenger.
+    pub role: &'static str,
+    /// The version.
+    pub version: String,
+    /// The stage that refused it.
+    pub stage: Stage,
+    /// One sentence.
+    pub reason: String,
+    /// Unix time.
+    pub at: f64,
+}
+
+/// What became of one model name's wishes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// What the repository asks for.
+    pub wanted: Option<Wanted>,
+    /// What was refused of it.
+    pub rejected: Vec<Rejected>,
+    /// Why the repository's wish cannot be read.
+    pub error: Option<String>,
+}
+
+/// What swaps need to know and do not change.
+pub(crate) struct Context {
+    pub(crate) runtime: Runtime,
+    pub(crate) source: Source,
+    pub(crate) probe: Probe,
+    pub(crate) threads: Threads,
+    pub(crate) allow_signature_change: bool,
+    pub(crate) poll_interval: Duration,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// The state of the transaction's thread.
+pub(crate) struct Swapper {
+    context: Context,
+    attempts: HashMap<String, Attempt>,
+    profiles: HashMap<ModelId, Profile>,
+    /// Sets that no longer serve. Dropped here, when the last request has left them, so that no other thread pays for it.
+    retired: Vec<Arc<ServingSet>>,
+    look_error: Option<String>,
+}
+
+/// The last try for one name.
+struct Attempt {
+    wanted: Result<Wanted, String>,
+    retry: Option<(Instant, Duration)>,
+}
+
+impl Swapper {
+    pub(crate) fn new(context: Context) -> Self {
+        Self { context, attempts: HashMap::new(), profiles: HashMap::new(), retired: vec![], look_error: None }
+    }
+
+    /// Reads the repository and brings each lane to what is wanted. `lane` gives a name's cell, made when it is new;
+    /// `report` takes what became of it.
+    pub(crate) fn step<'a>(
+        &mut self,
+        lane: impl Fn(&str) -> Option<Arc<crate::batch::Lane>>,
+        report: impl Fn(&str, Report) + 'a,
+    ) {
+        let source = self.context.source.kind();
+        let listing = match self.context.source.look() {
+            Ok(listing) => listing,
+            Err(error) => {
+                self.context.metrics.poll(source, "error");
+                if self.look_error.as_ref() != Some(&error) {
+                    tracing::error!(error, "the repository cannot be read; what serves goes on");
+                }
+                self.look_error = Some(error);
+                return;
+            }
+        };
+        self.look_error = None;
+        let due: Listing = listing.into_iter().filter(|(name, wanted)| self.is_due(name, wanted)).collect();
+        self.context.metrics.poll(source, if due.is_empty() { "unchanged" } else { "changed" });
+        for (name, wanted) in due {
+            let Some(lane) = lane(&name) else { continue };
+            let result = self.attempt(&name, wanted, &lane.serving);
+            report(&name, result);
+        }
+    }
+
+    fn is_due(&self, name: &str, wanted: &Result<Wanted, String>) -> bool {
+        self.attempts.get(name).is_none_or(|last| {
+            last.wanted != *wanted || last.retry.is_some_and(|(at, _)| Instant::now() >= at)
+        })
+    }
+
+    /// How long the thread may sleep.
+    pub(crate) fn next_step(&self) -> Duration {
+        let now = Instant::now();
+        let retry = self.attempts.values().filter_map(|a| a.retry).map(|(at, _)| at.saturating_duration_since(now)).min();
+        let poll = self.context.poll_interval;
+        let retired = if self.retired.is_empty() { poll } else { FIRST_RETRY };
+        retry.unwrap_or(poll).min(poll).min(retired)
+    }
+
+    /// Drops the sets that nobody uses any more.
+    pub(crate) fn release(&mut self) {
+        self.retired.retain(|set| Arc::strong_count(set) > 1);
+    }
+
+    fn attempt(&mut self, name: &str, wanted: Result<Wanted, String>, serving: &Serving) -> Report {
+        let pause = self.attempts.get(name).and_then(|last| last.retry).map_or(FIRST_RETRY, |(_, pause)| pause * 2);
+        let mut attempt = Attempt { wanted: wanted.clone(), retry: None };
+        let report = match wanted {
+            Err(error) => {
+                tracing::error!(model = name, error, "what should be served cannot be read; what serves goes on");
+                self.context.metrics.swap(name, "champion", "rejected", Stage::Fetch.name());
+                Report { error: Some(error), ..Report::default() }
+            }
+            Ok(wanted) => {
+                let rejected = self.transact(name, &wanted, serving);
+                if rejected.iter().any(|r| r.stage == Stage::Fetch) {
+                    let pause = pause.min(self.context.poll_interval);
+                    attempt.retry = Some((Instant::now() + pause, pause));
+                }
+                Report { wanted: Some(wanted), rejected, error: None }
+            }
+        };
+        self.attempts.insert(name.into(), attempt);
+        report
+    }
+
+    /// Publishes the wanted set or leaves the present one.
+    fn transact(&mut self, name: &str, wanted: &Wanted, serving: &Serving) -> Vec<Rejected> {
+        let old = serving.get();
+        let champion = match self.champion(name, &wanted.champion, old.as_deref()) {
+            Ok(champion) => champion,
+            Err(rejection) => return vec![self.refuse(name, "champion", &wanted.champion, rejection)],
+        };
+        let mut rejected = vec![];
+        let challenger = wanted.challengers.first().and_then(|revision| {
+            self.challenger(name, revision, &champion, old.as_deref())
+                .map_err(|rejection| rejected.push(self.refuse(name, "challenger", revision, rejection)))
+                .ok()
+        });
+        if let [_, more @ ..] = wanted.challengers.as_slice()
+            && !more.is_empty()
+        {
+            tracing::warn!(model = name, "aliases.json names {} challengers; the first one is scored", more.len() + 1);
+        }
+        let same = |a: &Arc<Model>, b: &Arc<Model>| Arc::ptr_eq(a, b);
+        let unchanged = old.as_ref().is_some_and(|old| {
+            same(&old.champion, &champion)
+                && old.epoch == wanted.epoch
+                && match (&old.challenger, &challenger) {
+                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                    (None, None) => true,
+                    _ => false,
+                }
+        });
+        if unchanged {
+            return rejected;
+        }
+        let previous = old.as_ref().and_then(|old| {
+            if same(&old.champion, &champion) { old.previous.clone() } else { Some(Arc::clone(&old.champion)) }
+        });
+        tracing::info!(
+            model = name,
+            champion = champion.id.version,
+            challenger = challenger.as_ref().map(|c| c.model.id.version.as_str()),
+            epoch = wanted.epoch,
+            sha256 = champion.id.sha256,
+            "serving"
+        );
+        for warning in &champion.profile.warnings {
+            tracing::warn!(model = name, version = champion.id.version, "{warning}");
+        }
+        let set = ServingSet { champion, challenger, previous, epoch: wanted.epoch };
+        self.context.metrics.swap(name, "champion", "published", "publish");
+        if set.challenger.is_some() {
+            self.context.metrics.swap(name, "challenger", "published", "publish");
+        }
+        self.retired.extend(serving.publish(set));
+        rejected
+    }
+
+    fn champion(&mut self, name: &str, wanted: &Revision, old: Option<&ServingSet>) -> Result<Arc<Model>, Rejection> {
+        let champion = self.obtain(name, wanted, Duty::Serve, old)?;
+        if let Some(old) = old
+            && !self.context.allow_signature_change
+        {
+            champion.signature.can_replace(&old.champion.signature).map_err(|reason| {
+                Stage::Verify.reject(format!("{reason} (serve with --allow-signature-change to accept it)"))
+            })?;
+        }
+        Ok(champion)
+    }
+
+    fn challenger(
+        &mut self,
+        name: &str,
+        wanted: &Revision,
+        champion: &Arc<Model>,
+        old: Option<&ServingSet>,
+    ) -> Result<Arc<Challenger>, Rejection> {
+        let model = self.obtain(name, wanted, Duty::Shadow, old)?;
+        model.signature.can_shadow(&champion.signature).map_err(|e| Stage::Verify.reject(e))?;
+        // The statistics are of one champion against one challenger: they go on only while both stay.
+        let kept = old.filter(|old| Arc::ptr_eq(&old.champion, champion)).and_then(|old| old.challenger.clone());
+        Ok(kept.filter(|c| Arc::ptr_eq(&c.model, &model)).unwrap_or_else(|| Arc::new(Challenger::new(model))))
+    }
+
+    /// The model in memory if it is there, else fetched, probed and loaded.
+    fn obtain(&mut self, name: &str, wanted: &Revision, duty: Duty, old: Option<&ServingSet>) -> Result<Arc<Model>, Rejection> {
+        let resident = |is: &dyn Fn(&ModelId) -> bool| {
+            let models = old.map(|old| {
+                let challenger = old.challenger.as_ref().map(|c| &c.model);
+                [Some(&old.champion), challenger, old.previous.as_ref()]
+            });
+            models.into_iter().flatten().flatten().find(|m| is(&m.id) && m.can_do(duty)).cloned()
+        };
+        if let Some(sha256) = &wanted.manifest_sha256
+            && let Some(model) =
+                resident(&|id| id.version == wanted.version && id.manifest_sha256.as_ref() == Some(sha256))
+        {
+            return Ok(model);
+        }
+        let start = Instant::now();
+        let fetched = self.context.source.fetch(name, wanted)?;
+        self.context.metrics.stage("fetch", start.elapsed());
+        let id = &fetched.artifact.id;
+        if let Some(model) = resident(&|other| other == id) {
+            return Ok(model);
+        }
+        let profile = match self.profiles.get(id) {
+            Some(profile) => profile.clone(),
+            None => {
+                let start = Instant::now();
+                crate::model::graph::lint(&fetched.artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
+                let profile =
+                    self.context.probe.examine(&self.context.runtime, &fetched.artifact, fetched.manifest.as_deref())?;
+                self.context.metrics.stage("probe", start.elapsed());
+                if self.profiles.len() >= KNOWN_PROFILES {
+                    self.profiles.clear();
+                }
+                self.profiles.insert(id.clone(), profile.clone());
+                profile
+            }
+        };
+        let start = Instant::now();
+        let model = Model::load(&self.context.runtime, &fetched.artifact, profile, duty, self.context.threads)?;
+        self.context.metrics.stage("load", start.elapsed());
+        Ok(Arc::new(model))
+    }
+
+    fn refuse(&self, name: &str, role: &'static str, wanted: &Revision, rejection: Rejection) -> Rejected {
+        let Rejection { stage, reason } = rejection;
+        let version = wanted.version.clone();
+        tracing::error!(model = name, role, version, stage = stage.name(), reason, "a model was refused; what serves goes on");
+        self.context.metrics.swap(name, role, "rejected", stage.name());
+        Rejected { role, version, stage, reason, at: unix(SystemTime::now()) }
+    }
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn unix(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// The reports of all names.
+pub type Reports = BTreeMap<String, Report>;

@@ -1,0 +1,21 @@
+//! The log: structured, on standard error, one line an event.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts the log. `format` is `pretty`, `json` or `auto`.
+///
+/// # Errors
+/// When the filter cannot be understood, or a log was started before.
+pub fn start(filter: &str, format: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|e| format!("log is {filter:?}: {e}"))?;
+    let pretty = match format {
+        "pretty" => true,
+        "json" => false,
+        _ => std::io::stderr().is_terminal(),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let started = if pretty { builder.compact().try_init() } else { builder.json().flatten_event(true).try_init() };
+    started.map_err(|e| e.to_string())
+}
