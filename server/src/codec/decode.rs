@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{DecodeError, Form, Request};
 use crate::model::manifest::Missing;
@@ -268,7 +268,7 @@ impl<'de> Visitor<'de> for Body<'_, '_> {
             rows.wrapped = Wrapped::Instances;
             map.next_value_seed(Sequence(&mut *rows))?;
             rows.wrapped = Wrapped::No;
-            if map.next_key_seed(Key { rows: &mut *rows, hint: 0, wraps: false })?.is_some() {
+            if map.next_key::<IgnoredAny>()?.is_some() {
                 return Err(rows.fail(None, "beside \"instances\" nothing else is taken"));
             }
             return Ok(Form::Instances);
@@ -499,8 +499,20 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     fn visit_unit<E: Error>(self) -> Result<bool, E> {
         if self.depth > 0 { Err(self.refuse("null")) } else { Ok(false) }
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<bool, A::Error> {
-        Err(self.refuse("an array"))
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
+        // A whole row of one element: `[3]` is as good as `3`.
+        if self.at.is_some() || self.depth > 0 {
+            return Err(self.refuse("an array"));
+        }
+        let Value { rows, key, input, .. } = self;
+        let mut count = 0;
+        while seq.next_element_seed(Value { rows: &mut *rows, key, input, at: None, depth: 1 })?.is_some() {
+            count += 1;
+        }
+        if count != 1 {
+            return Err(rows.fail(Some(key), format!("{key} is an array of {count} elements, the model takes one")));
+        }
+        Ok(true)
     }
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<bool, A::Error> {
         Err(self.refuse("an object"))

@@ -210,6 +210,15 @@ impl Signature {
     /// # Errors
     /// The first difference.
     pub fn can_replace(&self, old: &Self) -> Result<(), String> {
+        // Clients that send tensors know inputs by name, type and rank.
+        for theirs in &old.inputs {
+            let Some(mine) = self.inputs.iter().find(|i| i.name == theirs.name) else {
+                return Err(format!("it has no input {:?}, which the champion has", theirs.name));
+            };
+            if mine.dtype != theirs.dtype || mine.row_shape.len() != theirs.row_shape.len() {
+                same_input(mine, theirs)?;
+            }
+        }
         for (key, slot) in &old.keys {
             let Some(now) = self.lookup.get(key).map(|i| self.keys[*i].1) else {
                 return Err(format!("it does not take {key:?}, which the champion takes"));

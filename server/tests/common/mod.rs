@@ -1,0 +1,159 @@
+//! What the tests share: a real server on free ports, repositories made of the fixtures, a plain HTTP client.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+pub mod http;
+pub mod repo;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use http::Reply;
+
+/// How long any condition may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` gives a value.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(begin.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// The project's folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("server/ lies in the project").into()
+}
+
+/// A running `onnxd serve`.
+pub struct Server {
+    child: Child,
+    folder: TempDir,
+    pub http: SocketAddr,
+    pub ops: SocketAddr,
+}
+
+impl Server {
+    /// Starts a server and waits until it is ready.
+    pub fn start(repository: &Path, args: &[&str]) -> Self {
+        let server = Self::launch(repository, args);
+        wait_for("readiness", || (server.ops("/readyz").status == 200).then_some(()));
+        server
+    }
+
+    /// Starts a server and waits until it listens.
+    pub fn launch(repository: &Path, args: &[&str]) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let ports = folder.path().join("ports.json");
+        let log = fs::File::create(folder.path().join("log")).expect("a log file");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_onnxd"))
+            .arg("serve")
+            .arg(repository)
+            .args(["--http", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--drain-delay", "0s", "--log-format", "json"])
+            .args(["--poll-interval", "1s"])
+            .arg("--ports-file")
+            .arg(&ports)
+            .args(args)
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the server starts");
+        let bound = wait_for("the ports file", || {
+            if let Ok(Some(status)) = child.try_wait() {
+                let log = fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+                panic!("the server ended with {status}:\n{log}");
+            }
+            serde_json::from_str::<Value>(&fs::read_to_string(&ports).ok()?).ok()
+        });
+        let address = |key: &str| bound[key].as_str().expect("an address").parse().expect("an address");
+        Self { http: address("http"), ops: address("ops"), child, folder }
+    }
+
+    /// `POST path` on the data port.
+    pub fn post(&self, path: &str, body: &str) -> Reply {
+        http::request(self.http, "POST", path, &[("content-type", "application/json")], body.as_bytes())
+    }
+
+    /// `POST /predict`, which must succeed.
+    #[track_caller]
+    pub fn predict(&self, body: &Value) -> Value {
+        let reply = self.post("/predict", &body.to_string());
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()
+    }
+
+    /// `GET path` on the operations port.
+    pub fn ops(&self, path: &str) -> Reply {
+        http::request(self.ops, "GET", path, &[], b"")
+    }
+
+    /// The `/status` of one model.
+    pub fn model_status(&self, name: &str) -> Value {
+        let status = self.ops("/status").json();
+        let models = status["models"].as_array().expect("a list");
+        models.iter().find(|m| m["name"] == name).cloned().unwrap_or_default()
+    }
+
+    /// The statistics of `/models/anomaly/shadow`.
+    pub fn shadow(&self) -> Value {
+        self.ops("/models/anomaly/shadow").json()["statistics"].clone()
+    }
+
+    /// The value of one series, by its exact text up to the value.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.ops("/metrics").text();
+        page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).expect("the log")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("the server to end", || self.child.try_wait().expect("a child"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the server\n{}", self.log());
+        }
+    }
+}
+
+/// Resident memory of a process in bytes.
+pub fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}

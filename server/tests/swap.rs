@@ -1,0 +1,308 @@
+//! Swaps: without a lost or a mixed answer, and never to a model that should not serve.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::http::Load;
+use common::repo::{Repo, fixture};
+use common::{Server, resident, wait_for};
+use serde_json::{Value, json};
+
+fn row(turn: usize) -> Value {
+    json!({"cpu_zscore": turn % 60, "memory_zscore": 1, "cpu_baseline": 50, "cpu_scale": 10})
+}
+
+/// Waits until an epoch was taken up: published or refused.
+fn settled(server: &Server, epoch: u64) -> Value {
+    wait_for("the swap", || {
+        let status = server.model_status("anomaly");
+        let done = status["wanted"]["epoch"] == json!(epoch) && (status["epoch"] == json!(epoch) || !status["rejected"].as_array()?.is_empty());
+        done.then_some(status)
+    })
+}
+
+/// 1,000 promotions under 64 connections. `good` and `other` answer every row differently, so an answer that mixes them,
+/// or that comes from another version than its header says, shows.
+#[test]
+fn a_thousand_swaps_under_load_lose_and_mix_nothing() {
+    let repo = Repo::new();
+    for version in 1..=6 {
+        repo.install(version, if version % 2 == 1 { "good" } else { "other" });
+    }
+    repo.point(1, Some(2));
+    let server = Server::start(repo.path(), &[]);
+    let answers = |version: u32| -> Vec<Value> {
+        let epoch = repo.point(version, None);
+        settled(&server, epoch);
+        (0..60).map(|turn| server.predict(&row(turn))).collect()
+    };
+    let (good, other) = (answers(1), answers(2));
+    assert!(good.iter().zip(&other).all(|(a, b)| a["score"] != b["score"] && a["forecast"] != b["forecast"]));
+    let seen = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let count = Arc::clone(&seen);
+    let load = Load::start(
+        server.http,
+        64,
+        |turn| row(turn).to_string(),
+        move |turn, reply| {
+            let version: usize = reply.header("x-model-version").parse().map_err(|_| reply.text())?;
+            let expected = if version % 2 == 1 { &good } else { &other };
+            count[version % 2].fetch_add(1, Ordering::Relaxed);
+            if reply.status == 200 && reply.json() == expected[turn % 60] {
+                Ok(())
+            } else {
+                Err(format!("version {version}: {} {}", reply.status, reply.text()))
+            }
+        },
+    );
+    let mut memory = vec![];
+    for swap in 0..1_000_u32 {
+        // Mostly the champion and the challenger change places, as promotion and rollback do; every tenth time versions
+        // come that must be loaded.
+        let (champion, challenger) = match swap % 10 {
+            0 => (3 + swap / 10 % 2, Some(5)),
+            5 => (1, Some(2)),
+            n => (1 + n % 2, Some(2 - n % 2)),
+        };
+        let epoch = repo.point(champion, challenger);
+        let status = settled(&server, epoch);
+        assert_eq!(status["rejected"], json!([]), "swap {swap}");
+        assert_eq!(status["champion"]["version"], json!(champion.to_string()));
+        assert_eq!(status["challenger"]["version"], json!(challenger.map(|v| v.to_string())));
+        if swap % 100 == 99 {
+            memory.push(resident(server.pid()));
+        }
+        assert_eq!(load.problems(), Vec::<String>::new(), "swap {swap}");
+    }
+    let (answered, problems) = load.finish();
+    assert!(problems.is_empty(), "{problems:?}");
+    assert!(answered > 1_000, "{answered} answers");
+    assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) > 100), "both models answered");
+    // Flat: after the first 200 swaps, the other 800 add less than 10 MiB.
+    let growth = memory[memory.len() - 1].saturating_sub(memory[1]);
+    assert!(growth < 10 << 20, "resident memory by 100 swaps: {memory:?}");
+    let threads = server.metric("process_threads").expect("a series");
+    assert!(threads < 30.0, "{threads} threads");
+}
+
+/// What a hostile or broken candidate looks like, and what the server says of it.
+#[test]
+fn a_bad_model_never_serves_and_the_reason_is_told() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--probe-timeout", "5s", "--probe-memory", "2GiB"]);
+    let before = server.predict(&row(3));
+    let write = |version: u32, bytes: &[u8]| fs::write(repo.version(version).join("model.onnx"), bytes).expect("a file");
+    // A model file whose manifest is right about it, so that only the model itself can be at fault.
+    let replaced = |version: u32, bytes: &[u8]| {
+        repo.install(version, "good");
+        write(version, bytes);
+        repo.edit(version, |manifest| {
+            manifest["artifact"]["sha256"] = json!(onnxd::source::sha256(bytes));
+            manifest["artifact"]["bytes"] = json!(bytes.len().max(1));
+        });
+    };
+    let good = fs::read(fixture("good/model.onnx")).expect("a fixture");
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    let cases: Vec<(&str, &str, &str, Box<dyn Fn(u32)>)> = vec![
+        ("flipped bit", "verify", "SHA-256", Box::new(|v| {
+            repo.install(v, "good");
+            write(v, &flipped);
+        })),
+        ("truncated", "verify", "bytes, the manifest says", Box::new(|v| {
+            repo.install(v, "good");
+            write(v, &good[..good.len() / 2]);
+        })),
+        ("truncated, with a manifest that agrees", "", "", Box::new(|v| replaced(v, &good[..good.len() / 2]))),
+        ("a web page", "verify", "is a web page", Box::new(|v| replaced(v, b"<!DOCTYPE html><html></html>"))),
+        ("a Git LFS pointer", "verify", "Git LFS pointer", Box::new(|v| {
+            replaced(v, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+        })),
+        ("gzip", "verify", "gzip", Box::new(|v| replaced(v, &[0x1f, 0x8b, 8, 0, 0]))),
+        ("no model file", "fetch", "No such file", Box::new(|v| {
+            repo.install(v, "good");
+            fs::remove_file(repo.version(v).join("model.onnx")).expect("a file");
+        })),
+        ("a manifest of another version", "verify", "is of anomaly version 99", Box::new(|v| {
+            repo.install(v, "good");
+            repo.edit(v, |manifest| manifest["version"] = json!("99"));
+        })),
+        ("a manifest with an unknown key", "verify", "unknown field", Box::new(|v| {
+            repo.install(v, "good");
+            repo.edit(v, |manifest| manifest["x"] = json!(1));
+        })),
+        ("a path out of the folder", "verify", "plain file name", Box::new(|v| {
+            repo.install(v, "good");
+            repo.edit(v, |manifest| manifest["artifact"]["path"] = json!("../1/model.onnx"));
+        })),
+        ("a link out of the repository", "fetch", "outside the repository", Box::new(|v| {
+            repo.install(v, "good");
+            fs::remove_file(repo.version(v).join("model.onnx")).expect("a file");
+            std::os::unix::fs::symlink(fixture("good/model.onnx"), repo.version(v).join("model.onnx")).expect("a link");
+        })),
+        ("a FIFO", "fetch", "not a regular file", Box::new(|v| {
+            repo.install(v, "good");
+            let path = repo.version(v).join("model.onnx");
+            fs::remove_file(&path).expect("a file");
+            assert!(std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+        })),
+        ("external data", "verify", "external data", Box::new(|v| repo.install(v, "external"))),
+        ("renamed input", "verify", "input", Box::new(|v| repo.install(v, "renamed"))),
+        ("retyped input", "verify", "float64", Box::new(|v| repo.install(v, "retyped"))),
+        ("a missing output", "verify", "no output \"forecast\"", Box::new(|v| repo.install(v, "fewer-outputs"))),
+        ("a new required feature", "verify", "requires \"gpu_zscore\"", Box::new(|v| repo.install(v, "needs-more"))),
+        ("wrong golden answers", "golden", "the manifest expects", Box::new(|v| repo.install(v, "wrong-golden"))),
+        ("NaN", "golden", "not finite", Box::new(|v| repo.install(v, "nan"))),
+        ("always fails", "golden", "golden sample 0", Box::new(|v| repo.install(v, "fails"))),
+        ("kills the process", "probe", "SIGFPE", Box::new(|v| repo.install(v, "crash"))),
+        ("a request could kill the process", "verify", "could kill the process", Box::new(|v| repo.install(v, "crash-on-request"))),
+        ("never ends", "", "", Box::new(|v| repo.install(v, "hang"))),
+        ("eats all memory", "", "", Box::new(|v| repo.install(v, "hungry"))),
+    ];
+    let mut rejections = 0;
+    for (i, (name, stage, reason, make)) in cases.iter().enumerate() {
+        let version = 10 + u32::try_from(i).expect("small");
+        make(version);
+        for as_champion in [true, false] {
+            let epoch = if as_champion { repo.point(version, None) } else { repo.point(1, Some(version)) };
+            let status = settled(&server, epoch);
+            let rejected = &status["rejected"][0];
+            let told = rejected["reason"].as_str().unwrap_or_default();
+            // A champion is compared with the one before; a challenger with the one it would shadow: other words.
+            if as_champion || *stage != "verify" {
+                assert!(rejected["stage"] == json!(stage) || stage.is_empty(), "{name}: {rejected}");
+                assert!(told.contains(reason), "{name}: {rejected}");
+            }
+            assert!(!told.is_empty(), "{name}");
+            assert_eq!(rejected["role"], json!(if as_champion { "champion" } else { "challenger" }), "{name}");
+            assert_eq!(status["champion"]["version"], json!("1"), "{name}");
+            assert_eq!(status["challenger"], json!(null), "{name}");
+            assert_eq!(server.predict(&row(3)), before, "{name}");
+            rejections += 1;
+        }
+    }
+    let page = server.ops("/metrics").text();
+    let counted: f64 = page
+        .lines()
+        .filter(|l| l.starts_with("onnxd_model_swaps_total{") && l.contains("outcome=\"rejected\""))
+        .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum();
+    assert!(counted >= f64::from(rejections), "{counted} of {rejections}");
+    let log = server.log();
+    let lines = log.lines().filter(|l| l.contains("a model was refused")).count();
+    assert!(lines >= cases.len() * 2, "{lines} lines for {} refusals", cases.len() * 2);
+    // And the way is still open for a good one.
+    repo.install(99, "other");
+    let status = settled(&server, repo.point(99, Some(1)));
+    assert_eq!((&status["champion"]["version"], &status["challenger"]["version"]), (&json!("99"), &json!("1")));
+    assert_eq!(status["previous"]["version"], json!("1"));
+}
+
+#[test]
+fn a_signature_change_is_accepted_when_asked_for() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "needs-more");
+    let server = Server::start(repo.path(), &["--allow-signature-change"]);
+    settled(&server, repo.point(2, None));
+    let reply = server.post("/predict", r#"{"cpu_zscore":1,"memory_zscore":1}"#);
+    assert_eq!((reply.status, reply.json()["field"].clone()), (422, json!("gpu_zscore")));
+}
+
+/// Broken `aliases.json` files: what serves goes on, and the reason is told.
+#[test]
+fn a_broken_pointer_changes_nothing() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &[]);
+    let before = server.predict(&row(3));
+    for (text, reason) in [
+        ("{\"champion\": \"1\", ", "EOF"),
+        ("", "EOF"),
+        (r#"{"champion": 1}"#, "expected a string"),
+        (r#"{"champion": "../2"}"#, "positive whole number"),
+        (r#"{"champion": "1", "manifest_sha256": {}}"#, "add the SHA-256 of 1/manifest.json"),
+    ] {
+        repo.write_aliases(text);
+        wait_for(reason, || server.model_status("anomaly")["error"].as_str()?.contains(reason).then_some(()));
+        assert_eq!(server.predict(&row(3)), before);
+        assert_eq!(server.ops("/readyz").status, 200);
+    }
+    fs::remove_dir_all(repo.path().join("anomaly")).expect("a folder");
+    server.metric("onnxd_ready").filter(|r| *r == 1.0).expect("still ready");
+    assert_eq!(server.predict(&row(3)), before);
+}
+
+/// A model file alone, rewritten in place bit by bit and by rename: each new content is served once it is whole.
+#[test]
+fn a_file_is_served_anew_when_it_is_whole() {
+    use std::io::Write;
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path = folder.path().join("m.onnx");
+    fs::copy(fixture("good/model.onnx"), &path).expect("a file");
+    let server = Server::start(&path, &[]);
+    let ask = || server.post("/predict", r#"{"features": [3, 1, 0, 50, 10]}"#).json()["score"].clone();
+    let good = ask();
+    let bytes = fs::read(fixture("other/model.onnx")).expect("a fixture");
+    let mut file = fs::File::create(&path).expect("a file");
+    for chunk in bytes.chunks(bytes.len() / 10) {
+        file.write_all(chunk).expect("written");
+        assert_eq!(ask(), good, "while it is written");
+    }
+    drop(file);
+    let other = wait_for("the rewritten file", || Some(ask()).filter(|score| *score != good));
+    let next = folder.path().join("next");
+    fs::copy(fixture("good/model.onnx"), &next).expect("a file");
+    fs::rename(next, &path).expect("a rename");
+    wait_for("the renamed file", || Some(ask()).filter(|score| *score == good));
+    assert_ne!(good, other);
+    // The same bytes once more are no new model.
+    let swaps = server.metric("onnxd_model_swaps_total{model=\"m\",role=\"champion\",outcome=\"published\",stage=\"publish\"}");
+    fs::copy(fixture("good/model.onnx"), &path).expect("a file");
+    wait_for("a look", || (server.metric("onnxd_model_load_duration_seconds_count{stage=\"fetch\"}")? > 3.0).then_some(()));
+    assert_eq!(server.metric("onnxd_model_swaps_total{model=\"m\",role=\"champion\",outcome=\"published\",stage=\"publish\"}"), swaps);
+}
+
+/// A mounted ConfigMap: everything is a link through `..data`, which is renamed over.
+#[test]
+fn a_mounted_volume_is_followed_through_its_links() {
+    let volume = tempfile::TempDir::new().expect("a folder");
+    let write = |generation: &str, champion: u32| {
+        let repo = Repo::new();
+        repo.install(1, "good");
+        repo.install(2, "other");
+        repo.point(champion, None);
+        let status = std::process::Command::new("cp").arg("-r").arg(repo.path()).arg(volume.path().join(generation)).status();
+        assert!(status.expect("cp").success());
+        let temporary = volume.path().join("..data_tmp");
+        std::os::unix::fs::symlink(generation, &temporary).expect("a link");
+        fs::rename(temporary, volume.path().join("..data")).expect("a rename");
+    };
+    write("..2026_1", 1);
+    std::os::unix::fs::symlink(Path::new("..data/anomaly"), volume.path().join("anomaly")).expect("a link");
+    let server = Server::start(volume.path(), &[]);
+    let version = || server.post("/predict", &row(1).to_string()).header("x-model-version").to_owned();
+    assert_eq!(version(), "1");
+    for turn in 2..6_u32 {
+        let champion = 1 + (turn + 1) % 2;
+        write(&format!("..2026_{turn}"), champion);
+        fs::remove_dir_all(volume.path().join(format!("..2026_{}", turn - 1))).expect("a folder");
+        wait_for("the new generation", || (version() == champion.to_string()).then_some(()));
+    }
+}
+
+#[test]
+fn a_server_without_a_model_is_live_but_not_ready_until_one_comes() {
+    let repo = Repo::new();
+    let server = Server::launch(repo.path(), &[]);
+    assert_eq!(server.ops("/livez").status, 200);
+    assert_eq!(server.ops("/readyz").status, 503);
+    let reply = server.post("/predict", &row(1).to_string());
+    assert_eq!((reply.status, reply.header("retry-after")), (503, "1"));
+    repo.install(1, "good");
+    repo.point(1, None);
+    wait_for("readiness", || (server.ops("/readyz").status == 200).then_some(()));
+    server.predict(&row(1));
+}

@@ -1,0 +1,217 @@
+"""How good a model is on a day: samples, events, alert episodes, forecast. Never the point-adjusted F1, which flatters.
+
+A fault that falls into the warm-up counts as missed, because the served pipeline would miss it too.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+
+from training.config import FEATURES, OUTPUTS
+from training.features import Table
+from training.model import Model, Outputs, Rows, decision_rows, forecast_rows
+
+SAMPLES_PER_DAY = 1440
+CALIBRATION_BINS = 15
+PARITY_ROWS = 10_000
+SCORE_TOLERANCE = 1e-5
+FORECAST_TOLERANCE = 1e-3
+"""Largest difference between a model and its graph: of the score, and of the forecast in percentage points."""
+THRESHOLD = 0.5
+BATCH_SIZES = (1, 2, 3, 7, 16, 64)
+
+
+@dataclass(frozen=True)
+class DayMetrics:
+    """Metrics of one model on one day.
+
+    Attributes:
+        rows: Samples past the warm-up.
+        pod_days: The same in days of one pod.
+        events: CPU faults.
+        auc_pr: Average precision over judged samples.
+        base_rate: Share of anomalous samples: the AUC-PR of chance.
+        event_recall: Share of events with at least one alarm on a raised sample.
+        false_samples_per_pod_day: Alarms on normal samples.
+        false_episodes_per_pod_day: The same after alarms close in time are joined.
+        median_delay_minutes: From an event's first raised sample to its first alarm, over detected events.
+        calibration_error: Mean |score - observed rate| over equal-mass bins (expected calibration error).
+        forecast_mae: Mean absolute error, percentage points.
+        forecast_mae_naive: The same for "it stays as it is".
+        forecast_mae_baseline: The same for "it returns to its rolling median".
+    """
+
+    rows: int
+    pod_days: float
+    events: int
+    auc_pr: float
+    base_rate: float
+    event_recall: float
+    false_samples_per_pod_day: float
+    false_episodes_per_pod_day: float
+    median_delay_minutes: float | None
+    calibration_error: float
+    forecast_mae: float
+    forecast_mae_naive: float
+    forecast_mae_baseline: float
+
+    def rounded(self) -> dict[str, float | int | None]:
+        """For a manifest: four decimals."""
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in vars(self).items()}
+
+
+def evaluate(model: Model, table: Table, episode_gap: int) -> DayMetrics:
+    """Metrics of a model on a day's table.
+
+    Args:
+        model: Fitted and calibrated.
+        table: Of one day.
+        episode_gap: Alarms of a series at most this many seconds apart are one episode.
+
+    Raises:
+        ValueError: The day has no event, no normal sample or no known future: its metrics would mean nothing.
+    """
+    outputs = model.predict(table.features)
+    alarm = outputs.anomaly & table.warm
+    judged, known = decision_rows(table), forecast_rows(table)
+    events = np.unique(table.event[table.anomalous])
+    if not len(events) or not known.any() or table.anomalous[judged].all():
+        msg = "evaluation needs CPU events, normal samples and samples one horizon later"
+        raise ValueError(msg)
+    delays = [d for d in (_delay(table, alarm, int(e)) for e in events) if d is not None]
+    false = alarm & judged & ~table.anomalous
+    pod_days = float(table.warm.sum()) / SAMPLES_PER_DAY
+    error = np.abs(outputs.forecast - table.target)[known]
+    naive = np.abs(table.cpu - table.target)[known]
+    return DayMetrics(
+        rows=int(table.warm.sum()),
+        pod_days=pod_days,
+        events=len(events),
+        auc_pr=float(average_precision_score(table.anomalous[judged], outputs.score[judged])),
+        base_rate=float(table.anomalous[judged].mean()),
+        event_recall=len(delays) / len(events),
+        false_samples_per_pod_day=int(false.sum()) / pod_days,
+        false_episodes_per_pod_day=count_episodes(table, false, episode_gap) / pod_days,
+        median_delay_minutes=float(np.median(delays)) if delays else None,
+        calibration_error=_calibration_error(outputs.score[judged], table.anomalous[judged]),
+        forecast_mae=float(error.mean()),
+        forecast_mae_naive=float(naive.mean()),
+        forecast_mae_baseline=float(np.abs(table.features[:, 3] - table.target)[known].mean()),
+    )
+
+
+def _delay(table: Table, alarm: NDArray[np.bool_], event: int) -> float | None:
+    """Minutes from an event's first raised sample to its first alarm; None if there is none."""
+    own = table.event == event
+    if not (own & alarm).any():
+        return None
+    return float(table.time[own & alarm].min() - table.time[own].min()) / 60
+
+
+def count_episodes(table: Table, alarm: NDArray[np.bool_], gap: int) -> int:
+    """Alert episodes among the alarms, bool [N]: an alarm more than `gap` seconds after the last one starts another."""
+    total = 0
+    for series in np.unique(table.series):
+        times = table.time[alarm & (table.series == series)]
+        total += int(len(times) > 0) + int((np.diff(times) > gap).sum())
+    return total
+
+
+def _calibration_error(score: Rows, anomalous: NDArray[np.bool_]) -> float:
+    """Expected calibration error over equal-mass bins."""
+    order = np.argsort(score, kind="stable")
+    bins = zip(np.array_split(score[order], CALIBRATION_BINS), np.array_split(anomalous[order], CALIBRATION_BINS))
+    return float(sum(abs(s.mean() - a.mean()) * len(s) for s, a in bins) / len(score))
+
+
+def session(model: bytes) -> ort.InferenceSession:
+    """An ONNX Runtime session as the server makes it: one thread, CPU."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(served: ort.InferenceSession, features: Rows) -> Outputs:
+    """The graph's answers to float32 [N, 5]."""
+    return Outputs(*served.run(list(OUTPUTS), {"features": features}))
+
+
+def hard_rows(table: Table, seed: int, count: int = PARITY_ROWS) -> Rows:
+    """At least `count` rows that a graph must survive: real ones, heavy tails over 30 decades, NaN, +-Inf.
+
+    Returns:
+        float32 [M, 5], shuffled, M >= count.
+    """
+    rng = np.random.default_rng(seed)
+    real = table.features[table.warm]
+    real = real[rng.integers(0, len(real), count // 2)]
+    size = (count - len(real), len(FEATURES))
+    wild = (rng.standard_cauchy(size) * 10.0 ** rng.integers(-2, 30, size)).astype(np.float32)
+    usual = rng.normal(0, 8, (count // 4, len(FEATURES))).astype(np.float32)
+    rows = np.concatenate([real, wild, usual])
+    rng.shuffle(rows)
+    for value in (np.nan, np.inf, -np.inf):
+        spoiled = rng.random(rows.shape) < 0.03  # noqa: PLR2004 - a few of each
+        rows[: len(rows) // 2][spoiled[: len(rows) // 2]] = value
+    return rows
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the graph is from the training-side model.
+
+    Attributes:
+        rows: Compared.
+        decisions_changed: Rows whose decision differs although the score is not within 1e-5 of the threshold.
+        score: Largest absolute difference.
+        forecast: Largest absolute difference, percentage points.
+        valid: Whether all outputs are finite and in range.
+    """
+
+    rows: int
+    decisions_changed: int
+    score: float
+    forecast: float
+    valid: bool
+
+    @property
+    def holds(self) -> bool:
+        """The gate: no changed decision, score within 1e-5, forecast within 1e-3, everything in range."""
+        return (
+            self.decisions_changed == 0
+            and self.score <= SCORE_TOLERANCE
+            and self.forecast <= FORECAST_TOLERANCE
+            and self.valid
+        )
+
+
+def parity(model: Model, served: ort.InferenceSession, rows: Rows) -> Parity:
+    """Compares a model and its graph on float32 [N, 5]."""
+    expected, got = model.predict(rows), run(served, rows)
+    clear = np.abs(expected.score - THRESHOLD) > SCORE_TOLERANCE
+    return Parity(
+        rows=len(rows),
+        decisions_changed=int(((expected.anomaly != got.anomaly) & clear).sum()),
+        score=float(np.abs(expected.score - got.score).max()),
+        forecast=float(np.abs(expected.forecast - got.forecast).max()),
+        valid=bool(
+            ((got.score >= 0) & (got.score <= 1)).all() and ((got.forecast >= 0) & (got.forecast <= 100)).all()  # noqa: PLR2004
+        ),
+    )
+
+
+def is_batch_invariant(served: ort.InferenceSession, rows: Rows) -> bool:
+    """Whether each row's answer has the same bits in every batch size."""
+    whole = run(served, rows)
+    for size in BATCH_SIZES:
+        for start in range(0, len(rows), size):
+            part = run(served, rows[start : start + size])
+            for name in OUTPUTS:
+                if not np.array_equal(getattr(part, name), getattr(whole, name)[start : start + size]):
+                    return False
+    return True
