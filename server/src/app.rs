@@ -37,12 +37,8 @@ pub fn run(config: Config) -> Result<(), String> {
         let router = http::operations(Arc::clone(&state));
         ops.spawn(http::serve::serve(listener, router, OPS_CONNECTIONS, ops_stopped));
     }
-    let serving = data.spawn(http::serve::serve(
-        http_listener,
-        http::data(Arc::clone(&state)),
-        config.max_connections,
-        stopped,
-    ));
+    let serving =
+        data.spawn(http::serve::serve(http_listener, http::data(Arc::clone(&state)), config.max_connections, stopped));
     let first = Arc::clone(&state);
     ops.spawn_blocking(move || {
         if let Err(reason) = first.engine.wait(Duration::MAX / 4) {
@@ -68,7 +64,9 @@ fn runtime(threads: usize, name: &'static str) -> Result<Runtime, String> {
 }
 
 async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}: choose another address with --{name}"))
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| format!("cannot listen on {address}: {e}: choose another address with --{name}"))
 }
 
 /// Tells where the server listens and what was chosen for it, and why.

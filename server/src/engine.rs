@@ -146,12 +146,13 @@ impl Engine {
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| format!("cannot start a thread: {e}"))
         };
+        let swapper = Swapper::new(context).map_err(|e| format!("cannot start a thread: {e}"))?;
         let swapping = Arc::clone(&shared);
         let swap = start(
             "swap",
             Box::new(move || {
                 let _watcher = watcher;
-                swapping.swap(Swapper::new(context), &hinted);
+                swapping.swap(swapper, &hinted);
             }),
         )?;
         let keeping = Arc::clone(&shared);
@@ -189,7 +190,10 @@ impl Engine {
         let reasons: Vec<String> = reports
             .iter()
             .flat_map(|(name, report)| {
-                let rejected = report.rejected.iter().map(move |r| format!("{name} version {}: {}: {}", r.version, r.stage, r.reason));
+                let rejected = report
+                    .rejected
+                    .iter()
+                    .map(move |r| format!("{name} version {}: {}: {}", r.version, r.stage, r.reason));
                 rejected.chain(report.error.iter().map(move |e| format!("{name}: {e}")))
             })
             .collect();
@@ -305,7 +309,6 @@ impl Drop for Engine {
 
 impl Shared {
     fn swap(&self, mut swapper: Swapper, hints: &Receiver<()>) {
-        crate::threads::lower_priority();
         loop {
             // One look answers all hints that came before it.
             while hints.try_recv().is_ok() {}

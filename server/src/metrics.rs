@@ -87,6 +87,35 @@ metrics! {
     PROCESS_START = "process_start_time_seconds" Kind::Gauge, [], "Start of the process (Unix time).";
 }
 
+/// `docs/metrics.md`.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         Generated from `server/src/metrics.rs` by the test `documents`; do not edit. `GET /metrics` on the operations port,\n\
+         in Prometheus' text format. Label values are closed sets: model names of the repository, roles (champion, challenger,\n\
+         previous), stages, outcomes. A version stands in `onnxd_model_info` only.\n\n\
+         | metric | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for m in ALL {
+        let kind = match m.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        let labels: Vec<_> = m.labels.iter().map(|l| format!("`{l}`")).collect();
+        text += &format!("| `{}` | {kind} | {} | {} |\n", m.name, labels.join(", "), m.help);
+    }
+    text += "\nHistograms of durations have bounds from 20 microseconds to 10 s, each twice the one before. Some questions:\n\n\
+             | question | query |\n|---|---|\n\
+             | p99 of requests | `histogram_quantile(0.99, sum by (le) (rate(onnxd_http_request_duration_seconds_bucket{route=\"/predict\"}[5m])))` |\n\
+             | mean rows a run | `rate(onnxd_inference_rows_total{role=\"champion\"}[5m]) / rate(onnxd_inference_runs_total{role=\"champion\"}[5m])` |\n\
+             | share of alerts, both models | `sum by (role) (rate(onnxd_predictions_total{decision=\"true\"}[1h])) / sum by (role) (rate(onnxd_predictions_total[1h]))` |\n\
+             | disagreement | `sum(rate(onnxd_shadow_disagreements_total[1h])) / sum(rate(onnxd_shadow_pairs_total{outcome=\"compared\"}[1h]))` |\n\
+             | refused models | `increase(onnxd_model_swaps_total{outcome=\"rejected\"}[1h])` |\n";
+    text
+}
+
 /// The registry of one server.
 pub struct Metrics {
     recorder: PrometheusRecorder,

@@ -45,7 +45,12 @@ impl Probe {
     ///
     /// # Errors
     /// What the child found, or how it died.
-    pub fn examine(&self, runtime: &Runtime, artifact: &Artifact, manifest: Option<&[u8]>) -> Result<Profile, Rejection> {
+    pub fn examine(
+        &self,
+        runtime: &Runtime,
+        artifact: &Artifact,
+        manifest: Option<&[u8]>,
+    ) -> Result<Profile, Rejection> {
         let Some(executable) = &self.executable else { return check::examine(runtime, artifact) };
         self.in_child(executable, runtime.path(), artifact, manifest)
     }
@@ -165,7 +170,8 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), String>
     input.read_exact(&mut onnx).map_err(|e| e.to_string())?;
     let result = Runtime::load(Some(&head.onnxruntime)).map_err(|e| Stage::Probe.reject(e)).and_then(|runtime| {
         limit(&head);
-        let parsed = head.manifest.map(|_| Manifest::parse(&manifest)).transpose().map_err(|e| Stage::Verify.reject(e))?;
+        let parsed =
+            head.manifest.map(|_| Manifest::parse(&manifest)).transpose().map_err(|e| Stage::Verify.reject(e))?;
         let artifact = Artifact { id: head.id, onnx: onnx.into(), manifest: parsed.map(Arc::new) };
         check::examine(&runtime, &artifact)
     });

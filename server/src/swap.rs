@@ -2,7 +2,8 @@
 //!
 //! Either the new set serves, or the old one goes on as if nothing had happened and the reason is in one log line, one
 //! metric and the status. A bad champion refuses the whole set; a bad challenger only leaves its own place empty, since a
-//! challenger must never hold the champion back. One thread does all of it, at low priority, away from requests.
+//! challenger must never hold the champion back. One thread does all of it, the heavy parts at low priority,
+//! away from requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use serde::Serialize;
 use crate::metrics::Metrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::runtime::Runtime;
-use crate::model::{Duty, Model, ModelId, Threads};
+use crate::model::{Duty, Model, ModelId, Threads, graph};
 use crate::probe::Probe;
 use crate::serving::{Challenger, Serving, ServingSet};
 use crate::source::{Listing, Revision, Source, Wanted};
+use crate::threads::LowPriority;
 
 /// Profiles that are remembered, so that going back to a version does not probe it again.
 const KNOWN_PROFILES: usize = 64;
@@ -62,12 +64,51 @@ pub(crate) struct Context {
 
 /// The state of the transaction's thread.
 pub(crate) struct Swapper {
-    context: Context,
+    context: Arc<Context>,
+    loader: LowPriority,
     attempts: HashMap<String, Attempt>,
     profiles: HashMap<ModelId, Profile>,
     /// Sets that no longer serve. Dropped here, when the last request has left them, so that no other thread pays for it.
     retired: Vec<Arc<ServingSet>>,
     look_error: Option<String>,
+}
+
+impl Context {
+    /// Fetches, probes and loads; a model in `memory` with the same bytes is taken as it is.
+    fn load(
+        &self,
+        name: &str,
+        wanted: &Revision,
+        duty: Duty,
+        profiles: &mut HashMap<ModelId, Profile>,
+        memory: &[Arc<Model>],
+    ) -> Result<Arc<Model>, Rejection> {
+        let start = Instant::now();
+        let fetched = self.source.fetch(name, wanted)?;
+        self.metrics.stage("fetch", start.elapsed());
+        let id = &fetched.artifact.id;
+        if let Some(model) = memory.iter().find(|model| model.id == *id) {
+            return Ok(Arc::clone(model));
+        }
+        let profile = match profiles.get(id) {
+            Some(profile) => profile.clone(),
+            None => {
+                let start = Instant::now();
+                graph::lint(&fetched.artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
+                let profile = self.probe.examine(&self.runtime, &fetched.artifact, fetched.manifest.as_deref())?;
+                self.metrics.stage("probe", start.elapsed());
+                if profiles.len() >= KNOWN_PROFILES {
+                    profiles.clear();
+                }
+                profiles.insert(id.clone(), profile.clone());
+                profile
+            }
+        };
+        let start = Instant::now();
+        let model = Model::load(&self.runtime, &fetched.artifact, profile, duty, self.threads)?;
+        self.metrics.stage("load", start.elapsed());
+        Ok(Arc::new(model))
+    }
 }
 
 /// The last try for one name.
@@ -77,8 +118,16 @@ struct Attempt {
 }
 
 impl Swapper {
-    pub(crate) fn new(context: Context) -> Self {
-        Self { context, attempts: HashMap::new(), profiles: HashMap::new(), retired: vec![], look_error: None }
+    pub(crate) fn new(context: Context) -> std::io::Result<Self> {
+        let (context, loader) = (Arc::new(context), LowPriority::start()?);
+        Ok(Self {
+            context,
+            loader,
+            attempts: HashMap::new(),
+            profiles: HashMap::new(),
+            retired: vec![],
+            look_error: None,
+        })
     }
 
     /// Reads the repository and brings each lane to what is wanted. `lane` gives a name's cell, made when it is new;
@@ -111,15 +160,16 @@ impl Swapper {
     }
 
     fn is_due(&self, name: &str, wanted: &Result<Wanted, String>) -> bool {
-        self.attempts.get(name).is_none_or(|last| {
-            last.wanted != *wanted || last.retry.is_some_and(|(at, _)| Instant::now() >= at)
-        })
+        self.attempts
+            .get(name)
+            .is_none_or(|last| last.wanted != *wanted || last.retry.is_some_and(|(at, _)| Instant::now() >= at))
     }
 
     /// How long the thread may sleep.
     pub(crate) fn next_step(&self) -> Duration {
         let now = Instant::now();
-        let retry = self.attempts.values().filter_map(|a| a.retry).map(|(at, _)| at.saturating_duration_since(now)).min();
+        let retry =
+            self.attempts.values().filter_map(|a| a.retry).map(|(at, _)| at.saturating_duration_since(now)).min();
         let poll = self.context.poll_interval;
         let retired = if self.retired.is_empty() { poll } else { FIRST_RETRY };
         retry.unwrap_or(poll).min(poll).min(retired)
@@ -233,52 +283,52 @@ impl Swapper {
     }
 
     /// The model in memory if it is there, else fetched, probed and loaded.
-    fn obtain(&mut self, name: &str, wanted: &Revision, duty: Duty, old: Option<&ServingSet>) -> Result<Arc<Model>, Rejection> {
-        let resident = |is: &dyn Fn(&ModelId) -> bool| {
-            let models = old.map(|old| {
+    fn obtain(
+        &mut self,
+        name: &str,
+        wanted: &Revision,
+        duty: Duty,
+        old: Option<&ServingSet>,
+    ) -> Result<Arc<Model>, Rejection> {
+        let in_memory: Vec<&Arc<Model>> = old
+            .into_iter()
+            .flat_map(|old| {
                 let challenger = old.challenger.as_ref().map(|c| &c.model);
-                [Some(&old.champion), challenger, old.previous.as_ref()]
-            });
-            models.into_iter().flatten().flatten().find(|m| is(&m.id) && m.can_do(duty)).cloned()
-        };
+                [Some(&old.champion), challenger, old.previous.as_ref()].into_iter().flatten()
+            })
+            .filter(|model| model.can_do(duty))
+            .collect();
         if let Some(sha256) = &wanted.manifest_sha256
-            && let Some(model) =
-                resident(&|id| id.version == wanted.version && id.manifest_sha256.as_ref() == Some(sha256))
+            && let Some(model) = in_memory
+                .iter()
+                .find(|m| m.id.version == wanted.version && m.id.manifest_sha256.as_ref() == Some(sha256))
         {
-            return Ok(model);
+            return Ok(Arc::clone(model));
         }
-        let start = Instant::now();
-        let fetched = self.context.source.fetch(name, wanted)?;
-        self.context.metrics.stage("fetch", start.elapsed());
-        let id = &fetched.artifact.id;
-        if let Some(model) = resident(&|other| other == id) {
-            return Ok(model);
-        }
-        let profile = match self.profiles.get(id) {
-            Some(profile) => profile.clone(),
-            None => {
-                let start = Instant::now();
-                crate::model::graph::lint(&fetched.artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
-                let profile =
-                    self.context.probe.examine(&self.context.runtime, &fetched.artifact, fetched.manifest.as_deref())?;
-                self.context.metrics.stage("probe", start.elapsed());
-                if self.profiles.len() >= KNOWN_PROFILES {
-                    self.profiles.clear();
-                }
-                self.profiles.insert(id.clone(), profile.clone());
-                profile
-            }
-        };
-        let start = Instant::now();
-        let model = Model::load(&self.context.runtime, &fetched.artifact, profile, duty, self.context.threads)?;
-        self.context.metrics.stage("load", start.elapsed());
-        Ok(Arc::new(model))
+        let (context, name, wanted) = (Arc::clone(&self.context), name.to_owned(), wanted.clone());
+        let memory: Vec<Arc<Model>> = in_memory.into_iter().map(Arc::clone).collect();
+        let mut profiles = std::mem::take(&mut self.profiles);
+        let done = self.loader.run(move || {
+            let model = context.load(&name, &wanted, duty, &mut profiles, &memory);
+            (model, profiles)
+        });
+        let (model, profiles) =
+            done.unwrap_or_else(|| (Err(Stage::Load.reject("loading it panicked, see the log")), HashMap::new()));
+        self.profiles = profiles;
+        model
     }
 
     fn refuse(&self, name: &str, role: &'static str, wanted: &Revision, rejection: Rejection) -> Rejected {
         let Rejection { stage, reason } = rejection;
         let version = wanted.version.clone();
-        tracing::error!(model = name, role, version, stage = stage.name(), reason, "a model was refused; what serves goes on");
+        tracing::error!(
+            model = name,
+            role,
+            version,
+            stage = stage.name(),
+            reason,
+            "a model was refused; what serves goes on"
+        );
         self.context.metrics.swap(name, role, "rejected", stage.name());
         Rejected { role, version, stage, reason, at: unix(SystemTime::now()) }
     }

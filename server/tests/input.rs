@@ -63,11 +63,13 @@ fn every_kind_of_bad_input_has_its_own_answer() {
         assert_eq!(problem["error"], problem["detail"]);
         let field = problem["field"].as_str().map_or(String::new(), |f| format!(" [{f}]"));
         let shown: String = body.chars().take(80).collect();
-        golden += &format!("{name}\n    {shown}\n    {}{field} {}\n", reply.status, problem["error"].as_str().expect("text"));
+        golden +=
+            &format!("{name}\n    {shown}\n    {}{field} {}\n", reply.status, problem["error"].as_str().expect("text"));
         assert_eq!(server.post("/predict", GOOD).status, 200, "after {name}");
     }
     let json = [("content-type", "application/json")];
-    let requests: &[(&str, &str, &str, &[(&str, &str)])] = &[
+    type Request<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)]);
+    let requests: &[Request<'_>] = &[
         ("curl's default content type", "POST", "/predict", &[("content-type", "application/x-www-form-urlencoded")]),
         ("no content type", "POST", "/predict", &[]),
         ("another method", "GET", "/predict", &json),
@@ -76,7 +78,11 @@ fn every_kind_of_bad_input_has_its_own_answer() {
     ];
     for (name, method, path, headers) in requests {
         let reply = http::request(server.http, method, path, headers, GOOD.as_bytes());
-        golden += &format!("{name}\n    {method} {path}\n    {} {}\n", reply.status, reply.json()["error"].as_str().expect("text"));
+        golden += &format!(
+            "{name}\n    {method} {path}\n    {} {}\n",
+            reply.status,
+            reply.json()["error"].as_str().expect("text")
+        );
     }
     assert_eq!(server.post("/predict", GOOD).status, 200);
     expectorate::assert_contents("tests/golden/errors.txt", &golden);
@@ -148,7 +154,8 @@ fn a_slow_client_holds_nobody_up() {
         stream
     };
     let mut head = open("POST /predict HTTP/1.1\r\nhost: x\r\n");
-    let mut body = open("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{");
+    let mut body =
+        open("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{");
     assert_eq!(server.post("/predict", GOOD).status, 200);
     let mut answer = String::new();
     // The rest of the body never comes, so the connection ends after the answer.

@@ -22,7 +22,13 @@ fn the_runbooks_request_is_answered_by_the_trained_champion() {
     assert_eq!(reply.header("x-model-version"), "1");
     assert_eq!(reply.header("x-request-id").len(), 16);
     assert_eq!(server.post("/models/anomaly/predict", body).json(), answer);
-    let with_id = http::request(server.http, "POST", "/predict", &[("content-type", "application/json"), ("x-request-id", "mine")], body.as_bytes());
+    let with_id = http::request(
+        server.http,
+        "POST",
+        "/predict",
+        &[("content-type", "application/json"), ("x-request-id", "mine")],
+        body.as_bytes(),
+    );
     assert_eq!(with_id.header("x-request-id"), "mine");
     // The challenger does not see what the client does not see either: disk_io_zscore may be null or left out.
     assert_eq!(server.predict(&json!({"cpu_zscore": 2.1, "memory_zscore": 1.5, "disk_io_zscore": null})), answer);
@@ -34,13 +40,15 @@ fn the_runbooks_request_is_answered_by_the_trained_champion() {
 fn every_form_of_a_body_gets_the_same_rows() {
     let repo = Repo::serving("good", None);
     let server = Server::start(repo.path(), &[]);
-    let rows = [json!({"cpu_zscore": 1, "memory_zscore": 2.5}), json!({"memory_zscore": 0, "cpu_zscore": 9, "cpu_scale": 2})];
+    let rows =
+        [json!({"cpu_zscore": 1, "memory_zscore": 2.5}), json!({"memory_zscore": 0, "cpu_zscore": 9, "cpu_scale": 2})];
     let one: Vec<Value> = rows.iter().map(|row| server.predict(row)).collect();
     assert_ne!(one[0], one[1]);
     assert_eq!(server.predict(&json!(rows)), json!(one));
     assert_eq!(server.predict(&json!({"instances": rows})), json!({"predictions": one}));
     let lines = format!("{}\n\n{}", rows[0], rows[1]);
-    let reply = http::request(server.http, "POST", "/predict", &[("content-type", "application/x-ndjson")], lines.as_bytes());
+    let reply =
+        http::request(server.http, "POST", "/predict", &[("content-type", "application/x-ndjson")], lines.as_bytes());
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("content-type"), "application/x-ndjson");
     let answers: Vec<Value> = reply.text().lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
@@ -53,7 +61,8 @@ fn a_bad_line_is_answered_in_its_place() {
     let server = Server::start(repo.path(), &[]);
     let lines = "{\"cpu_zscore\":1,\"memory_zscore\":1}\n{\"cpu_zscore\":\"x\",\"memory_zscore\":1}\nnot json\n\
                  {\"cpu_zscore\":60,\"memory_zscore\":1}\n{\"cpu_zscore\":2,\"memory_zscore\":1}\n";
-    let reply = http::request(server.http, "POST", "/predict", &[("content-type", "application/x-ndjson")], lines.as_bytes());
+    let reply =
+        http::request(server.http, "POST", "/predict", &[("content-type", "application/x-ndjson")], lines.as_bytes());
     let answers: Vec<Value> = reply.text().lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     let statuses: Vec<_> = answers.iter().map(|a| a["status"].as_u64()).collect();
     assert_eq!(statuses, [None, Some(422), Some(400), Some(500), None], "{answers:?}");
@@ -67,7 +76,8 @@ fn a_large_stream_is_answered_row_by_row() {
     // Far more than the limit of a body: only a line is limited.
     let lines: String = (0..20_000).map(|i| format!("{{\"cpu_zscore\":{},\"memory_zscore\":0}}\n", i % 40)).collect();
     let address = server.http;
-    let reply = http::request(address, "POST", "/predict", &[("content-type", "application/x-ndjson")], lines.as_bytes());
+    let reply =
+        http::request(address, "POST", "/predict", &[("content-type", "application/x-ndjson")], lines.as_bytes());
     let expected: Vec<Value> = (0..40).map(|i| server.predict(&json!({"cpu_zscore": i, "memory_zscore": 0}))).collect();
     let text = reply.text();
     assert_eq!(text.lines().count(), 20_000);
@@ -88,7 +98,8 @@ fn ten_thousand_rows_equal_onnx_runtime_in_python() {
         .unwrap_or_else(|e| panic!("{}: {e}: run `make test`, which installs it", python.display()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let reference: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let (rows, expected) = (reference["rows"].as_array().expect("rows"), reference["answers"].as_array().expect("answers"));
+    let (rows, expected) =
+        (reference["rows"].as_array().expect("rows"), reference["answers"].as_array().expect("answers"));
     assert_eq!(rows.len(), 10_000);
     let server = Server::start(&root().join("models"), &[]);
     let mut begin = 0;
@@ -103,7 +114,14 @@ fn ten_thousand_rows_equal_onnx_runtime_in_python() {
                     (Some(a), Some(b)) => (a as f32).to_bits() == (b as f32).to_bits(),
                     _ => answer[output] == want[output],
                 };
-                assert!(same, "row {}: {output} is {}, expected {}: {}", begin + i, answer[output], want[output], rows[begin + i]);
+                assert!(
+                    same,
+                    "row {}: {output} is {}, expected {}: {}",
+                    begin + i,
+                    answer[output],
+                    want[output],
+                    rows[begin + i]
+                );
             }
         }
         begin = end;
@@ -121,7 +139,8 @@ fn a_single_file_is_served_by_its_own_names() {
     let named = server.predict(&json!({"d": 4, "c": 3, "b": 2, "a": 1}));
     assert_eq!(named, answer);
     let server = Server::start(&fixture("named.onnx"), &[]);
-    let answer = server.predict(&json!([{"cpu": 1, "memory": 2, "region": "eu"}, {"cpu": [1], "memory": [2], "region": ["us"]}]));
+    let answer = server
+        .predict(&json!([{"cpu": 1, "memory": 2, "region": "eu"}, {"cpu": [1], "memory": [2], "region": ["us"]}]));
     assert_eq!(answer.as_array().map(Vec::len), Some(2));
     assert_eq!(server.model_status("named")["champion"]["signature"], json!("inferred"));
 }

@@ -20,7 +20,8 @@ fn row(turn: usize) -> Value {
 fn settled(server: &Server, epoch: u64) -> Value {
     wait_for("the swap", || {
         let status = server.model_status("anomaly");
-        let done = status["wanted"]["epoch"] == json!(epoch) && (status["epoch"] == json!(epoch) || !status["rejected"].as_array()?.is_empty());
+        let done = status["wanted"]["epoch"] == json!(epoch)
+            && (status["epoch"] == json!(epoch) || !status["rejected"].as_array()?.is_empty());
         done.then_some(status)
     })
 }
@@ -83,6 +84,7 @@ fn a_thousand_swaps_under_load_lose_and_mix_nothing() {
     assert!(answered > 1_000, "{answered} answers");
     assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) > 100), "both models answered");
     // Flat: after the first 200 swaps, the other 800 add less than 10 MiB.
+    eprintln!("resident memory by 100 swaps: {memory:?}");
     let growth = memory[memory.len() - 1].saturating_sub(memory[1]);
     assert!(growth < 10 << 20, "resident memory by 100 swaps: {memory:?}");
     let threads = server.metric("process_threads").expect("a series");
@@ -95,7 +97,8 @@ fn a_bad_model_never_serves_and_the_reason_is_told() {
     let repo = Repo::serving("good", None);
     let server = Server::start(repo.path(), &["--probe-timeout", "5s", "--probe-memory", "2GiB"]);
     let before = server.predict(&row(3));
-    let write = |version: u32, bytes: &[u8]| fs::write(repo.version(version).join("model.onnx"), bytes).expect("a file");
+    let write =
+        |version: u32, bytes: &[u8]| fs::write(repo.version(version).join("model.onnx"), bytes).expect("a file");
     // A model file whose manifest is right about it, so that only the model itself can be at fault.
     let replaced = |version: u32, bytes: &[u8]| {
         repo.install(version, "good");
@@ -108,48 +111,95 @@ fn a_bad_model_never_serves_and_the_reason_is_told() {
     let good = fs::read(fixture("good/model.onnx")).expect("a fixture");
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 1;
-    let cases: Vec<(&str, &str, &str, Box<dyn Fn(u32)>)> = vec![
-        ("flipped bit", "verify", "SHA-256", Box::new(|v| {
-            repo.install(v, "good");
-            write(v, &flipped);
-        })),
-        ("truncated", "verify", "bytes, the manifest says", Box::new(|v| {
-            repo.install(v, "good");
-            write(v, &good[..good.len() / 2]);
-        })),
+    type Case<'a> = (&'a str, &'a str, &'a str, Box<dyn Fn(u32) + 'a>);
+    let cases: Vec<Case<'_>> = vec![
+        (
+            "flipped bit",
+            "verify",
+            "SHA-256",
+            Box::new(|v| {
+                repo.install(v, "good");
+                write(v, &flipped);
+            }),
+        ),
+        (
+            "truncated",
+            "verify",
+            "bytes, the manifest says",
+            Box::new(|v| {
+                repo.install(v, "good");
+                write(v, &good[..good.len() / 2]);
+            }),
+        ),
         ("truncated, with a manifest that agrees", "", "", Box::new(|v| replaced(v, &good[..good.len() / 2]))),
         ("a web page", "verify", "is a web page", Box::new(|v| replaced(v, b"<!DOCTYPE html><html></html>"))),
-        ("a Git LFS pointer", "verify", "Git LFS pointer", Box::new(|v| {
-            replaced(v, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
-        })),
+        (
+            "a Git LFS pointer",
+            "verify",
+            "Git LFS pointer",
+            Box::new(|v| {
+                replaced(v, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+            }),
+        ),
         ("gzip", "verify", "gzip", Box::new(|v| replaced(v, &[0x1f, 0x8b, 8, 0, 0]))),
-        ("no model file", "fetch", "No such file", Box::new(|v| {
-            repo.install(v, "good");
-            fs::remove_file(repo.version(v).join("model.onnx")).expect("a file");
-        })),
-        ("a manifest of another version", "verify", "is of anomaly version 99", Box::new(|v| {
-            repo.install(v, "good");
-            repo.edit(v, |manifest| manifest["version"] = json!("99"));
-        })),
-        ("a manifest with an unknown key", "verify", "unknown field", Box::new(|v| {
-            repo.install(v, "good");
-            repo.edit(v, |manifest| manifest["x"] = json!(1));
-        })),
-        ("a path out of the folder", "verify", "plain file name", Box::new(|v| {
-            repo.install(v, "good");
-            repo.edit(v, |manifest| manifest["artifact"]["path"] = json!("../1/model.onnx"));
-        })),
-        ("a link out of the repository", "fetch", "outside the repository", Box::new(|v| {
-            repo.install(v, "good");
-            fs::remove_file(repo.version(v).join("model.onnx")).expect("a file");
-            std::os::unix::fs::symlink(fixture("good/model.onnx"), repo.version(v).join("model.onnx")).expect("a link");
-        })),
-        ("a FIFO", "fetch", "not a regular file", Box::new(|v| {
-            repo.install(v, "good");
-            let path = repo.version(v).join("model.onnx");
-            fs::remove_file(&path).expect("a file");
-            assert!(std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
-        })),
+        (
+            "no model file",
+            "fetch",
+            "No such file",
+            Box::new(|v| {
+                repo.install(v, "good");
+                fs::remove_file(repo.version(v).join("model.onnx")).expect("a file");
+            }),
+        ),
+        (
+            "a manifest of another version",
+            "verify",
+            "is of anomaly version 99",
+            Box::new(|v| {
+                repo.install(v, "good");
+                repo.edit(v, |manifest| manifest["version"] = json!("99"));
+            }),
+        ),
+        (
+            "a manifest with an unknown key",
+            "verify",
+            "unknown field",
+            Box::new(|v| {
+                repo.install(v, "good");
+                repo.edit(v, |manifest| manifest["x"] = json!(1));
+            }),
+        ),
+        (
+            "a path out of the folder",
+            "verify",
+            "plain file name",
+            Box::new(|v| {
+                repo.install(v, "good");
+                repo.edit(v, |manifest| manifest["artifact"]["path"] = json!("../1/model.onnx"));
+            }),
+        ),
+        (
+            "a link out of the repository",
+            "fetch",
+            "outside the repository",
+            Box::new(|v| {
+                repo.install(v, "good");
+                fs::remove_file(repo.version(v).join("model.onnx")).expect("a file");
+                std::os::unix::fs::symlink(fixture("good/model.onnx"), repo.version(v).join("model.onnx"))
+                    .expect("a link");
+            }),
+        ),
+        (
+            "a FIFO",
+            "fetch",
+            "not a regular file",
+            Box::new(|v| {
+                repo.install(v, "good");
+                let path = repo.version(v).join("model.onnx");
+                fs::remove_file(&path).expect("a file");
+                assert!(std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+            }),
+        ),
         ("external data", "verify", "external data", Box::new(|v| repo.install(v, "external"))),
         ("renamed input", "verify", "input", Box::new(|v| repo.install(v, "renamed"))),
         ("retyped input", "verify", "float64", Box::new(|v| repo.install(v, "retyped"))),
@@ -159,7 +209,12 @@ fn a_bad_model_never_serves_and_the_reason_is_told() {
         ("NaN", "golden", "not finite", Box::new(|v| repo.install(v, "nan"))),
         ("always fails", "golden", "golden sample 0", Box::new(|v| repo.install(v, "fails"))),
         ("kills the process", "probe", "SIGFPE", Box::new(|v| repo.install(v, "crash"))),
-        ("a request could kill the process", "verify", "could kill the process", Box::new(|v| repo.install(v, "crash-on-request"))),
+        (
+            "a request could kill the process",
+            "verify",
+            "could kill the process",
+            Box::new(|v| repo.install(v, "crash-on-request")),
+        ),
         ("never ends", "", "", Box::new(|v| repo.install(v, "hang"))),
         ("eats all memory", "", "", Box::new(|v| repo.install(v, "hungry"))),
     ];
@@ -259,10 +314,16 @@ fn a_file_is_served_anew_when_it_is_whole() {
     wait_for("the renamed file", || Some(ask()).filter(|score| *score == good));
     assert_ne!(good, other);
     // The same bytes once more are no new model.
-    let swaps = server.metric("onnxd_model_swaps_total{model=\"m\",role=\"champion\",outcome=\"published\",stage=\"publish\"}");
+    let swaps =
+        server.metric("onnxd_model_swaps_total{model=\"m\",role=\"champion\",outcome=\"published\",stage=\"publish\"}");
     fs::copy(fixture("good/model.onnx"), &path).expect("a file");
-    wait_for("a look", || (server.metric("onnxd_model_load_duration_seconds_count{stage=\"fetch\"}")? > 3.0).then_some(()));
-    assert_eq!(server.metric("onnxd_model_swaps_total{model=\"m\",role=\"champion\",outcome=\"published\",stage=\"publish\"}"), swaps);
+    wait_for("a look", || {
+        (server.metric("onnxd_model_load_duration_seconds_count{stage=\"fetch\"}")? > 3.0).then_some(())
+    });
+    assert_eq!(
+        server.metric("onnxd_model_swaps_total{model=\"m\",role=\"champion\",outcome=\"published\",stage=\"publish\"}"),
+        swaps
+    );
 }
 
 /// A mounted ConfigMap: everything is a link through `..data`, which is renamed over.
@@ -274,7 +335,8 @@ fn a_mounted_volume_is_followed_through_its_links() {
         repo.install(1, "good");
         repo.install(2, "other");
         repo.point(champion, None);
-        let status = std::process::Command::new("cp").arg("-r").arg(repo.path()).arg(volume.path().join(generation)).status();
+        let status =
+            std::process::Command::new("cp").arg("-r").arg(repo.path()).arg(volume.path().join(generation)).status();
         assert!(status.expect("cp").success());
         let temporary = volume.path().join("..data_tmp");
         std::os::unix::fs::symlink(generation, &temporary).expect("a link");

@@ -178,7 +178,8 @@ impl Lane {
         for begin in (0..rows).step_by(most) {
             let part = begin..(begin + most).min(rows);
             let (slice, count) = (inputs.iter().map(|t| t.slice_rows(part.clone())).collect(), part.len());
-            answers.push(self.run_part(set, slice, count, Call { accepted: call.accepted || begin > 0, ..call }).await?);
+            answers
+                .push(self.run_part(set, slice, count, Call { accepted: call.accepted || begin > 0, ..call }).await?);
         }
         Ok(answers)
     }
@@ -313,4 +314,3 @@ impl Drop for Lead<'_> {
         }
     }
 }
-

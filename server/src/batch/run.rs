@@ -60,7 +60,14 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
     if let Some(challenger) = &set.challenger
         && bad.is_none()
     {
-        let pair = Pair { challenger: Arc::clone(challenger), champion: Arc::clone(&set.champion), inputs, outputs, rows, took };
+        let pair = Pair {
+            challenger: Arc::clone(challenger),
+            champion: Arc::clone(&set.champion),
+            inputs,
+            outputs,
+            rows,
+            took,
+        };
         lane.shadow.offer(pair, &lane.metrics);
     }
 }

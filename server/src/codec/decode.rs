@@ -152,7 +152,9 @@ impl<'s> Rows<'s> {
         match absent.as_slice() {
             [] => Ok(()),
             [key] => Err(self.fail(Some(key), format!("{key} is missing: the model requires it"))),
-            [first, ..] => Err(self.fail(Some(first), format!("{} are missing: the model requires them", absent.join(", ")))),
+            [first, ..] => {
+                Err(self.fail(Some(first), format!("{} are missing: the model requires them", absent.join(", "))))
+            }
         }
     }
 
@@ -206,7 +208,8 @@ impl<'s> Rows<'s> {
         }
         match &self.row_shapes[input] {
             Some(first) if *first != shape => {
-                let message = format!("{name} has shape {shape:?}, in the first row it has {first:?}: pad the rows to one size");
+                let message =
+                    format!("{name} has shape {shape:?}, in the first row it has {first:?}: pad the rows to one size");
                 Err(self.fail(Some(name), message))
             }
             Some(_) => Ok(()),
@@ -221,7 +224,10 @@ impl<'s> Rows<'s> {
         let rows = self.rows;
         if rows == 0 {
             let field = if form == Form::Instances { INSTANCES } else { "" };
-            return Err(DecodeError::Features { field: field.into(), message: "there are no rows: send at least one object of features".into() });
+            return Err(DecodeError::Features {
+                field: field.into(),
+                message: "there are no rows: send at least one object of features".into(),
+            });
         }
         let inputs = self
             .columns
@@ -233,7 +239,8 @@ impl<'s> Rows<'s> {
                 column.into_tensor(&dims)
             })
             .collect::<Option<Vec<Tensor>>>();
-        let inputs = inputs.ok_or_else(|| DecodeError::Features { field: String::new(), message: "the rows differ in size".into() })?;
+        let inputs = inputs
+            .ok_or_else(|| DecodeError::Features { field: String::new(), message: "the rows differ in size".into() })?;
         Ok(Request { inputs, rows, form })
     }
 }
@@ -368,8 +375,13 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
     fn visit_unit<E: Error>(self) -> Result<(), E> {
         Err(self.0.fail(None, "the row is null: send an object of features"))
     }
-    refuse!(visit_bool(bool) = "a boolean", visit_i64(i64) = "a number", visit_u64(u64) = "a number",
-            visit_f64(f64) = "a number", visit_str(&str) = "a string");
+    refuse!(
+        visit_bool(bool) = "a boolean",
+        visit_i64(i64) = "a number",
+        visit_u64(u64) = "a number",
+        visit_f64(f64) = "a number",
+        visit_str(&str) = "a string"
+    );
 }
 
 fn fill<'de, A: MapAccess<'de>>(rows: &mut Rows<'_>, first: Option<Found>, map: &mut A) -> Result<(), A::Error> {
@@ -416,9 +428,13 @@ impl Visitor<'_> for Key<'_, '_> {
         }
         self.rows.rows = self.rows.rows.max(1);
         let shown: String = key.chars().take(64).collect();
-        let nearest = self.rows.signature.keys().iter().map(|(k, _)| &**k).max_by(|a, b| {
-            strsim::jaro_winkler(a, &shown).total_cmp(&strsim::jaro_winkler(b, &shown))
-        });
+        let nearest = self
+            .rows
+            .signature
+            .keys()
+            .iter()
+            .map(|(k, _)| &**k)
+            .max_by(|a, b| strsim::jaro_winkler(a, &shown).total_cmp(&strsim::jaro_winkler(b, &shown)));
         let hint = match nearest {
             Some(name) if strsim::jaro_winkler(name, &shown) > 0.75 => format!(": did you mean {name}?"),
             _ => {

@@ -178,10 +178,8 @@ impl Raw {
         let mut reader = Reader { raw: self, mistakes: vec![] };
         let r = &mut reader;
         let (cpus, auto) = Threads::available();
-        let threads = Threads {
-            http: r.count_or("http-threads", auto.http),
-            workers: r.count_or("workers", auto.workers),
-        };
+        let threads =
+            Threads { http: r.count_or("http-threads", auto.http), workers: r.count_or("workers", auto.workers) };
         let config = Config {
             engine: Options {
                 repository: r.text("repository").into(),
@@ -282,9 +280,8 @@ mod tests {
     use super::*;
 
     fn gather(flags: &[(&str, &str)], env: &[(&str, &str)], file: &str) -> Result<Raw, Vec<String>> {
-        let find = |list: &[(&str, &str)], name: &str| {
-            list.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
-        };
+        let find =
+            |list: &[(&str, &str)], name: &str| list.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
         Raw::gather(|s| find(flags, s.name), |v| find(env, v), Some((Path::new("onnxd.toml"), file)))
     }
 

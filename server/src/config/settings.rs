@@ -105,7 +105,10 @@ pub fn markdown() -> String {
          `10s`, `2m`; sizes like `64KiB`, `16MiB`; shares from 0 to 1.\n",
     );
     for group in GROUPS {
-        text += &format!("\n## {}\n\n| flag and key | environment | default | what it does |\n|---|---|---|---|\n", group.title);
+        text += &format!(
+            "\n## {}\n\n| flag and key | environment | default | what it does |\n|---|---|---|---|\n",
+            group.title
+        );
         for s in group.settings {
             let default = if s.default.is_empty() { "none".to_owned() } else { format!("`{}`", s.default) };
             let value = if s.is_switch() { String::new() } else { format!(" {}", s.value) };

@@ -83,7 +83,9 @@ impl From<DecodeError> for Problem {
 impl From<PredictError> for Problem {
     fn from(error: PredictError) -> Self {
         let status = match error {
-            PredictError::NotReady | PredictError::Overloaded | PredictError::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            PredictError::NotReady | PredictError::Overloaded | PredictError::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             PredictError::Deadline => StatusCode::GATEWAY_TIMEOUT,
             PredictError::Model(_) | PredictError::NonFinite(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -93,5 +95,6 @@ impl From<PredictError> for Problem {
 
 /// The answer to a request whose handler panicked; the panic itself was written to the log by the panic hook.
 pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
-    Problem { status: StatusCode::INTERNAL_SERVER_ERROR, detail: Cow::Borrowed("internal error"), field: None }.into_response()
+    Problem { status: StatusCode::INTERNAL_SERVER_ERROR, detail: Cow::Borrowed("internal error"), field: None }
+        .into_response()
 }

@@ -43,9 +43,13 @@ impl State {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Whether the server takes traffic, and why not.
     fn readiness(&self) -> Result<(), &'static str> {
-        if self.draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             return Err("shutting down");
         }
         if self.engine.is_ready() { Ok(()) } else { Err("no model serves yet, see /status on the operations port") }
@@ -59,7 +63,10 @@ impl State {
                 Some(lane) if lanes.len() == 1 => Ok(Arc::clone(lane)),
                 Some(_) => Err(Problem::new(
                     StatusCode::NOT_FOUND,
-                    format!("several models are served ({}): post to /models/{{model}}/predict, or name one with --default-model", names()),
+                    format!(
+                        "several models are served ({}): post to /models/{{model}}/predict, or name one with --default-model",
+                        names()
+                    ),
                 )),
                 None => Err(Problem::not_ready()),
             };
@@ -95,9 +102,18 @@ pub fn operations(state: Arc<State>) -> Router {
 
 fn finish(router: Router<Arc<State>>, state: Arc<State>) -> Router {
     router
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; see the README for the endpoints".into()) })
+        .fallback(|| async {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "there is nothing at this path; see the README for the endpoints".into(),
+            )
+        })
         .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method: predictions are POST, the rest is GET".into()).into_response()
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path takes another method: predictions are POST, the rest is GET".into(),
+            )
+            .into_response()
         })
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::panicked))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&state), observe::observe))

@@ -39,9 +39,13 @@ pub(super) async fn predict(
     body: Body,
 ) -> Result<Response, Problem> {
     let body = body.into_data_stream().boxed();
-    let mut rows = Rows { state, lane, set: Arc::clone(&set), body, pending: BytesMut::new(), ended: false, accepted: false };
+    let mut rows =
+        Rows { state, lane, set: Arc::clone(&set), body, pending: BytesMut::new(), ended: false, accepted: false };
     let Some(first) = rows.next().await? else {
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "there are no rows: send one JSON object a line".into()));
+        return Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "there are no rows: send one JSON object a line".into(),
+        ));
     };
     rows.accepted = true;
     let rest = stream::unfold(Some(rows), |rows| async {
@@ -122,7 +126,10 @@ impl Rows {
             .collect();
         let mut answers = match together {
             Some(inputs) => match self.lane.predict(&set, inputs, good.len(), call).await {
-                Ok(parts) => parts.into_iter().flat_map(|part| part.rows.clone().map(move |row| Ok((part.outputs.clone(), row)))).collect(),
+                Ok(parts) => parts
+                    .into_iter()
+                    .flat_map(|part| part.rows.clone().map(move |row| Ok((part.outputs.clone(), row))))
+                    .collect(),
                 Err(e @ (PredictError::Overloaded | PredictError::Draining)) => return Err(e.into()),
                 // One of them is at fault: each is tried by itself.
                 Err(_) => self.one_by_one(&good, call).await,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -37,7 +37,8 @@ impl Routes {
             "/models/{model}/shadow",
         ];
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let seed = mix(u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap_or(0) ^ u64::from(std::process::id()));
+        let seed =
+            mix(u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap_or(0) ^ u64::from(std::process::id()));
         Self {
             known: paths.into_iter().map(|path| (path, RouteMetrics::new(metrics, path))).collect(),
             other: RouteMetrics::new(metrics, "other"),
@@ -72,6 +73,7 @@ pub(super) async fn observe(Shared(state): Shared<Arc<State>>, request: Request,
     let given = request.headers().get(REQUEST_ID).filter(|id| id.len() <= LONGEST_ID && !id.is_empty()).cloned();
     let method = known(request.method());
     let path = request.extensions().get::<MatchedPath>().cloned();
+    let version = request.version();
     let mut response = next.run(request).await;
     let id = given.unwrap_or_else(|| state.routes.id());
     if response.status().is_server_error() || tracing::enabled!(tracing::Level::DEBUG) {
@@ -80,6 +82,10 @@ pub(super) async fn observe(Shared(state): Shared<Arc<State>>, request: Request,
         tracing::debug!(id, method, route, status, took_us = start.elapsed().as_micros(), "answered");
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    if state.is_draining() && version == Version::HTTP_11 {
+        // Clients go elsewhere with their next request, before this connection is closed under it.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     state.routes.of(path.as_ref()).record(method, response.status().as_u16(), start.elapsed());
     response
 }

@@ -47,9 +47,9 @@ async fn predict(state: Arc<State>, model: Option<&str>, request: Request) -> Re
 async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Body) -> Result<Response, Problem> {
     let call = state.engine.call("predict");
     let limit = tokio::time::Instant::from_std(call.deadline);
-    let body = tokio::time::timeout_at(limit, read(body, state.body_limit)).await.map_err(|_| {
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into())
-    })??;
+    let body = tokio::time::timeout_at(limit, read(body, state.body_limit))
+        .await
+        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into()))??;
     let signature = &set.champion.signature;
     let request = decode::body(signature, &body, state.engine.options().max_rows)?;
     let answers = tokio::time::timeout_at(limit, lane.predict(set, request.inputs, request.rows, call))
@@ -87,14 +87,20 @@ fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(Format::Json);
     }
-    if ["application/x-ndjson", "application/ndjson", "application/jsonl"].iter().any(|t| essence.eq_ignore_ascii_case(t)) {
+    if ["application/x-ndjson", "application/ndjson", "application/jsonl"]
+        .iter()
+        .any(|t| essence.eq_ignore_ascii_case(t))
+    {
         return Ok(Format::Ndjson);
     }
     let shown: String = essence.chars().take(64).collect();
-    let what = if shown.is_empty() { "there is no Content-Type".to_owned() } else { format!("Content-Type {shown:?} is not taken") };
+    let what = if shown.is_empty() {
+        "there is no Content-Type".to_owned()
+    } else {
+        format!("Content-Type {shown:?} is not taken")
+    };
     Err(Problem::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         format!("{what}: send 'Content-Type: application/json', or application/x-ndjson for one row a line"),
     ))
 }
-

@@ -167,7 +167,10 @@ fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Te
     })?;
     for (i, output) in outputs.iter().enumerate() {
         if output.rows() != Some(rows) {
-            return Err(format!("output {i} has shape {:?} for {rows} rows: its first axis must be rows", output.shape()));
+            return Err(format!(
+                "output {i} has shape {:?} for {rows} rows: its first axis must be rows",
+                output.shape()
+            ));
         }
     }
     Ok(outputs)

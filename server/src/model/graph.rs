@@ -164,8 +164,7 @@ fn walk(graph: &Graph, outer: &HashMap<&str, Known>, top: bool, nodes: &mut usiz
     }
     for node in &graph.node {
         *nodes += 1;
-        let inputs: Vec<Known> =
-            node.input.iter().filter_map(|name| known.get(name.as_str()).copied()).collect();
+        let inputs: Vec<Known> = node.input.iter().filter_map(|name| known.get(name.as_str()).copied()).collect();
         if matches!(node.op_type.as_str(), "Div" | "Mod") && node.domain.is_empty() {
             divisor(node, &inputs, &known)?;
         }
@@ -212,8 +211,7 @@ fn constant(tensor: &TensorProto) -> Result<Known, String> {
         6 => tensor.raw_data.chunks_exact(4).any(|c| c.try_into().is_ok_and(|c| bad(i32::from_le_bytes(c).into()))),
         _ => false,
     };
-    let listed =
-        tensor.int64_data.iter().any(|v| bad(*v)) || tensor.int32_data.iter().any(|v| bad(i64::from(*v)));
+    let listed = tensor.int64_data.iter().any(|v| bad(*v)) || tensor.int32_data.iter().any(|v| bad(i64::from(*v)));
     Ok(Known { dtype: tensor.data_type, from_request: false, dangerous_constant: raw || listed })
 }
 

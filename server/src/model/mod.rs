@@ -129,8 +129,10 @@ impl Model {
         };
         let (first, signature) = check::open(runtime, artifact)?;
         let mut rest = (1..workers + inline).map(|_| check::open(runtime, artifact).map(|(session, _)| session));
-        let sessions: Vec<Box<dyn Infer>> =
-            std::iter::once(Ok(first)).chain(rest.by_ref().take(workers - 1)).map(|s| s.map(boxed)).collect::<Result<_, _>>()?;
+        let sessions: Vec<Box<dyn Infer>> = std::iter::once(Ok(first))
+            .chain(rest.by_ref().take(workers - 1))
+            .map(|s| s.map(boxed))
+            .collect::<Result<_, _>>()?;
         let inline: Vec<Box<dyn Infer>> = rest.map(|s| s.map(boxed)).collect::<Result<_, _>>()?;
         let model = Self::with_sessions(artifact.id.clone(), signature, profile, sessions);
         Ok(Self { inline: inline.into_iter().map(Mutex::new).collect(), duty, ..model })
@@ -144,7 +146,15 @@ impl Model {
         profile: check::Profile,
         sessions: Vec<Box<dyn Infer>>,
     ) -> Self {
-        Self { id, signature, profile, duty: Duty::Serve, sessions: sessions.into_iter().map(Mutex::new).collect(), inline: vec![], loaded_at: std::time::SystemTime::now() }
+        Self {
+            id,
+            signature,
+            profile,
+            duty: Duty::Serve,
+            sessions: sessions.into_iter().map(Mutex::new).collect(),
+            inline: vec![],
+            loaded_at: std::time::SystemTime::now(),
+        }
     }
 
     /// The session of a worker. Each worker has its own, so the lock is never contended.

@@ -37,6 +37,8 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|e| format!("ONNX Runtime at {} did not start: {e}", path.display()))?;
+        // Here, since threads inherit priorities and models are loaded on a thread of low priority.
+        super::session::start_watchdog();
         let runtime = Self { environment, path: path.into() };
         Ok(LOADED.get_or_init(|| runtime).clone())
     }

@@ -70,7 +70,11 @@ impl Infer for Session {
     fn run(&mut self, inputs: &[Tensor], deadline: Instant) -> Result<Vec<Tensor>, RunError> {
         let values: Vec<SessionInputValue<'_>> = inputs.iter().map(to_ort).collect::<Result<_, _>>()?;
         if values.len() != self.inputs.len() {
-            return Err(RunError::Failed(format!("{} inputs given, the graph has {}", values.len(), self.inputs.len())));
+            return Err(RunError::Failed(format!(
+                "{} inputs given, the graph has {}",
+                values.len(),
+                self.inputs.len()
+            )));
         }
         let watch = self.watched.arm(deadline);
         let result = self.inner.run_with_options(values.as_slice(), &self.watched.options);
@@ -225,6 +229,11 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         *self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// Starts the thread that stops runs at their deadline, at the priority of the caller.
+pub(super) fn start_watchdog() {
+    let _ = watchdog();
 }
 
 /// Every session's watch; one thread terminates the runs that outlast their deadline.

@@ -105,11 +105,7 @@ impl Signature {
     /// One sentence that names the input or output and what differs or cannot be served.
     pub fn new(graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Self, String> {
         let fixed_rows = rows_of(graph)?;
-        let inputs = graph
-            .inputs
-            .iter()
-            .map(|port| input(port, graph, manifest))
-            .collect::<Result<Vec<_>, _>>()?;
+        let inputs = graph.inputs.iter().map(|port| input(port, graph, manifest)).collect::<Result<Vec<_>, _>>()?;
         if inputs.is_empty() {
             return Err("the graph has no inputs".into());
         }
@@ -369,11 +365,7 @@ fn outputs(graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Vec<Output>, 
         })
     };
     match manifest {
-        None => graph
-            .outputs
-            .iter()
-            .map(|port| Ok(Output::new(&port.name, from_graph(port)?, None)))
-            .collect(),
+        None => graph.outputs.iter().map(|port| Ok(Output::new(&port.name, from_graph(port)?, None))).collect(),
         Some(manifest) => manifest
             .signature
             .outputs

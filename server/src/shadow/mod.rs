@@ -1,6 +1,6 @@
 //! The shadow lane: the challenger scores what the champion has answered, where it cannot hurt.
 //!
-//! A bounded queue that is never waited for, one thread of low priority, a share of one CPU, a deadline on each run, and a
+//! A bounded queue that is never waited for, one thread that runs only when a CPU is idle, a share of one CPU, a deadline on each run, and a
 //! pause after repeated failures. Whatever happens here, the champion's answer has already been sent.
 
 pub mod stats;
@@ -150,7 +150,7 @@ struct Scorer {
 
 impl Scorer {
     fn work(mut self) {
-        crate::threads::lower_priority();
+        crate::threads::run_when_idle();
         while let Some(batch) = self.batch() {
             let rows: usize = batch.iter().map(|pair| pair.rows).sum();
             self.waiting.fetch_sub(rows, Ordering::Relaxed);
@@ -169,8 +169,12 @@ impl Scorer {
                     if let Some(pause) = self.breaker.failed() {
                         let id = &challenger.model.id;
                         tracing::warn!(
-                            model = id.name, version = id.version, reason, detail,
-                            "the challenger failed {FAILURES} times in a row and is paused for {} s", pause.as_secs()
+                            model = id.name,
+                            version = id.version,
+                            reason,
+                            detail,
+                            "the challenger failed {FAILURES} times in a row and is paused for {} s",
+                            pause.as_secs()
                         );
                     }
                 }
@@ -220,7 +224,8 @@ impl Scorer {
         let all = |count: usize, parts: &[&[Tensor]]| (0..count).map(|i| join(i, parts)).collect::<Option<Vec<_>>>();
         let theirs: Vec<&[Tensor]> = batch.iter().map(|p| &*p.outputs).collect();
         let mine: Vec<&[Tensor]> = parts.iter().map(Vec::as_slice).collect();
-        let (Some(theirs), Some(mine)) = (all(champion.outputs.len(), &theirs), all(signature.outputs.len(), &mine)) else {
+        let (Some(theirs), Some(mine)) = (all(champion.outputs.len(), &theirs), all(signature.outputs.len(), &mine))
+        else {
             return Err(("failed", "the outputs differ in shape from run to run".into()));
         };
         let mut statistics = challenger.statistics();
@@ -233,7 +238,12 @@ impl Scorer {
         Ok(())
     }
 
-    fn run(&self, challenger: &Challenger, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, (&'static str, String)> {
+    fn run(
+        &self,
+        challenger: &Challenger,
+        inputs: &[Tensor],
+        rows: usize,
+    ) -> Result<Vec<Tensor>, (&'static str, String)> {
         let start = Instant::now();
         let signature = &challenger.model.signature;
         let outputs = run_guarded(&mut **challenger.model.session(0), inputs, rows, start + RUN_LIMIT);
@@ -244,7 +254,11 @@ impl Scorer {
             RunError::Failed(reason) => ("failed", reason),
         })?;
         self.metrics.challenger().run(signature, &outputs, rows, took);
-        let mut useless = signature.outputs.iter().zip(&outputs).filter(|(o, t)| o.must_be_finite() && t.first_non_finite_row().is_some());
+        let mut useless = signature
+            .outputs
+            .iter()
+            .zip(&outputs)
+            .filter(|(o, t)| o.must_be_finite() && t.first_non_finite_row().is_some());
         match useless.next() {
             Some((output, _)) => Err(("non_finite", format!("output {} is not finite", output.name))),
             None => Ok(outputs),

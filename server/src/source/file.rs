@@ -40,7 +40,8 @@ impl Repository {
     /// One sentence that says what is there instead.
     pub fn open(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        let kind = std::fs::metadata(path).map_err(|e| format!("{shown}: {e}: name a model repository or an .onnx file"))?;
+        let kind =
+            std::fs::metadata(path).map_err(|e| format!("{shown}: {e}: name a model repository or an .onnx file"))?;
         if kind.is_file() {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
             let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -51,7 +52,10 @@ impl Repository {
         }
         if path.join(ALIASES).is_file() || path.join("1").join(MODEL).is_file() {
             let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            return Err(format!("{shown} is the folder of one model: serve the repository around it, {}", parent.display()));
+            return Err(format!(
+                "{shown} is the folder of one model: serve the repository around it, {}",
+                parent.display()
+            ));
         }
         Ok(Self { root: path.into(), single: None })
     }
@@ -97,12 +101,17 @@ impl Repository {
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .filter(|name| super::is_version(name) && folder.join(name).join(MODEL).exists())
             .max_by_key(|name| name.parse::<u64>().unwrap_or(0))?;
-        Some(self.revision(&folder.join(&newest), newest).map(|champion| Wanted { champion, challengers: vec![], epoch: 0 }))
+        Some(self.revision(&folder.join(&newest), newest).map(|champion| Wanted {
+            champion,
+            challengers: vec![],
+            epoch: 0,
+        }))
     }
 
     fn revision(&self, folder: &Path, version: String) -> Result<Revision, String> {
         if std::fs::symlink_metadata(folder.join(MANIFEST)).is_ok() {
-            let (bytes, _) = self.read(&folder.join(MANIFEST), MANIFEST_BYTES).map_err(|e| format!("{MANIFEST}: {e}"))?;
+            let (bytes, _) =
+                self.read(&folder.join(MANIFEST), MANIFEST_BYTES).map_err(|e| format!("{MANIFEST}: {e}"))?;
             let sha256 = super::sha256(&bytes);
             return Ok(Revision { version, manifest_sha256: Some(sha256.clone()), fingerprint: sha256 });
         }

@@ -175,10 +175,8 @@ fn verify_onnx(manifest: &Manifest, onnx: &[u8]) -> Result<String, Rejection> {
     }
     let actual = sha256(onnx);
     if actual != artifact.sha256.to_ascii_lowercase() {
-        return Err(Stage::Verify.reject(format!(
-            "{} has SHA-256 {actual}, the manifest says {}",
-            artifact.path, artifact.sha256
-        )));
+        return Err(Stage::Verify
+            .reject(format!("{} has SHA-256 {actual}, the manifest says {}", artifact.path, artifact.sha256)));
     }
     Ok(actual)
 }

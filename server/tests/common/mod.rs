@@ -1,6 +1,12 @@
 //! What the tests share: a real server on free ports, repositories made of the fixtures, a plain HTTP client.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    clippy::print_stderr,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by the test files, each of which uses its own part"
+)]
 
 pub mod http;
 pub mod repo;
@@ -61,11 +67,14 @@ impl Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_onnxd"))
             .arg("serve")
             .arg(repository)
-            .args(["--http", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--drain-delay", "0s", "--log-format", "json"])
-            .args(["--poll-interval", "1s"])
-            .arg("--ports-file")
-            .arg(&ports)
             .args(args)
+            // In the environment, so that a test's flags win.
+            .env("ONNXD_HTTP", "127.0.0.1:0")
+            .env("ONNXD_OPS", "127.0.0.1:0")
+            .env("ONNXD_PORTS_FILE", &ports)
+            .env("ONNXD_DRAIN_DELAY", "0s")
+            .env("ONNXD_POLL_INTERVAL", "1s")
+            .env("ONNXD_LOG_FORMAT", "json")
             .current_dir(root())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,0 +1,59 @@
+# Two commands do everything on a machine that has Rust, Python 3.11 or newer and a C compiler:
+#   make serve   builds the server and serves models/
+#   make test    runs every test
+# All that they install goes to .venv and target, in this folder.
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
+ARGS ?=
+
+venv := .venv
+pip := $(venv)/bin/pip install --disable-pip-version-check --require-hashes
+runtime := $(venv)/.onnxruntime-installed
+training := $(venv)/.training-installed
+
+.PHONY: serve test train bench tools clean
+
+serve: $(runtime)
+	@echo "==> the server (the first build takes some minutes)"
+	cargo build --release --package onnxd
+	@echo "==> http://localhost:8080/predict answers; health, metrics and status are at http://localhost:8082"
+	exec target/release/onnxd serve models $(ARGS)
+
+test: $(training)
+	@echo "==> Rust"
+	cargo test --workspace
+	@echo "==> Python"
+	$(venv)/bin/ruff check training server/tests
+	$(venv)/bin/ruff format --check training server/tests
+	$(venv)/bin/python -m pytest --quiet training
+	$(venv)/bin/python server/tests/fixtures/make.py --check
+
+# Trains the champion and the challenger anew and puts them into models/.
+train: $(training)
+	PYTHONPATH=training/src $(venv)/bin/python -m training train --replace $(ARGS)
+
+# Compares onnxd with a bare HTTP echo, in one run on this machine.
+bench: $(runtime)
+	cargo build --release --package onnxd --package benches
+	target/release/benches compare --onnxd target/release/onnxd --repository models $(ARGS)
+	target/release/benches shadow --onnxd target/release/onnxd $(ARGS)
+
+$(runtime): server/onnxruntime.lock | tools
+	@echo "==> ONNX Runtime into $(venv), checked by its hash"
+	@test -x $(venv)/bin/pip || $(PYTHON) -m venv $(venv) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
+	$(pip) --no-deps --requirement server/onnxruntime.lock
+	@touch $@
+
+$(training): training/requirements.lock $(runtime) | tools
+	@echo "==> the training's packages into $(venv), checked by their hashes"
+	$(pip) --requirement training/requirements.lock
+	@touch $@
+
+tools:
+	@command -v cargo >/dev/null || { echo "Rust is missing: install it from https://rustup.rs" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing: install gcc or clang" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python is missing: install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: install Python 3.11 or newer, or name one with PYTHON=" >&2; exit 1; }
+
+clean:
+	rm -rf target $(venv)

@@ -1,0 +1,149 @@
+//! As much of HTTP/1.1 as a load generator needs: requests written once, answers with a content length.
+//!
+//! It is no client: no chunked answers, no redirects, no TLS. What it does not understand is an error, never a guess.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Where to send requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) path: String,
+}
+
+impl Target {
+    /// Takes `http://host:port/path` apart.
+    pub(crate) fn parse(url: &str) -> Result<Self> {
+        let rest = url.strip_prefix("http://").with_context(|| format!("{url}: only http:// is measured"))?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let address = authority
+            .to_socket_addrs()
+            .with_context(|| format!("{url}: no host:port"))?
+            .next()
+            .with_context(|| format!("{url}: no address"))?;
+        Ok(Self { address, path: if path.is_empty() { "/predict".to_owned() } else { path.to_owned() } })
+    }
+
+    /// The bytes of one request that posts JSON and keeps the connection.
+    pub(crate) fn post(&self, body: &str) -> Vec<u8> {
+        format!(
+            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            self.path,
+            self.address,
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
+/// The head of an answer and where its body lies in the bytes it was read from.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: std::ops::Range<usize>,
+    pub(crate) close: bool,
+}
+
+/// Reads one answer at the start of `bytes`: `None` when more bytes are needed.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Response>> {
+    let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let text = str::from_utf8(&bytes[..head]).context("the head of the answer is not text")?;
+    let mut lines = text.split("\r\n");
+    let line = lines.next().unwrap_or_default();
+    let status = line
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3))
+        .and_then(|code| code.parse().ok())
+        .with_context(|| format!("not a status line: {line:?}"))?;
+    let (mut length, mut close) = (None, false);
+    for line in lines {
+        let Some((name, value)) = line.split_once(':') else { bail!("not a header: {line:?}") };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = Some(value.trim().parse::<usize>().with_context(|| format!("not a length: {value:?}"))?);
+        } else if name.eq_ignore_ascii_case("connection") {
+            close = value.trim().eq_ignore_ascii_case("close");
+        }
+    }
+    let start = head + 4;
+    let end = start + length.context("an answer without content-length")?;
+    Ok((bytes.len() >= end).then_some(Response { status, body: start..end, close }))
+}
+
+/// One GET on a connection of its own: status and body.
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")?;
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        let count = stream.read(&mut chunk)?;
+        if count == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        bytes.extend_from_slice(&chunk[..count]);
+        if let Some(response) = parse(&bytes)? {
+            return Ok((response.status, String::from_utf8_lossy(&bytes[response.body]).into_owned()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\ndate: today\r\n\r\n{}";
+
+    #[test]
+    fn an_answer_is_read_whole_or_not_at_all() {
+        for cut in 0..ANSWER.len() {
+            assert_eq!(parse(&ANSWER[..cut]).expect("a prefix is no error"), None, "{cut}");
+        }
+        let response = parse(ANSWER).expect("it is valid").expect("it is whole");
+        assert_eq!((response.status, response.close, &ANSWER[response.body]), (200, false, &b"{}"[..]));
+    }
+
+    #[test]
+    fn a_server_that_closes_is_noticed() {
+        let bytes = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let response = parse(bytes).expect("it is valid").expect("it is whole");
+        assert_eq!((response.status, response.close, response.body.len()), (503, true, 0));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        for bytes in [
+            &b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"[..],
+            b"SSH-2.0-OpenSSH\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        ] {
+            assert!(parse(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_url_names_address_and_path() {
+        let target = Target::parse("http://127.0.0.1:8080/models/anomaly/predict").expect("it is a url");
+        assert_eq!(target.address, SocketAddr::from(([127, 0, 0, 1], 8080)));
+        assert_eq!(target.path, "/models/anomaly/predict");
+        assert_eq!(Target::parse("http://127.0.0.1:1").expect("it is a url").path, "/predict");
+        assert!(Target::parse("https://127.0.0.1:1/").is_err());
+        assert!(Target::parse("http://127.0.0.1/").is_err());
+    }
+
+    #[test]
+    fn a_request_says_how_long_it_is() {
+        let target = Target::parse("http://127.0.0.1:1/predict").expect("it is a url");
+        let request = String::from_utf8(target.post("{\"a\":1}")).expect("it is text");
+        assert!(request.starts_with("POST /predict HTTP/1.1\r\nhost: 127.0.0.1:1\r\n"));
+        assert!(request.ends_with("content-length: 7\r\n\r\n{\"a\":1}"));
+    }
+}

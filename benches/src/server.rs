@@ -1,0 +1,174 @@
+//! Servers under measurement: started, waited for, and ended with the value that stands for them.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::http::{self, Target};
+
+/// A model is probed and loaded before a server is ready; that takes seconds, never this long.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// The addresses a server writes once it listens.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Ports {
+    pub(crate) http: SocketAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ops: Option<SocketAddr>,
+}
+
+/// A server that answers `/predict`. Dropping it ends the process, if it is one of ours.
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) target: Target,
+    pub(crate) ops: Option<SocketAddr>,
+    process: Option<Process>,
+}
+
+struct Process {
+    child: Child,
+    /// Its ports file and its log; and where it runs, so that nothing it writes outlives it.
+    folder: TempDir,
+}
+
+impl Server {
+    /// One that already runs elsewhere.
+    pub(crate) fn running(name: &str, url: &str) -> Result<Self> {
+        Ok(Self { name: name.to_owned(), target: Target::parse(url)?, ops: None, process: None })
+    }
+
+    /// The floor, as a process of its own like the server it is compared with.
+    pub(crate) fn echo(threads: usize) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe().context("this executable has no path")?);
+        command.args(["echo", "--addr", "127.0.0.1:0", "--threads", &threads.to_string()]);
+        Self::start(&format!("echo-{threads}"), command)
+    }
+
+    /// `onnxd serve` on a repository, with whatever else it is to be told.
+    pub(crate) fn onnxd(name: &str, binary: &Path, repository: &Path, more: &[String]) -> Result<Self> {
+        let mut command = Command::new(fs::canonicalize(binary).with_context(|| format!("no {}", binary.display()))?);
+        command.arg("serve").arg(fs::canonicalize(repository).with_context(|| format!("no {}", repository.display()))?);
+        command.args(["--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"]).args(more);
+        Self::start(name, command)
+    }
+
+    fn start(name: &str, mut command: Command) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (ports_file, log) = (folder.path().join("ports.json"), folder.path().join("log"));
+        let child = command
+            .arg("--ports-file")
+            .arg(&ports_file)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(File::create(&log)?)
+            .stderr(File::options().append(true).open(&log)?)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let mut process = Process { child, folder };
+        let ports = process.ports(&ports_file).with_context(|| format!("{name} did not become ready"))?;
+        let target = Target { address: ports.http, path: "/predict".to_owned() };
+        Ok(Self { name: name.to_owned(), target, ops: ports.ops, process: Some(process) })
+    }
+
+    /// Waits until `condition` holds for the text of `/metrics`.
+    pub(crate) fn await_metrics(&self, what: &str, condition: impl Fn(&str) -> bool) -> Result<()> {
+        let until = Instant::now() + READY_WITHIN;
+        while Instant::now() < until {
+            if condition(&self.metrics()?) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        bail!("{}: {what} not seen in /metrics within {READY_WITHIN:?}{}", self.name, self.log())
+    }
+
+    /// The text of `/metrics`.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        let ops = self.ops.with_context(|| format!("{} has no operations listener", self.name))?;
+        match http::get(ops, "/metrics")? {
+            (200, text) => Ok(text),
+            (status, _) => bail!("{}: /metrics answered {status}", self.name),
+        }
+    }
+
+    /// CPU time used since the process began, where the system tells.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        let id = self.process.as_ref()?.child.id();
+        cpu_of(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)
+    }
+
+    fn log(&self) -> String {
+        self.process.as_ref().map(Process::log_tail).unwrap_or_default()
+    }
+}
+
+impl Process {
+    fn ports(&mut self, file: &Path) -> Result<Ports> {
+        let until = Instant::now() + READY_WITHIN;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended, {status}{}", self.log_tail());
+            }
+            let ports = fs::read(file).ok().and_then(|bytes| serde_json::from_slice::<Ports>(&bytes).ok());
+            if let Some(ports) = ports
+                && http::get(ports.http, "/readyz").is_ok_and(|(status, _)| status == 200)
+            {
+                return Ok(ports);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("not within {READY_WITHIN:?}{}", self.log_tail())
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(8)..];
+        if tail.is_empty() { String::new() } else { format!("; its log ends:\n{}", tail.join("\n")) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself, and then there is nothing to do.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// User and system time from the text of `/proc/<id>/stat`, which counts in hundredths of a second.
+fn cpu_of(stat: &str) -> Option<Duration> {
+    // The second field is the name in brackets, which may hold spaces.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some(Duration::from_millis(ticks * 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_user_and_system_time() {
+        let stat = "17 (a (b) c) S 1 17 17 0 -1 4194560 500 0 0 0 120 30 0 0 20 0 3 0 1000 1 1";
+        assert_eq!(cpu_of(stat), Some(Duration::from_millis(1500)));
+        assert_eq!(cpu_of("nonsense"), None);
+    }
+
+    #[test]
+    fn a_server_that_does_not_start_says_why() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo no model here >&2; exit 3"]);
+        let error = Server::start("broken", command).err().expect("it ends at once");
+        assert!(format!("{error:#}").contains("no model here"), "{error:#}");
+    }
+}

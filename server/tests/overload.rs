@@ -1,0 +1,141 @@
+//! More than the server can do: immediate refusals, bounded waiting, and recovery.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::http::Load;
+use common::repo::Repo;
+use common::{Server, http, wait_for};
+use serde_json::{Value, json};
+
+fn row() -> Value {
+    json!({"cpu_zscore": 3, "memory_zscore": 1})
+}
+
+/// A slow model and a short queue: every answer is 200 or 503 with `Retry-After`, health answers throughout, and
+/// afterwards all is as before.
+#[test]
+fn a_full_queue_is_a_503_at_once() {
+    let repo = Repo::serving("slow", None);
+    let server = Server::start(repo.path(), &["--queue-rows", "4", "--workers", "1"]);
+    let before = server.predict(&row());
+    let refused = Arc::new(AtomicU64::new(0));
+    let (count, expected) = (Arc::clone(&refused), before.clone());
+    // Eight rows a request: a queue of four rows holds one such request, and only while it is otherwise empty.
+    let body = json!(vec![row(); 8]).to_string();
+    let load = Load::start(
+        server.http,
+        64,
+        move |_| body.clone(),
+        move |_, reply| match reply.status {
+            200 if reply.json()[7] == expected => Ok(()),
+            503 if reply.header("retry-after") == "1" && reply.text().contains("the queue is full") => {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            _ => Err(format!("{} {}", reply.status, reply.text())),
+        },
+    );
+    wait_for("refusals and answers", || {
+        assert_eq!(server.ops("/livez").status, 200);
+        assert_eq!(server.ops("/readyz").status, 200);
+        let refused = refused.load(Ordering::Relaxed);
+        let done = refused > 200 && load.answered() - refused > 100;
+        (done || !load.problems().is_empty()).then_some(())
+    });
+    let (_, problems) = load.finish();
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(server.predict(&row()), before);
+    assert!(server.metric("onnxd_rejected_total{model=\"anomaly\",reason=\"overloaded\"}").unwrap_or(0.0) > 200.0);
+    assert_eq!(server.metric("onnxd_queue_rows{model=\"anomaly\"}"), Some(0.0));
+}
+
+/// What waits for longer than a request may take is answered with 504 and never run.
+#[test]
+fn an_expired_job_is_not_run() {
+    let repo = Repo::serving("slow", None);
+    let server = Server::start(repo.path(), &["--request-timeout", "40ms", "--workers", "1", "--queue-rows", "100000"]);
+    let expired = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&expired);
+    // Each request is a batch of its own, of some milliseconds: 64 of them wait for longer than 40 ms.
+    let body = json!(vec![row(); 1024]).to_string();
+    let load = Load::start(
+        server.http,
+        64,
+        move |_| body.clone(),
+        move |_, reply| match reply.status {
+            200 => Ok(()),
+            504 => {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            // Receiving a body of 40 kB from 64 clients may take that long as well.
+            408 => Ok(()),
+            _ => Err(format!("{} {}", reply.status, reply.text())),
+        },
+    );
+    wait_for("expired requests", || {
+        (expired.load(Ordering::Relaxed) > 50 || !load.problems().is_empty()).then_some(())
+    });
+    let (answered, problems) = load.finish();
+    assert!(problems.is_empty(), "{problems:?}");
+    let runs = server.metric("onnxd_inference_runs_total{model=\"anomaly\",role=\"champion\"}").expect("a series");
+    assert!(runs < answered as f64, "{runs} runs for {answered} requests");
+}
+
+/// A run that never ends is stopped, its client told, and the worker goes on.
+#[test]
+fn an_endless_run_is_stopped_at_its_deadline() {
+    let repo = Repo::serving("slow", None);
+    let server = Server::start(repo.path(), &["--request-timeout", "1ms"]);
+    let reply = server.post("/predict", &row().to_string());
+    assert!(matches!(reply.status, 504 | 408), "{}", reply.text());
+    let begin = Instant::now();
+    for _ in 0..20 {
+        server.post("/predict", &row().to_string());
+    }
+    assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+/// Clients that leave before their answer: nothing is left in the queue and others are answered.
+#[test]
+fn a_client_that_leaves_leaves_nothing_behind() {
+    let repo = Repo::serving("slow", None);
+    let server = Server::start(repo.path(), &["--workers", "1"]);
+    for _ in 0..50 {
+        let mut client = http::Client::connect(server.http).expect("accepted");
+        client
+            .send("POST", "/predict", &[("content-type", "application/json")], row().to_string().as_bytes())
+            .expect("sent");
+    }
+    server.predict(&row());
+    wait_for("an empty queue", || (server.metric("onnxd_queue_rows{model=\"anomaly\"}") == Some(0.0)).then_some(()));
+}
+
+/// More connections than are allowed wait; none is lost.
+#[test]
+fn connections_beyond_the_limit_wait_for_their_turn() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--max-connections", "4"]);
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let address = server.http;
+            std::thread::spawn(move || {
+                http::request(
+                    address,
+                    "POST",
+                    "/predict",
+                    &[("content-type", "application/json")],
+                    row().to_string().as_bytes(),
+                )
+                .status
+            })
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.join().expect("no panic"), 200);
+    }
+}
