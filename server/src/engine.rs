@@ -236,7 +236,8 @@ impl Engine {
     /// What a request that arrives now may ask for.
     #[must_use]
     pub fn call(&self, protocol: &'static str) -> Call {
-        Call { deadline: Instant::now() + self.shared.options.request_timeout, protocol, accepted: false }
+        let start = Instant::now();
+        Call { start, deadline: start + self.shared.options.request_timeout, protocol, accepted: false }
     }
 
     /// What was counted of a model's challenger; `None` when it has none.

@@ -68,6 +68,8 @@ impl PredictError {
 /// What a request asks for beside its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
+    /// When it came.
+    pub start: Instant,
     /// When its answer is of no use any more.
     pub deadline: Instant,
     /// The `protocol` label of metrics.
@@ -156,10 +158,9 @@ impl Lane {
         rows: usize,
         call: Call,
     ) -> Result<Vec<Answer>, PredictError> {
-        let start = Instant::now();
         let result = self.run_parts(set, inputs, rows, call).await;
         let outcome = result.as_ref().map_or_else(PredictError::outcome, |_| Outcome::Ok);
-        self.metrics.request(call.protocol, outcome, start.elapsed());
+        self.metrics.request(call.protocol, outcome, call.start.elapsed());
         result
     }
 

@@ -1,6 +1,5 @@
 //! What a client sees when something is wrong: RFC 9457 problem details, with `error` as a plain string besides.
 
-use std::any::Any;
 use std::borrow::Cow;
 
 use axum::body::Body;
@@ -33,6 +32,12 @@ struct Details<'a> {
 impl Problem {
     pub(super) const fn new(status: StatusCode, detail: String) -> Self {
         Self { status, detail: Cow::Owned(detail), field: None }
+    }
+
+    /// Our fault; the log tells more.
+    pub(super) const fn internal() -> Self {
+        let detail = Cow::Borrowed("internal error");
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, detail, field: None }
     }
 
     pub(super) const fn not_ready() -> Self {
@@ -91,10 +96,4 @@ impl From<PredictError> for Problem {
         };
         Self { status, detail: Cow::Owned(error.to_string()), field: None }
     }
-}
-
-/// The answer to a request whose handler panicked; the panic itself was written to the log by the panic hook.
-pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
-    Problem { status: StatusCode::INTERNAL_SERVER_ERROR, detail: Cow::Borrowed("internal error"), field: None }
-        .into_response()
 }

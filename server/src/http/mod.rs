@@ -11,14 +11,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::header::X_CONTENT_TYPE_OPTIONS;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
 use crate::batch::Lane;
 use crate::engine::Engine;
 use error::Problem;
-use observe::Routes;
+use observe::{ObserveLayer, Routes};
+use tower_http::set_header::SetResponseHeaderLayer;
 
 /// What the handlers share.
 pub struct State {
@@ -96,7 +98,9 @@ pub fn operations(state: Arc<State>) -> Router {
         .route("/startupz", get(ops::started))
         .route("/metrics", get(ops::metrics))
         .route("/status", get(ops::status))
-        .route("/models/{model}/shadow", get(ops::shadow));
+        .route("/models/{model}/shadow", get(ops::shadow))
+        // People open this port in a browser.
+        .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
     finish(router, state)
 }
 
@@ -115,7 +119,6 @@ fn finish(router: Router<Arc<State>>, state: Arc<State>) -> Router {
             )
             .into_response()
         })
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::panicked))
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&state), observe::observe))
+        .layer(ObserveLayer(Arc::clone(&state)))
         .with_state(state)
 }

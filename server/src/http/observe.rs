@@ -1,15 +1,23 @@
 //! What every request gets: an id, a count and a duration.
 
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
-use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, Method, Version, header};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use futures_util::future::CatchUnwind;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
 
 use super::State;
+use super::error::Problem;
 use crate::metrics::{Metrics, RouteMetrics};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -68,26 +76,110 @@ const fn mix(mut n: u64) -> u64 {
     n ^ (n >> 31)
 }
 
-pub(super) async fn observe(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    let start = Instant::now();
-    let given = request.headers().get(REQUEST_ID).filter(|id| id.len() <= LONGEST_ID && !id.is_empty()).cloned();
-    let method = known(request.method());
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let version = request.version();
-    let mut response = next.run(request).await;
-    let id = given.unwrap_or_else(|| state.routes.id());
-    if response.status().is_server_error() || tracing::enabled!(tracing::Level::DEBUG) {
-        let (status, route) = (response.status().as_u16(), path.as_ref().map_or("other", MatchedPath::as_str));
-        let id = id.to_str().unwrap_or_default();
-        tracing::debug!(id, method, route, status, took_us = start.elapsed().as_micros(), "answered");
+/// Wraps a router: counts and times each request, names it, and turns a panic into an answer.
+///
+/// A service of its own rather than `axum::middleware::from_fn` and `tower_http`'s `CatchPanic`, which would box a future
+/// and a body each, for every prediction.
+#[derive(Clone)]
+pub(super) struct Observe<S> {
+    inner: S,
+    state: Arc<State>,
+}
+
+/// The layer for [`Observe`].
+#[derive(Clone)]
+pub(super) struct ObserveLayer(pub(super) Arc<State>);
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe { inner, state: Arc::clone(&self.0) }
     }
-    response.headers_mut().insert(REQUEST_ID, id);
-    if state.is_draining() && version == Version::HTTP_11 {
-        // Clients go elsewhere with their next request, before this connection is closed under it.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+impl<S> Service<Request> for Observe<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Observed<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
     }
-    state.routes.of(path.as_ref()).record(method, response.status().as_u16(), start.elapsed());
-    response
+
+    fn call(&mut self, request: Request) -> Observed<S::Future> {
+        let about = About {
+            start: Instant::now(),
+            id: request.headers().get(REQUEST_ID).filter(|id| (1..=LONGEST_ID).contains(&id.len())).cloned(),
+            method: known(request.method()),
+            version: request.version(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+        };
+        Observed {
+            inner: AssertUnwindSafe(self.inner.call(request)).catch_unwind(),
+            state: Arc::clone(&self.state),
+            about,
+        }
+    }
+}
+
+/// What is remembered of a request until its answer.
+struct About {
+    start: Instant,
+    id: Option<HeaderValue>,
+    method: &'static str,
+    version: Version,
+    route: Option<MatchedPath>,
+}
+
+pin_project! {
+    /// The answer to come.
+    pub(super) struct Observed<F> {
+        #[pin]
+        inner: CatchUnwind<AssertUnwindSafe<F>>,
+        state: Arc<State>,
+        about: About,
+    }
+}
+
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Observed<F> {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.inner.poll(context));
+        let mut response = match result {
+            Ok(Ok(response)) => response,
+            // The panic itself was written to the log by the panic hook.
+            Err(_) => Problem::internal().into_response(),
+        };
+        this.about.finish(this.state, &mut response);
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl About {
+    fn finish(&mut self, state: &State, response: &mut Response) {
+        let id = self.id.take().unwrap_or_else(|| state.routes.id());
+        let (status, took) = (response.status().as_u16(), self.start.elapsed());
+        tracing::debug!(
+            id = id.to_str().unwrap_or_default(),
+            method = self.method,
+            route = self.route.as_ref().map_or("other", MatchedPath::as_str),
+            status,
+            took_us = took.as_micros(),
+            "answered"
+        );
+        response.headers_mut().insert(REQUEST_ID, id);
+        if state.is_draining() && self.version == Version::HTTP_11 {
+            // Clients go elsewhere with their next request, before this connection is closed under it.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        state.routes.of(self.route.as_ref()).record(self.method, status, took);
+    }
 }
 
 /// Methods are a closed set in the metrics.

@@ -12,7 +12,7 @@ import onnx
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from training.config import Config
-from training.export.graph import GraphBuilder, Limits, add_front, add_outputs, finish
+from training.export.graph import GraphBuilder, Limits, add_defaults, add_outputs, finish
 from training.export.trees import boosting_trees
 from training.features import Table
 from training.model import (
@@ -51,7 +51,7 @@ class Challenger:
     @classmethod
     def fit(cls, table: Table, config: Config) -> "Challenger":
         """Fits both ensembles."""
-        limits = fit_limits(table, config.model, config.features.z_limit)
+        limits = fit_limits(table, config.model)
         shared = {
             "max_iter": config.model.tree_count,
             "max_leaf_nodes": config.model.tree_leaves,
@@ -81,13 +81,23 @@ class Challenger:
         return answers(logit, prepared, self.forecast.predict(prepared[:, FORECAST_COLUMNS]))
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
-        """The same as an ONNX graph: two `TreeEnsembleRegressor` nodes between the shared front and outputs."""
+        """The same as an ONNX graph: `Limits.prepare`, two `TreeEnsembleRegressor` nodes, the shared outputs.
+
+        The trees name their columns of `prepared`, and `1 / tau` is folded into their leaves.
+        """
         g = GraphBuilder()
-        front = add_front(g, self.limits)
-        terms = g.node("Concat", front.z, front.level, output="terms", axis=1)
-        trees, base = boosting_trees(self.decision)
-        total = trees.add_to(g, terms, "score_total", base - self.calibration.threshold)
-        logit = g.node("Div", total, g.number("tau", self.calibration.tau), output="logit")
-        trees, base = boosting_trees(self.forecast)
-        add_outputs(g, front, logit, trees.add_to(g, front.z, "g_of_z", base))
+        raised = g.node("Max", add_defaults(g, self.limits), g.constant("low", self.limits.low), output="raised")
+        x = g.node("Min", raised, g.number("limit", self.limits.limit), output="clipped")
+        z_cpu, _, baseline, scale = g.split(x, [1, 2, 1, 1], ["z_cpu", "z_rest", "baseline", "scale"])
+        level = g.node("Add", g.node("Mul", scale, z_cpu, output="rise"), baseline, output="level")
+        prepared = g.node("Concat", x, level, output="prepared", axis=1)
+
+        trees, base = boosting_trees(self.decision, DECISION_COLUMNS)
+        threshold, tau = self.calibration.threshold, self.calibration.tau
+        logit = trees.scaled(1 / tau).add_to(g, prepared, "logit", (base - threshold) / tau)
+
+        trees, base = boosting_trees(self.forecast, FORECAST_COLUMNS)
+        g_of_z = trees.add_to(g, prepared, "g_of_z", base)
+        percent = g.node("Add", g.node("Mul", scale, g_of_z, output="forecast_rise"), baseline, output="percent")
+        add_outputs(g, logit, percent)
         return finish(g, name)

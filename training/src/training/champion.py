@@ -1,23 +1,25 @@
 """The champion: a logistic that can only rise with each z-score, and a linear forecast that scales with its series.
 
 ```
-score    = sigmoid((w . log(1 + relu(z)) + w_s * clip((level - 70) / 30, 0, 1) - t) / tau),  w >= 0
+score    = sigmoid((w . asinh(relu(z)) + w_s * clip((level - 70) / 30, 0, 1) - t) / tau),  w >= 0
 level    = baseline + scale * z_cpu
 forecast = clip(baseline + scale * (v . [clip(z, -5, 5), clip(z_cpu - 5, 0, 40)] + v_0), 0, 100)
 ```
+
+asinh is linear for small z and logarithmic for large ones.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from training.config import Config, ModelConfig
-from training.export.graph import GraphBuilder, Limits, add_front, add_outputs, finish
+from training.config import FEATURES, Config, ModelConfig
+from training.export.graph import GraphBuilder, Limits, add_defaults, add_outputs, finish
 from training.features import Table
 from training.model import (
     UNCALIBRATED,
@@ -34,6 +36,19 @@ from training.model import (
 DIGITS = 6
 """Weights are rounded to this many decimals: the last bits of an optimiser differ between processors."""
 OPTIONS = {"maxiter": 5000, "ftol": 1e-14, "gtol": 1e-10}
+CPU, BASELINE, SCALE = (FEATURES.index(f) for f in ("cpu_zscore", "cpu_baseline", "cpu_scale"))
+Z_SCORES = range(3)
+
+
+class Piece(NamedTuple):
+    """`relu(slope * feature + offset)`, times the scale if `scaled`, and its weights in level and forecast."""
+
+    feature: int
+    slope: float
+    offset: float
+    scaled: bool = True
+    in_level: float = 0.0
+    in_forecast: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Champion:
     Attributes:
         config: Shape of its terms.
         limits: Defaults and clips of the inputs.
-        weights: float64 [3], of `log(1 + relu(z))`, none negative.
+        weights: float64 [3], of `asinh(relu(z))`, none negative.
         coefficients: float64 [4], the forecast's v.
         intercept: The forecast's v_0.
         calibration: From the raw sum to the score.
@@ -59,7 +74,7 @@ class Champion:
     @classmethod
     def fit(cls, table: Table, config: Config) -> "Champion":
         """Fits the weights on labelled rows and the forecast on rows whose future is known."""
-        limits = fit_limits(table, config.model, config.features.z_limit)
+        limits = fit_limits(table, config.model)
         shape = cls(config.model, limits, np.zeros(3), np.zeros(4), 0.0)
         rows = decision_rows(table)
         prepared = limits.prepare(table.features[rows])
@@ -76,8 +91,8 @@ class Champion:
         )
 
     def terms(self, prepared: Rows) -> Floats:
-        """`log(1 + relu(z))`, float64 [N, 3]."""
-        return np.log1p(np.maximum(prepared[:, :3].astype(np.float64), 0.0))
+        """`asinh(relu(z))`, float64 [N, 3]."""
+        return np.arcsinh(np.maximum(prepared[:, :3].astype(np.float64), 0.0))
 
     def saturation(self, prepared: Rows) -> Floats:
         """`w_s * clip((level - start) / width, 0, 1)`, float64 [N]: a pod at its limit is in trouble anyway."""
@@ -104,47 +119,90 @@ class Champion:
         return answers(logit, prepared, self.forecast_terms(prepared) @ self.coefficients + self.intercept)
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
-        """The same as an ONNX graph of core operators. `1 / tau` is folded into the weights."""
+        """The same as an ONNX graph. `1 / tau` is folded into the weights.
+
+        A clip is a difference of relus, and a matrix product makes all relus of a row at once, where single columns
+        would take a node for each limit. ONNX Runtime fuses each relu and sigmoid into the product before it. Written
+        z+ and z- are relu(z) and relu(-z); z + 5 and z - 5 are three columns each, relu included; sinh(1) becomes the
+        column of ones that carries t; a negative baseline or scale becomes 0.
+
+        ```
+        x             = features, NaN filled, clipped to +-100                                          [N, 5]
+        positive      = relu(x T + t) = z_cpu+  z_memory+  z_disk_io+  sinh(1)                          [N, 4]
+        pieces        = relu(x P + p) = z_cpu+  z_cpu-  z + 5  z - 5  z_cpu - 45  1      baseline       [N, 11]
+        factors       = relu(x Q + q) = scale   scale   scale  scale  scale       scale  1              [N, 11]
+        parts         = pieces * factors                                                                [N, 11]
+        level         = parts . (1, -1, 0 ... 0, 1)                                                     [N, 1]
+        forecast      = clip(parts . (0, 0, v, v_excess - v, -v_excess, v_0 - 5 sum(v), 1), 0, 100)
+        score         = sigmoid(asinh(positive) . (w, -t) + w_s * clip((level - 70) / 30, 0, 1))
+        ```
+        """
         g = GraphBuilder()
-        front = add_front(g, self.limits)
-        config, tau = self.config, self.calibration.tau
-        zero, one = g.number("zero_z", 0.0), g.number("one", 1.0)
-        positive = g.node("Max", front.z, zero, output="z_positive")
-        logs = _log(g, g.node("Add", positive, one, output="z_positive_1"))
-        shifted = g.node("Sub", front.level, g.number("saturation_start", config.saturation_start), output="over")
-        share = g.node("Div", shifted, g.number("saturation_width", config.saturation_width), output="over_share")
-        saturation = g.node("Clip", share, zero, one, output="saturation")
-        terms = g.node("Concat", logs, saturation, output="terms", axis=1)
-        weights = np.append(self.weights, config.saturation_weight) / tau
-        logit = _linear(g, terms, weights, -self.calibration.threshold / tau, "logit")
-        add_outputs(g, front, logit, self._add_forecast(g, front.z, front.z_cpu))
+        least, most = g.number("least", -self.limits.limit), g.number("most", self.limits.limit)
+        x = g.node("Clip", add_defaults(g, self.limits), least, most, output="x")
+        pieces = self._pieces()
+        parts = _add_parts(g, x, pieces)
+        level = _add_sum(g, parts, [p.in_level for p in pieces], "level")
+        percent = _add_sum(g, parts, [p.in_forecast for p in pieces], "percent")
+        add_outputs(g, self._add_logit(g, x, level), percent)
         return finish(g, name)
 
-    def _add_forecast(self, g: GraphBuilder, z: str, z_cpu: str) -> str:
-        limit = self.config.forecast_z_limit
-        low, high = g.number("z_low", -limit), g.number("z_high", limit)
-        near = g.node("Clip", z, low, high, output="z_near")
-        beyond = g.node("Sub", z_cpu, high, output="z_beyond")
-        most = g.number("excess_limit", self.config.forecast_excess_limit)
-        excess = g.node("Clip", beyond, "zero_z", most, output="z_excess")
-        terms = g.node("Concat", near, excess, output="forecast_terms", axis=1)
-        return _linear(g, terms, self.coefficients, self.intercept, "g_of_z")
+    def _pieces(self) -> list[Piece]:
+        """The straight pieces that level and forecast consist of.
+
+        `clip(z, -a, a) = relu(z + a) - relu(z - a) - a` and `clip(z - a, 0, b) = relu(z - a) - relu(z - a - b)`.
+        """
+        v, v_excess = self.coefficients[:3], self.coefficients[3]
+        v_beyond = np.array([v_excess, 0.0, 0.0]) - v
+        near = self.config.forecast_z_limit
+        far = near + self.config.forecast_excess_limit
+        return [
+            Piece(CPU, 1.0, 0.0, in_level=1.0),
+            Piece(CPU, -1.0, 0.0, in_level=-1.0),
+            *(Piece(z, 1.0, near, in_forecast=v[z]) for z in Z_SCORES),
+            *(Piece(z, 1.0, -near, in_forecast=v_beyond[z]) for z in Z_SCORES),
+            Piece(CPU, 1.0, -far, in_forecast=-v_excess),
+            Piece(CPU, 0.0, 1.0, in_forecast=self.intercept - near * v.sum()),
+            Piece(BASELINE, 1.0, 0.0, scaled=False, in_level=1.0, in_forecast=1.0),
+        ]
+
+    def _add_logit(self, g: GraphBuilder, x: str, level: str) -> str:
+        """The score's logit, [N, 1]. The saturation term is what the product is added to, `C` in `A B + C`."""
+        config, tau = self.config, self.calibration.tau
+        select, offset = np.zeros((len(FEATURES), 4)), np.zeros(4)
+        select[Z_SCORES, Z_SCORES] = 1.0
+        offset[3] = np.sinh(1.0)
+        terms = g.node("Asinh", _add_relu(g, x, select, offset, "positive"), output="terms")
+        width = config.saturation_width
+        share = {"alpha": 1.0 / width, "beta": -config.saturation_start / width}
+        saturation = g.node("HardSigmoid", level, output="saturation", **share)
+        weights = g.constant("logit_weights", np.append(self.weights, -self.calibration.threshold)[:, None] / tau)
+        return g.node("Gemm", terms, weights, saturation, output="logit", beta=config.saturation_weight / tau)
 
 
-def _log(g: GraphBuilder, x: str) -> str:
-    """Natural logarithm, computed in float64.
+def _add_parts(g: GraphBuilder, x: str, pieces: list[Piece]) -> str:
+    """The pieces' values, each times its row's scale if it is scaled, [N, 5] -> [N, len(pieces)]."""
+    shape = (len(FEATURES), len(pieces))
+    slopes, factors = np.zeros(shape), np.zeros(shape)
+    for column, piece in enumerate(pieces):
+        slopes[piece.feature, column] = piece.slope
+        factors[SCALE, column] = piece.scaled
+    values = _add_relu(g, x, slopes, np.array([p.offset for p in pieces]), "pieces")
+    return g.node("Mul", values, _add_relu(g, x, factors, 1.0 - factors[SCALE], "factors"), output="parts")
 
-    ONNX Runtime's float32 kernel gives the last rows of a batch another last bit than the first ones. A double's last
-    bit is lost when it becomes a float, so a row's answer does not depend on its batch.
+
+def _add_relu(g: GraphBuilder, x: str, matrix: Floats, offset: Floats, output: str) -> str:
+    """`relu(x matrix + offset)`, [N, K] -> [N, M]."""
+    constants = g.constant(f"{output}_matrix", matrix), g.constant(f"{output}_offset", offset)
+    return g.node("Relu", g.node("Gemm", x, *constants, output=f"{output}_signed"), output=output)
+
+
+def _add_sum(g: GraphBuilder, parts: str, weights: list[float], output: str) -> str:
+    """Weighted sum of columns, [N, K] -> [N, 1].
+
+    Not `MatMul` with a vector, which would give [N] at once: ONNX Runtime computes that row by row, 0.17 us each.
     """
-    double = g.node("Cast", x, output="z_double", to=TensorProto.DOUBLE)
-    return g.node("Cast", g.node("Log", double, output="z_log_double"), output="z_log", to=TensorProto.FLOAT)
-
-
-def _linear(g: GraphBuilder, terms: str, weights: Floats, intercept: float, output: str) -> str:
-    """Weighted sum of columns plus a constant, [N, K] -> [N, 1]."""
-    column = g.constant(f"{output}_weights", weights[:, None])
-    return g.node("Gemm", terms, column, g.constant(f"{output}_bias", np.array([intercept])), output=output)
+    return g.node("Gemm", parts, g.constant(f"{output}_weights", np.array(weights)[:, None]), output=output)
 
 
 def _fit_logistic(terms: Floats, offset: Floats, anomalous: NDArray[np.bool_], config: ModelConfig) -> Floats:

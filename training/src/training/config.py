@@ -63,8 +63,9 @@ class ModelConfig:
     """The threshold's budget on normal training samples."""
     z_default: float = 0.0
     """A missing z-score counts as normal."""
-    level_limit: float = 1000.0
-    """cpu_baseline and cpu_scale are clipped to [0, this] percent, so that no input can overflow the graph."""
+    input_limit: float = 100.0
+    """z-scores are clipped to +-this, cpu_baseline and cpu_scale to 0..this percent, so that no input can overflow the
+    graph. One number for both, so that a graph can clip all columns in one node."""
     saturation_start: float = 70.0
     """CPU percent of the limit where the saturation term begins ..."""
     saturation_width: float = 30.0

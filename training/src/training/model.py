@@ -71,16 +71,14 @@ class Model(Protocol):
         ...
 
 
-def fit_limits(table: Table, config: ModelConfig, z_limit: float) -> Limits:
+def fit_limits(table: Table, config: ModelConfig) -> Limits:
     """Defaults and clips of the features: a missing baseline or scale becomes the training fleet's median."""
     level = np.median(table.features[table.warm][:, 3:], axis=0)
     default = np.array([config.z_default] * 3 + level.round(4).tolist(), dtype=np.float32)
-    low = np.array([-z_limit] * 3 + [0.0] * 2, dtype=np.float32)
-    high = np.array([z_limit] * 3 + [config.level_limit] * 2, dtype=np.float32)
     if len(default) != len(FEATURES):
         msg = f"limits for {len(default)} features, the contract has {len(FEATURES)}"
         raise AssertionError(msg)
-    return Limits(default, low, high)
+    return Limits(default, config.input_limit)
 
 
 def decision_rows(table: Table) -> NDArray[np.bool_]:

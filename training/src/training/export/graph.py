@@ -91,29 +91,21 @@ class GraphBuilder:
 
 
 @dataclass(frozen=True)
-class Front:
-    """Names of the prepared inputs in a graph: z float32 [N, 3]; z_cpu, baseline, scale and level float32 [N, 1]."""
-
-    z: str
-    z_cpu: str
-    baseline: str
-    scale: str
-    level: str
-
-
-@dataclass(frozen=True)
 class Limits:
     """What the graph does to raw inputs before anything else, column by column.
 
     Attributes:
         default: float32 [5], the value of a missing (NaN) feature.
-        low: float32 [5], the least value.
-        high: float32 [5], the greatest value.
+        limit: z-scores are clipped to +-this, baseline and scale to 0..this.
     """
 
     default: NDArray[np.float32]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
+    limit: float
+
+    @property
+    def low(self) -> NDArray[np.float32]:
+        """The least value of each feature, float32 [5]."""
+        return np.array([-self.limit] * 3 + [0.0] * 2, dtype=np.float32)
 
     def prepare(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The graph's front in numpy, step by step in float32, so that tree thresholds see the same bits.
@@ -125,42 +117,37 @@ class Limits:
             float32 [N, 6]: the features without NaN, clipped, and the CPU level `baseline + scale * z` in percent.
         """
         x = np.where(np.isnan(features), self.default, features)
-        x = np.minimum(np.maximum(x, self.low), self.high)
+        x = np.minimum(np.maximum(x, self.low), np.float32(self.limit))
         level = x[:, 4] * x[:, 0] + x[:, 3]
         return np.column_stack([x, level]).astype(np.float32)
 
 
-def add_front(g: GraphBuilder, limits: Limits) -> Front:
-    """Adds the nodes of `Limits.prepare` on the input `features`."""
-    missing = g.node("IsNaN", "features", output="missing")
-    filled = g.node("Where", missing, g.constant("default", limits.default), "features", output="filled")
-    raised = g.node("Max", filled, g.constant("low", limits.low), output="raised")
-    clipped = g.node("Min", raised, g.constant("high", limits.high), output="clipped")
-    z_cpu, z_rest, baseline, scale = g.split(clipped, [1, 2, 1, 1], ["z_cpu", "z_rest", "baseline", "scale"])
-    z = g.node("Concat", z_cpu, z_rest, output="z", axis=1)
-    rise = g.node("Mul", scale, z_cpu, output="rise")
-    level = g.node("Add", rise, baseline, output="level")
-    return Front(z, z_cpu, baseline, scale, level)
+def add_defaults(g: GraphBuilder, limits: Limits) -> str:
+    """Adds the node that replaces NaN in the input `features` by the defaults, float32 [N, 5]."""
+    values = limits.default.tolist()
+    return g.node(
+        "Imputer",
+        "features",
+        output="filled",
+        domain=ML_DOMAIN,
+        imputed_value_floats=values,
+        replaced_value_float=float("nan"),
+    )
 
 
-def add_outputs(g: GraphBuilder, front: Front, logit: str, g_of_z: str) -> None:
-    """Adds the outputs.
-
-    `score = sigmoid(logit)`, `anomaly = score >= 0.5`, `forecast = clip(baseline + scale * g(z), 0, 100)`.
+def add_outputs(g: GraphBuilder, logit: str, percent: str) -> None:
+    """Adds the outputs: `score = sigmoid(logit)`, `anomaly = score >= 0.5`, `forecast = clip(percent, 0, 100)`.
 
     Args:
         g: The graph.
-        front: Its prepared inputs.
         logit: float32 [N, 1], 0 at the operating point.
-        g_of_z: float32 [N, 1], the forecast in scales above the baseline.
+        percent: float32 [N, 1], the forecast.
     """
     flat = g.constant("flat", np.array([-1], dtype=np.int64))
     score = g.node("Reshape", g.node("Sigmoid", logit, output="score_column"), flat, output="score")
     g.node("GreaterOrEqual", score, g.number("threshold", 0.5), output="anomaly")
-    rise = g.node("Mul", front.scale, g_of_z, output="forecast_rise")
-    percent = g.node("Add", rise, front.baseline, output="forecast_percent")
-    flat_percent = g.node("Reshape", percent, flat, output="forecast_flat")
-    g.node("Clip", flat_percent, g.number("zero", 0.0), g.number("hundred", 100.0), output="forecast")
+    clipped = g.node("Clip", percent, g.number("zero", 0.0), g.number("hundred", 100.0), output="forecast_column")
+    g.node("Reshape", clipped, flat, output="forecast")
 
 
 def finish(g: GraphBuilder, name: str) -> onnx.ModelProto:

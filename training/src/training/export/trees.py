@@ -4,7 +4,8 @@
 value follows `nodes_missing_value_tracks_true`, which skl2onnx forgets (its issue 1253).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,10 @@ class TreeAttributes:
         self.right.append(children[1])
         self.missing_left.append(int(missing_left))
 
+    def scaled(self, factor: float) -> "TreeAttributes":
+        """The same trees, their sum multiplied by `factor`."""
+        return replace(self, leaf_weight=[float(np.float32(w * factor)) for w in self.leaf_weight])
+
     def add_to(self, g: GraphBuilder, x: str, output: str, base: float = 0.0) -> str:
         """Adds the node: float32 [N, F] in, float32 [N, 1] out, `base` plus the trees. Returns the output's name."""
         return g.node(
@@ -101,8 +106,10 @@ class TreeAttributes:
 HistModel = HistGradientBoostingClassifier | HistGradientBoostingRegressor
 
 
-def boosting_trees(model: HistModel) -> tuple[TreeAttributes, float]:
+def boosting_trees(model: HistModel, columns: Sequence[int]) -> tuple[TreeAttributes, float]:
     """The trees of a fitted histogram gradient boosting with one output, and the constant to add.
+
+    `columns` says which column of the node's input each of the model's features is.
 
     skl2onnx 1.20.0 cannot convert these. The trees are read from scikit-learn's private `_predictors`; the version is
     pinned and the parity test guards it.
@@ -120,7 +127,8 @@ def boosting_trees(model: HistModel) -> tuple[TreeAttributes, float]:
             if node["is_leaf"]:
                 trees.leaf((index, position), float(node["value"]))
             else:
-                test = (int(node["feature_idx"]), float(node["num_threshold"]), bool(node["missing_go_to_left"]))
+                column = columns[int(node["feature_idx"])]
+                test = (column, float(node["num_threshold"]), bool(node["missing_go_to_left"]))
                 trees.branch((index, position), test, (int(node["left"]), int(node["right"])))
     base = np.asarray(model._baseline_prediction)  # noqa: SLF001
     return trees, float(base.ravel()[0])
