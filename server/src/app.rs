@@ -34,8 +34,8 @@ pub fn run(config: Config) -> Result<(), String> {
     let (stop, stopped) = watch::channel(false);
     let (stop_ops, ops_stopped) = watch::channel(false);
     if let Some(listener) = ops_listener {
-        let router = http::operations(Arc::clone(&state));
-        ops.spawn(http::serve::serve(listener, router, OPS_CONNECTIONS, ops_stopped));
+        let door = http::operations(Arc::clone(&state));
+        ops.spawn(http::serve::serve(listener, door, OPS_CONNECTIONS, ops_stopped));
     }
     let serving =
         data.spawn(http::serve::serve(http_listener, http::data(Arc::clone(&state)), config.max_connections, stopped));

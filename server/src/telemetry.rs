@@ -10,12 +10,17 @@ use tracing_subscriber::EnvFilter;
 /// When the filter cannot be understood, or a log was started before.
 pub fn start(filter: &str, format: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("log is {filter:?}: {e}"))?;
+    let terminal = std::io::stderr().is_terminal();
     let pretty = match format {
         "pretty" => true,
         "json" => false,
-        _ => std::io::stderr().is_terminal(),
+        _ => terminal,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(terminal);
     let started = if pretty { builder.compact().try_init() } else { builder.json().flatten_event(true).try_init() };
     started.map_err(|e| e.to_string())
 }

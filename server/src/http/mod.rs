@@ -19,7 +19,8 @@ use axum::routing::{get, post};
 use crate::batch::Lane;
 use crate::engine::Engine;
 use error::Problem;
-use observe::{ObserveLayer, Routes};
+pub use observe::Observe;
+use observe::Routes;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 /// What the handlers share.
@@ -80,8 +81,11 @@ impl State {
     }
 }
 
+/// A router with everything that each request gets, ready to be served.
+pub type Door = Observe<Router>;
+
 /// Predictions and the health that a load balancer asks for.
-pub fn data(state: Arc<State>) -> Router {
+pub fn data(state: Arc<State>) -> Door {
     let router = Router::new()
         .route("/predict", post(predict::default_model))
         .route("/models/{model}/predict", post(predict::named_model))
@@ -91,7 +95,7 @@ pub fn data(state: Arc<State>) -> Router {
 }
 
 /// Health, metrics and status.
-pub fn operations(state: Arc<State>) -> Router {
+pub fn operations(state: Arc<State>) -> Door {
     let router = Router::new()
         .route("/livez", get(ops::live))
         .route("/readyz", get(ops::ready))
@@ -104,8 +108,8 @@ pub fn operations(state: Arc<State>) -> Router {
     finish(router, state)
 }
 
-fn finish(router: Router<Arc<State>>, state: Arc<State>) -> Router {
-    router
+fn finish(router: Router<Arc<State>>, state: Arc<State>) -> Door {
+    let router = router
         .fallback(|| async {
             Problem::new(
                 StatusCode::NOT_FOUND,
@@ -119,6 +123,6 @@ fn finish(router: Router<Arc<State>>, state: Arc<State>) -> Router {
             )
             .into_response()
         })
-        .layer(ObserveLayer(Arc::clone(&state)))
-        .with_state(state)
+        .with_state(Arc::clone(&state));
+    Observe::new(router, state)
 }

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
-use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, Method, Version, header};
+use axum::http::{self, HeaderName, HeaderValue, Method, Version, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use futures_util::future::CatchUnwind;
+use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::State;
 use super::error::Problem;
@@ -23,9 +23,24 @@ use crate::metrics::{Metrics, RouteMetrics};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_ID: usize = 128;
 
+/// The routes that metrics tell apart; `*` is the name of a model.
+const PATHS: [&str; 8] =
+    ["/predict", "/models/*/predict", "/readyz", "/livez", "/startupz", "/metrics", "/status", "/models/*/shadow"];
+
+/// Which of [`PATHS`] a path is. The router knows as well, but counting inside of it would box every request twice.
+fn route(path: &str) -> Option<usize> {
+    PATHS.iter().position(|pattern| match pattern.split_once('*') {
+        None => *pattern == path,
+        Some((before, after)) => path
+            .strip_prefix(before)
+            .and_then(|rest| rest.strip_suffix(after))
+            .is_some_and(|name| !name.is_empty() && !name.contains('/')),
+    })
+}
+
 /// Metrics of each route, and the ids of requests that bring none.
 pub(super) struct Routes {
-    known: Vec<(&'static str, RouteMetrics)>,
+    known: [RouteMetrics; PATHS.len()],
     other: RouteMetrics,
     /// Differs between processes, so that ids of several servers do not collide.
     seed: u64,
@@ -34,30 +49,19 @@ pub(super) struct Routes {
 
 impl Routes {
     pub(super) fn new(metrics: &Arc<Metrics>) -> Self {
-        let paths = [
-            "/predict",
-            "/models/{model}/predict",
-            "/readyz",
-            "/livez",
-            "/startupz",
-            "/metrics",
-            "/status",
-            "/models/{model}/shadow",
-        ];
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seed =
             mix(u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap_or(0) ^ u64::from(std::process::id()));
         Self {
-            known: paths.into_iter().map(|path| (path, RouteMetrics::new(metrics, path))).collect(),
+            known: PATHS.map(|path| RouteMetrics::new(metrics, path)),
             other: RouteMetrics::new(metrics, "other"),
             seed,
             next: AtomicU64::new(0),
         }
     }
 
-    fn of(&self, path: Option<&MatchedPath>) -> &RouteMetrics {
-        let path = path.map_or("", MatchedPath::as_str);
-        self.known.iter().find(|(known, _)| *known == path).map_or(&self.other, |(_, metrics)| metrics)
+    fn of(&self, route: Option<usize>) -> &RouteMetrics {
+        route.and_then(|i| self.known.get(i)).unwrap_or(&self.other)
     }
 
     fn id(&self) -> HeaderValue {
@@ -76,31 +80,25 @@ const fn mix(mut n: u64) -> u64 {
     n ^ (n >> 31)
 }
 
-/// Wraps a router: counts and times each request, names it, and turns a panic into an answer.
+/// Stands around a router: counts and times each request, names it, and turns a panic into an answer.
 ///
 /// A service of its own rather than `axum::middleware::from_fn` and `tower_http`'s `CatchPanic`, which would box a future
 /// and a body each, for every prediction.
 #[derive(Clone)]
-pub(super) struct Observe<S> {
+pub struct Observe<S> {
     inner: S,
     state: Arc<State>,
 }
 
-/// The layer for [`Observe`].
-#[derive(Clone)]
-pub(super) struct ObserveLayer(pub(super) Arc<State>);
-
-impl<S> Layer<S> for ObserveLayer {
-    type Service = Observe<S>;
-
-    fn layer(&self, inner: S) -> Observe<S> {
-        Observe { inner, state: Arc::clone(&self.0) }
+impl<S> Observe<S> {
+    pub(super) const fn new(inner: S, state: Arc<State>) -> Self {
+        Self { inner, state }
     }
 }
 
-impl<S> Service<Request> for Observe<S>
+impl<S> Service<http::Request<Incoming>> for Observe<S>
 where
-    S: Service<Request, Response = Response, Error = Infallible>,
+    S: Service<http::Request<Incoming>, Response = Response, Error = Infallible>,
 {
     type Response = Response;
     type Error = Infallible;
@@ -110,13 +108,13 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request) -> Observed<S::Future> {
+    fn call(&mut self, request: http::Request<Incoming>) -> Observed<S::Future> {
         let about = About {
             start: Instant::now(),
             id: request.headers().get(REQUEST_ID).filter(|id| (1..=LONGEST_ID).contains(&id.len())).cloned(),
             method: known(request.method()),
             version: request.version(),
-            route: request.extensions().get::<MatchedPath>().cloned(),
+            route: route(request.uri().path()),
         };
         Observed {
             inner: AssertUnwindSafe(self.inner.call(request)).catch_unwind(),
@@ -132,12 +130,12 @@ struct About {
     id: Option<HeaderValue>,
     method: &'static str,
     version: Version,
-    route: Option<MatchedPath>,
+    route: Option<usize>,
 }
 
 pin_project! {
     /// The answer to come.
-    pub(super) struct Observed<F> {
+    pub struct Observed<F> {
         #[pin]
         inner: CatchUnwind<AssertUnwindSafe<F>>,
         state: Arc<State>,
@@ -168,7 +166,7 @@ impl About {
         tracing::debug!(
             id = id.to_str().unwrap_or_default(),
             method = self.method,
-            route = self.route.as_ref().map_or("other", MatchedPath::as_str),
+            route = self.route.map_or("other", |i| PATHS[i]),
             status,
             took_us = took.as_micros(),
             "answered"
@@ -178,7 +176,7 @@ impl About {
             // Clients go elsewhere with their next request, before this connection is closed under it.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        state.routes.of(self.route.as_ref()).record(self.method, status, took);
+        state.routes.of(self.route).record(self.method, status, took);
     }
 }
 

@@ -46,16 +46,21 @@ async fn predict(state: Arc<State>, model: Option<&str>, request: Request) -> Re
 
 async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Body) -> Result<Response, Problem> {
     let call = state.engine.call("predict");
-    let limit = tokio::time::Instant::from_std(call.deadline);
-    let body = tokio::time::timeout_at(limit, read(body, state.body_limit))
-        .await
-        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into()))??;
     let signature = &set.champion.signature;
-    let request = decode::body(signature, &body, state.engine.options().max_rows)?;
-    let answers = tokio::time::timeout_at(limit, lane.predict(set, request.inputs, request.rows, call))
-        .await
-        .map_err(|_| PredictError::Deadline)??;
-    let mut response = Response::new(Body::from(encode::answer(signature, &answers, request.form)));
+    let mut received = false;
+    let answer = async {
+        let body = read(body, state.body_limit).await?;
+        received = true;
+        let request = decode::body(signature, &body, state.engine.options().max_rows)?;
+        let answers = lane.predict(set, request.inputs, request.rows, call).await?;
+        Ok::<_, Problem>(encode::answer(signature, &answers, request.form))
+    };
+    let answer = match tokio::time::timeout_at(call.deadline.into(), answer).await {
+        Ok(answer) => answer?,
+        Err(_) if received => return Err(PredictError::Deadline.into()),
+        Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into())),
+    };
+    let mut response = Response::new(Body::from(answer));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     name_version(&mut response, set);
     Ok(response)
