@@ -40,6 +40,11 @@ impl Problem {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, detail, field: None }
     }
 
+    pub(super) const fn wrong_method() -> Self {
+        let detail = Cow::Borrowed("this path takes another method: predictions are POST, the rest is GET");
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, detail, field: None }
+    }
+
     pub(super) const fn not_ready() -> Self {
         let detail = Cow::Borrowed("no model serves yet");
         Self { status: StatusCode::SERVICE_UNAVAILABLE, detail, field: None }

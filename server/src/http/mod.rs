@@ -7,20 +7,22 @@ mod ops;
 mod predict;
 pub mod serve;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::http::header::X_CONTENT_TYPE_OPTIONS;
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::http::{HeaderValue, Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::body::Incoming;
+use tower::Service;
 
 use crate::batch::Lane;
 use crate::engine::Engine;
 use error::Problem;
-pub use observe::Observe;
-use observe::Routes;
+use observe::{Observe, Routes};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 /// What the handlers share.
@@ -81,21 +83,37 @@ impl State {
     }
 }
 
-/// A router with everything that each request gets, ready to be served.
-pub type Door = Observe<Router>;
+/// What answers the requests of a listener.
+pub trait Door:
+    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> Door for S where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
 
 /// Predictions and the health that a load balancer asks for.
-pub fn data(state: Arc<State>) -> Door {
-    let router = Router::new()
-        .route("/predict", post(predict::default_model))
-        .route("/models/{model}/predict", post(predict::named_model))
-        .route("/livez", get(ops::live))
-        .route("/readyz", get(ops::ready));
-    finish(router, state)
+///
+/// Predictions do not go through the router, which boxes two futures and a body for each request: 1 us of about 10.
+pub fn data(state: Arc<State>) -> impl Door {
+    let router = Router::new().route("/livez", get(ops::live)).route("/readyz", get(ops::ready));
+    let (router, shared) = (finish(router, &state), Arc::clone(&state));
+    let predictions = tower::service_fn(move |request: Request<Incoming>| {
+        let (mut router, state) = (router.clone(), Arc::clone(&shared));
+        async move {
+            if predict::target(request.uri().path()).is_some() {
+                return Ok(predict::predict(state, request).await.into_response());
+            }
+            router.call(request).await
+        }
+    });
+    Observe::new(predictions, state)
 }
 
 /// Health, metrics and status.
-pub fn operations(state: Arc<State>) -> Door {
+pub fn operations(state: Arc<State>) -> impl Door {
     let router = Router::new()
         .route("/livez", get(ops::live))
         .route("/readyz", get(ops::ready))
@@ -105,24 +123,15 @@ pub fn operations(state: Arc<State>) -> Door {
         .route("/models/{model}/shadow", get(ops::shadow))
         // People open this port in a browser.
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
-    finish(router, state)
+    Observe::new(finish(router, &state), state)
 }
 
-fn finish(router: Router<Arc<State>>, state: Arc<State>) -> Door {
-    let router = router
+fn finish(router: Router<Arc<State>>, state: &Arc<State>) -> Router {
+    router
         .fallback(|| async {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "there is nothing at this path; see the README for the endpoints".into(),
-            )
+            let detail = "there is nothing at this path; see the README for the endpoints";
+            Problem::new(StatusCode::NOT_FOUND, detail.into())
         })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path takes another method: predictions are POST, the rest is GET".into(),
-            )
-            .into_response()
-        })
-        .with_state(Arc::clone(&state));
-    Observe::new(router, state)
+        .method_not_allowed_fallback(|| async { Problem::wrong_method() })
+        .with_state(Arc::clone(state))
 }

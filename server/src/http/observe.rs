@@ -80,12 +80,12 @@ const fn mix(mut n: u64) -> u64 {
     n ^ (n >> 31)
 }
 
-/// Stands around a router: counts and times each request, names it, and turns a panic into an answer.
+/// Stands around all handlers: counts and times each request, names it, and turns a panic into an answer.
 ///
 /// A service of its own rather than `axum::middleware::from_fn` and `tower_http`'s `CatchPanic`, which would box a future
 /// and a body each, for every prediction.
 #[derive(Clone)]
-pub struct Observe<S> {
+pub(super) struct Observe<S> {
     inner: S,
     state: Arc<State>,
 }
@@ -135,7 +135,7 @@ struct About {
 
 pin_project! {
     /// The answer to come.
-    pub struct Observed<F> {
+    pub(super) struct Observed<F> {
         #[pin]
         inner: CatchUnwind<AssertUnwindSafe<F>>,
         state: Arc<State>,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State as Shared};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
 
 use super::error::Problem;
 use super::{State, ndjson};
@@ -16,16 +16,13 @@ use crate::serving::ServingSet;
 
 const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
 
-pub(super) async fn default_model(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Problem> {
-    predict(state, None, request).await
-}
-
-pub(super) async fn named_model(
-    Shared(state): Shared<Arc<State>>,
-    Path(model): Path<String>,
-    request: Request,
-) -> Result<Response, Problem> {
-    predict(state, Some(&model), request).await
+/// Whether a path asks for predictions, and of which model.
+pub(super) fn target(path: &str) -> Option<Option<&str>> {
+    if path == "/predict" {
+        return Some(None);
+    }
+    let name = path.strip_prefix("/models/")?.strip_suffix("/predict")?;
+    (!name.contains('/')).then_some(Some(name))
 }
 
 /// The two forms a body may have.
@@ -34,17 +31,21 @@ enum Format {
     Ndjson,
 }
 
-async fn predict(state: Arc<State>, model: Option<&str>, request: Request) -> Result<Response, Problem> {
+/// Answers a request for which [`target`] gave a model.
+pub(super) async fn predict(state: Arc<State>, request: http::Request<Incoming>) -> Result<Response, Problem> {
+    if request.method() != Method::POST {
+        return Err(Problem::wrong_method());
+    }
     let format = format(request.headers())?;
-    let lane = state.lane(model)?;
+    let lane = state.lane(target(request.uri().path()).flatten())?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     match format {
         Format::Json => json(&state, &lane, &set, request.into_body()).await,
-        Format::Ndjson => ndjson::predict(state, lane, set, request.into_body()).await,
+        Format::Ndjson => ndjson::predict(state, lane, set, Body::new(request.into_body())).await,
     }
 }
 
-async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Body) -> Result<Response, Problem> {
+async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Incoming) -> Result<Response, Problem> {
     let call = state.engine.call("predict");
     let signature = &set.champion.signature;
     let mut received = false;
@@ -73,7 +74,7 @@ pub(super) fn name_version(response: &mut Response, set: &ServingSet) {
     }
 }
 
-async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
+async fn read(body: Incoming, limit: usize) -> Result<Bytes, Problem> {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => Err(too_large(limit)),

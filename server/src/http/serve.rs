@@ -20,7 +20,7 @@ const STREAMS: u32 = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `stop` becomes true, then stops accepting and returns when every request in progress is answered.
-pub async fn serve(listener: TcpListener, door: Door, max_connections: usize, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, door: impl Door, max_connections: usize, mut stop: watch::Receiver<bool>) {
     let permits = Arc::new(Semaphore::new(max_connections));
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
