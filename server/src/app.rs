@@ -2,17 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::http::{self, State};
 use crate::shutdown::{Reason, Signals};
 
+/// Models that load for longer than this are never reported as late.
+const LONGEST_START: Duration = Duration::from_secs(24 * 3600);
 /// Connections of the operations port.
 const OPS_CONNECTIONS: usize = 256;
 
@@ -37,27 +40,39 @@ pub fn run(config: Config) -> Result<(), String> {
         let door = http::operations(Arc::clone(&state));
         ops.spawn(http::serve::serve(listener, door, OPS_CONNECTIONS, ops_stopped));
     }
-    let serving =
-        data.spawn(http::serve::serve(http_listener, http::data(Arc::clone(&state)), config.max_connections, stopped));
+    let (done, served) = oneshot::channel();
+    let (door, connections) = (http::data(Arc::clone(&state)), config.max_connections);
+    let serving = move || {
+        data.block_on(http::serve::serve(http_listener, door, connections, stopped));
+        // Nobody waits any more when the grace period has ended.
+        let _ = done.send(());
+    };
+    thread::Builder::new().name("http".into()).spawn(serving).map_err(|e| format!("cannot start a thread: {e}"))?;
     let first = Arc::clone(&state);
     ops.spawn_blocking(move || {
-        if let Err(reason) = first.engine.wait(Duration::MAX / 4) {
+        if let Err(reason) = first.engine.wait(LONGEST_START) {
             tracing::error!(reason, "no model serves yet; a change of the repository is tried at once");
         }
     });
-    let outcome = ops.block_on(end(signals, &config, &state, stop, serving));
+    let outcome = ops.block_on(end(signals, &config, &state, stop, served));
     let _ = stop_ops.send(true);
     // Threads that still work (a probe, say) are left behind: the process ends now.
-    data.shutdown_background();
     ops.shutdown_background();
     std::mem::forget(state);
     outcome
 }
 
+/// A single thread needs none of the locks with which several share their tasks.
 fn runtime(threads: usize, name: &'static str) -> Result<Runtime, String> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
+    let mut builder =
+        if threads == 1 { runtime::Builder::new_current_thread() } else { runtime::Builder::new_multi_thread() };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    // The blocking threads decode large bodies.
+    builder
         .thread_name(name)
+        .max_blocking_threads(threads.max(2))
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start threads: {e}"))
@@ -106,7 +121,7 @@ async fn end(
     config: &Config,
     state: &Arc<State>,
     stop: watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<()>,
+    served: oneshot::Receiver<()>,
 ) -> Result<(), String> {
     let reason = signals.next().await;
     state.drain();
@@ -116,8 +131,8 @@ async fn end(
         tokio::time::sleep(delay).await;
         // The receiver lives in the serving task.
         let _ = stop.send(true);
-        // A panic in there was reported by the panic itself.
-        let _ = serving.await;
+        // An error means that its thread panicked, which the panic itself reported.
+        let _ = served.await;
         let closing = Arc::clone(state);
         let _ = tokio::task::spawn_blocking(move || closing.engine.close()).await;
     };

@@ -68,6 +68,9 @@ impl Options {
     }
 }
 
+/// How often jobs that waited too long are answered; metrics are kept up every tenth time.
+const UPKEEP: Duration = Duration::from_millis(100);
+
 /// Why an embedded prediction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -159,9 +162,15 @@ impl Engine {
         let upkeep = start(
             "upkeep",
             Box::new(move || {
-                while !keeping.stop.load(Ordering::Relaxed) {
-                    std::thread::park_timeout(Duration::from_secs(1));
-                    keeping.metrics.upkeep();
+                for turn in 1_u64.. {
+                    std::thread::park_timeout(UPKEEP);
+                    if keeping.stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    keeping.lanes.load().values().for_each(|lane| lane.expire());
+                    if turn % 10 == 0 {
+                        keeping.metrics.upkeep();
+                    }
                 }
             }),
         )?;

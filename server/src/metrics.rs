@@ -321,8 +321,8 @@ impl ModelMetrics {
         for difference in &compared.score_differences {
             self.differences.record(*difference);
         }
-        for (from, to) in &compared.disagreements {
-            self.metrics.counter(&DISAGREEMENTS, &[&self.model, from, to]).increment(1);
+        for ((from, to), rows) in &compared.disagreements {
+            self.metrics.counter(&DISAGREEMENTS, &[&self.model, from, to]).increment(*rows);
         }
     }
 }

@@ -258,6 +258,24 @@ impl Lane {
         batch
     }
 
+    /// Answers the jobs whose deadline has passed while they waited. Called now and then, this takes the place of a timer
+    /// for each request.
+    pub(crate) fn expire(&self) {
+        let now = Instant::now();
+        let mut state = self.state();
+        if state.jobs.iter().all(|job| job.deadline > now) {
+            return;
+        }
+        let (expired, waiting) = std::mem::take(&mut state.jobs).into_iter().partition(|job| job.deadline <= now);
+        state.jobs = waiting;
+        let expired: VecDeque<Job> = expired;
+        state.rows -= expired.iter().map(|job| job.rows).sum::<usize>();
+        drop(state);
+        for job in expired {
+            job.answer(Err(PredictError::Deadline));
+        }
+    }
+
     /// Rows that wait for a run.
     #[must_use]
     pub fn queued_rows(&self) -> usize {

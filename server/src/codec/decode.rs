@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use super::{DecodeError, Form, Request};
 use crate::model::manifest::Missing;
 use crate::model::signature::{Signature, Slot};
-use crate::model::tensor::{Column, Scalar, Tensor};
+use crate::model::tensor::{Column, Scalar};
 
 const INSTANCES: &str = "instances";
 
@@ -57,8 +57,8 @@ struct Rows<'s> {
     signature: &'s Signature,
     max_rows: usize,
     columns: Vec<Column>,
-    /// Dimensions of a row of each input; those that the signature leaves free are set by the first row.
-    row_shapes: Vec<Option<Vec<usize>>>,
+    /// Dimensions of a row, as the first row set them, of the inputs that have free ones.
+    free_shapes: Vec<(usize, Vec<usize>)>,
     rows: usize,
     /// For each key, the last row (counted from 1) that had it.
     seen: Vec<usize>,
@@ -76,12 +76,11 @@ enum Wrapped {
 
 impl<'s> Rows<'s> {
     fn new(signature: &'s Signature, max_rows: usize) -> Self {
-        let whole = |shape: &[Option<usize>]| shape.iter().copied().collect::<Option<Vec<_>>>();
         Self {
             signature,
             max_rows,
             columns: signature.inputs.iter().map(|i| Column::new(i.dtype)).collect(),
-            row_shapes: signature.inputs.iter().map(|i| whole(&i.row_shape)).collect(),
+            free_shapes: vec![],
             rows: 0,
             seen: vec![0; signature.keys().len()],
             current: None,
@@ -206,15 +205,18 @@ impl<'s> Rows<'s> {
             let message = format!("{name} has shape {shape:?}, the model takes [{}]", want.join(", "));
             return Err(self.fail(Some(name), message));
         }
-        match &self.row_shapes[input] {
-            Some(first) if *first != shape => {
+        if declared.iter().all(Option::is_some) {
+            return Ok(());
+        }
+        match self.free_shapes.iter().find(|(i, _)| *i == input) {
+            Some((_, first)) if *first != shape => {
                 let message =
                     format!("{name} has shape {shape:?}, in the first row it has {first:?}: pad the rows to one size");
                 Err(self.fail(Some(name), message))
             }
             Some(_) => Ok(()),
             None => {
-                self.row_shapes[input] = Some(shape);
+                self.free_shapes.push((input, shape));
                 Ok(())
             }
         }
@@ -229,18 +231,19 @@ impl<'s> Rows<'s> {
                 message: "there are no rows: send at least one object of features".into(),
             });
         }
-        let inputs = self
-            .columns
-            .into_iter()
-            .zip(self.row_shapes)
-            .map(|(column, shape)| {
-                let mut dims = vec![rows];
-                dims.extend(shape.unwrap_or_default());
-                column.into_tensor(&dims)
-            })
-            .collect::<Option<Vec<Tensor>>>();
-        let inputs = inputs
-            .ok_or_else(|| DecodeError::Features { field: String::new(), message: "the rows differ in size".into() })?;
+        let mut inputs = Vec::with_capacity(self.columns.len());
+        for (i, column) in self.columns.into_iter().enumerate() {
+            let free = self.free_shapes.iter().find(|(input, _)| *input == i).map(|(_, shape)| shape.as_slice());
+            let mut dims = vec![rows];
+            match free {
+                Some(shape) => dims.extend(shape),
+                None => dims.extend(self.signature.inputs[i].row_shape.iter().flatten()),
+            }
+            inputs.push(column.into_tensor(&dims).ok_or_else(|| DecodeError::Features {
+                field: self.signature.inputs[i].name.clone(),
+                message: format!("the rows of {} differ in size", self.signature.inputs[i].name),
+            })?);
+        }
         Ok(Request { inputs, rows, form })
     }
 }

@@ -24,7 +24,7 @@ pub async fn serve(listener: TcpListener, door: impl Door, max_connections: usiz
     let permits = Arc::new(Semaphore::new(max_connections));
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).writev(false);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
     loop {
         let accepted = tokio::select! {

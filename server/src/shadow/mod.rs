@@ -206,10 +206,8 @@ impl Scorer {
 
     /// Runs the challenger part by part and compares.
     fn score(&self, challenger: &Challenger, batch: &[Pair], rows: usize) -> Result<(), (&'static str, String)> {
-        let stacked: Option<Vec<Tensor>> = match batch {
-            [pair] => Some(pair.inputs.clone()),
-            _ => (0..batch[0].inputs.len()).map(|i| Tensor::concat(batch.iter().map(|p| &p.inputs[i]))).collect(),
-        };
+        let stacked: Option<Vec<Tensor>> =
+            (0..batch[0].inputs.len()).map(|i| Tensor::concat(batch.iter().map(|p| &p.inputs[i]))).collect();
         let inputs = stacked.ok_or(("failed", "the rows differ in shape".to_owned()))?;
         let most = challenger.model.max_batch();
         let mut parts = vec![];

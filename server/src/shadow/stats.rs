@@ -97,7 +97,7 @@ pub struct Compared {
     /// Absolute score differences.
     pub score_differences: Vec<f64>,
     /// Rows by decisions where they differ, champion's first.
-    pub disagreements: Vec<(String, String)>,
+    pub disagreements: BTreeMap<(String, String), u64>,
 }
 
 impl Statistics {
@@ -114,8 +114,8 @@ impl Statistics {
             Some((champion.1.get(output)?, challenger.1.get(twin)?))
         };
         if let Some((a, b)) = both(Signature::decision) {
-            for row in 0..rows {
-                self.decide(decision(a, row), decision(b, row), &mut compared);
+            for ((champion, challenger), rows) in decisions(a, b, rows) {
+                self.decide(champion, challenger, rows, &mut compared);
             }
         }
         if let Some((a, b)) = both(Signature::score) {
@@ -132,14 +132,17 @@ impl Statistics {
         compared
     }
 
-    fn decide(&mut self, champion: String, challenger: String, compared: &mut Compared) {
+    fn decide(&mut self, champion: String, challenger: String, rows: u64, compared: &mut Compared) {
         let agree = champion == challenger;
-        self.agreements += u64::from(agree);
         let key = format!("{champion}>{challenger}");
         let known = self.decisions.contains_key(&key) || self.decisions.len() < MAX_DECISIONS;
-        *self.decisions.entry(if known { key } else { "other".into() }).or_default() += 1;
-        if !agree {
-            compared.disagreements.push(if known { (champion, challenger) } else { ("other".into(), "other".into()) });
+        let other = || "other".to_owned();
+        *self.decisions.entry(if known { key } else { other() }).or_default() += rows;
+        if agree {
+            self.agreements += rows;
+        } else {
+            let pair = if known { (champion, challenger) } else { (other(), other()) };
+            *compared.disagreements.entry(pair).or_default() += rows;
         }
     }
 
@@ -163,6 +166,27 @@ pub fn decision(tensor: &Tensor, row: usize) -> String {
         serde_json::Value::String(text) => text.chars().take(32).collect(),
         other => other.to_string(),
     }
+}
+
+/// Rows by both decisions, champion's first.
+fn decisions(a: &Tensor, b: &Tensor, rows: usize) -> BTreeMap<(String, String), u64> {
+    let mut counts = BTreeMap::new();
+    if let (Tensor::Bool(a), Tensor::Bool(b)) = (a, b) {
+        // Yes and no, by far the most frequent, are counted before they are named.
+        let mut pairs = [[0_u64; 2]; 2];
+        a.iter().zip(b).for_each(|(a, b)| pairs[usize::from(*a)][usize::from(*b)] += 1);
+        for (a, b) in [(false, false), (false, true), (true, false), (true, true)] {
+            let count = pairs[usize::from(a)][usize::from(b)];
+            if count > 0 {
+                counts.insert((a.to_string(), b.to_string()), count);
+            }
+        }
+    } else {
+        for row in 0..rows {
+            *counts.entry((decision(a, row), decision(b, row))).or_default() += 1;
+        }
+    }
+    counts
 }
 
 /// First element of each row of both tensors, where both are finite numbers.
