@@ -5,6 +5,8 @@
 //! pulled by the worker threads. See `docs/adr/0001-who-runs-a-batch.md`.
 
 mod run;
+#[cfg(test)]
+mod tests;
 pub(crate) mod worker;
 
 pub(crate) use run::guarded as run_guarded;

@@ -134,27 +134,23 @@ impl Model {
             .map(|s| s.map(boxed))
             .collect::<Result<_, _>>()?;
         let inline: Vec<Box<dyn Infer>> = rest.map(|s| s.map(boxed)).collect::<Result<_, _>>()?;
-        let model = Self::with_sessions(artifact.id.clone(), signature, profile, sessions);
-        Ok(Self { inline: inline.into_iter().map(Mutex::new).collect(), duty, ..model })
+        Ok(Self::with_sessions(artifact.id.clone(), signature, profile, duty, sessions, inline))
     }
 
-    /// A model whose rows run in `sessions`: how tests put a fake in the place of a session.
+    /// A model whose rows run in `sessions` on workers and in `inline` where the request is: how tests put a fake in the
+    /// place of a session.
     #[must_use]
     pub fn with_sessions(
         id: ModelId,
         signature: Signature,
         profile: check::Profile,
+        duty: Duty,
         sessions: Vec<Box<dyn Infer>>,
+        inline: Vec<Box<dyn Infer>>,
     ) -> Self {
-        Self {
-            id,
-            signature,
-            profile,
-            duty: Duty::Serve,
-            sessions: sessions.into_iter().map(Mutex::new).collect(),
-            inline: vec![],
-            loaded_at: std::time::SystemTime::now(),
-        }
+        let guarded = |sessions: Vec<Box<dyn Infer>>| sessions.into_iter().map(Mutex::new).collect();
+        let loaded_at = std::time::SystemTime::now();
+        Self { id, signature, profile, duty, sessions: guarded(sessions), inline: guarded(inline), loaded_at }
     }
 
     /// The session of a worker. Each worker has its own, so the lock is never contended.
