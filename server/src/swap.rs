@@ -94,6 +94,12 @@ impl Context {
             Some(profile) => profile.clone(),
             None => {
                 let start = Instant::now();
+                tracing::info!(
+                    model = name,
+                    version = id.version,
+                    bytes = fetched.artifact.onnx.len(),
+                    "trying out a model"
+                );
                 graph::lint(&fetched.artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
                 let profile = self.probe.examine(&self.runtime, &fetched.artifact, fetched.manifest.as_deref())?;
                 self.metrics.stage("probe", start.elapsed());

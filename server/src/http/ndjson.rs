@@ -14,7 +14,7 @@ use futures_util::stream::{self, BoxStream};
 
 use super::State;
 use super::error::Problem;
-use super::predict::{name_version, too_large};
+use super::predict::too_large;
 use crate::batch::{Call, Lane, PredictError};
 use crate::codec::{Request, decode, encode};
 use crate::model::tensor::Tensor;
@@ -60,7 +60,6 @@ pub(super) async fn predict(
     let lines = stream::once(async { Ok::<_, std::convert::Infallible>(first) }).chain(rest);
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-    name_version(&mut response, &set);
     Ok(response)
 }
 

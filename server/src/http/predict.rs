@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -43,10 +43,15 @@ pub(super) async fn predict(state: Arc<State>, request: http::Request<Incoming>)
     let format = format(request.headers())?;
     let lane = state.lane(target(request.uri().path()).flatten())?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
-    match format {
+    let answer = match format {
         Format::Json => json(&state, &lane, &set, request.into_body()).await,
-        Format::Ndjson => ndjson::predict(state, lane, set, Body::new(request.into_body())).await,
+        Format::Ndjson => ndjson::predict(state, lane, Arc::clone(&set), Body::new(request.into_body())).await,
+    };
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    if let Ok(version) = HeaderValue::from_str(&set.champion.id.version) {
+        response.headers_mut().insert(MODEL_VERSION, version);
     }
+    Ok(response)
 }
 
 async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Incoming) -> Result<Response, Problem> {
@@ -73,7 +78,6 @@ async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Incoming)
     let answer = if large { elsewhere(encode).await } else { encode() };
     let mut response = Response::new(Body::from(answer));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    name_version(&mut response, set);
     Ok(response)
 }
 
@@ -82,13 +86,6 @@ async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(e) => std::panic::resume_unwind(e.into_panic()),
-    }
-}
-
-/// Says which version answered.
-pub(super) fn name_version(response: &mut Response, set: &ServingSet) {
-    if let Ok(version) = HeaderValue::from_str(&set.champion.id.version) {
-        response.headers_mut().insert(MODEL_VERSION, version);
     }
 }
 

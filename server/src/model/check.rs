@@ -18,6 +18,8 @@ use crate::codec;
 
 /// Rows a run without a limit in the manifest may have.
 const DEFAULT_MAX_BATCH: usize = 1024;
+/// Rows of the batch that is timed and that warms a session.
+const WARM_ROWS: usize = 64;
 /// A golden run that takes longer is a hang.
 const RUN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -124,7 +126,10 @@ pub fn open(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signatur
     let signature = Signature::new(&io, artifact.manifest.as_deref()).map_err(|e| Stage::Verify.reject(e))?;
     session.select_outputs(&signature);
     match &artifact.manifest {
-        Some(manifest) => golden(&mut session, &signature, manifest)?,
+        Some(manifest) => {
+            golden(&mut session, &signature, manifest)?;
+            warm(&mut session, &signature, manifest)?;
+        }
         None => {
             let rows = invented_rows(&signature, 2);
             let count = rows.first().and_then(Tensor::rows).unwrap_or(0);
@@ -151,7 +156,7 @@ pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Reject
     let max_batch = if fixed { 1 } else { limit.max(1) };
     let one = single(&rows, 0);
     let one_row_us = time(&mut session, &one)?;
-    let many = max_batch.min(64);
+    let many = max_batch.min(WARM_ROWS);
     let batch = repeat(&rows, many);
     let row_in_batch_us = time(&mut session, &batch)? / f64::from(u32::try_from(many).unwrap_or(u32::MAX));
     if one_row_us > 1000.0 {
@@ -199,6 +204,16 @@ fn golden(session: &mut Session, signature: &Signature, manifest: &Manifest) -> 
         }
     }
     Ok(())
+}
+
+/// Runs a batch once, so that the first real one finds its memory allocated.
+fn warm(session: &mut Session, signature: &Signature, manifest: &Manifest) -> Result<(), Rejection> {
+    let most = manifest.limits.max_batch.unwrap_or(DEFAULT_MAX_BATCH).min(WARM_ROWS);
+    if signature.fixed_rows.is_some() || most < 2 {
+        return Ok(());
+    }
+    let batch = repeat(&sample_rows(signature, Some(manifest))?, most);
+    run(session, &batch, most).map(drop).map_err(|e| Stage::Golden.reject(format!("{most} rows in one run: {e}")))
 }
 
 fn close(expected: &Value, got: &Value, sample: &Sample) -> bool {
