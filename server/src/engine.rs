@@ -253,7 +253,7 @@ impl Engine {
     #[must_use]
     pub fn shadow(&self, model: &str) -> Option<Statistics> {
         let set: Arc<ServingSet> = self.lane(model)?.serving.get()?;
-        set.challenger.as_ref().map(|c| c.statistics().clone())
+        set.challenger.as_ref().map(|c| c.statistics())
     }
 
     /// What became of each model name's wishes.

@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
-use crate::shadow::stats;
+use crate::shadow::{Lost, stats};
 
 /// What kind of series a metric is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -261,6 +261,7 @@ pub struct ModelMetrics {
     predict_ok: Counter,
     differences: Histogram,
     compared: Counter,
+    lost: [Counter; Lost::ALL.len()],
 }
 
 impl ModelMetrics {
@@ -275,6 +276,7 @@ impl ModelMetrics {
             predict_ok: metrics.counter(&REQUESTS, &[model, "champion", "predict", "ok"]),
             differences: metrics.histogram(&DIFFERENCES, &[model]),
             compared: metrics.counter(&PAIRS, &[model, "compared"]),
+            lost: Lost::ALL.map(|reason| metrics.counter(&PAIRS, &[model, reason.name()])),
             metrics: Arc::clone(metrics),
             model: model.into(),
         }
@@ -311,8 +313,8 @@ impl ModelMetrics {
     }
 
     /// Counts rows that the challenger did not answer.
-    pub fn lost(&self, reason: &'static str, rows: u64) {
-        self.metrics.counter(&PAIRS, &[&self.model, reason]).increment(rows);
+    pub fn lost(&self, reason: Lost, rows: u64) {
+        self.lost[reason as usize].increment(rows);
     }
 
     /// Records a comparison.

@@ -1,10 +1,12 @@
 //! What a model's name stands for right now: one immutable set, replaced whole, so that a request sees one of them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
 use crate::model::Model;
+use crate::shadow::Lost;
 use crate::shadow::stats::Statistics;
 
 /// The models behind one name. Every request and every batch belongs to exactly one set.
@@ -24,17 +26,38 @@ pub struct Challenger {
     /// The model.
     pub model: Arc<Model>,
     statistics: Mutex<Statistics>,
+    /// Rows for which the queue had no room; counted by threads that must not wait for the lock.
+    refused: AtomicU64,
 }
 
 impl Challenger {
     /// A challenger that was never compared.
     #[must_use]
     pub fn new(model: Arc<Model>) -> Self {
-        Self { model, statistics: Mutex::default() }
+        Self { model, statistics: Mutex::default(), refused: AtomicU64::new(0) }
     }
 
-    /// What was counted. Hold it briefly: the shadow thread waits for it.
-    pub fn statistics(&self) -> MutexGuard<'_, Statistics> {
+    /// What was counted up to now.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = self.lock().clone();
+        let refused = self.refused.load(Ordering::Relaxed);
+        if refused > 0 {
+            statistics.lose(Lost::Full.name(), refused);
+        }
+        statistics
+    }
+
+    /// Adds to what was counted; the shadow's thread alone does.
+    pub(crate) fn record(&self, add: impl FnOnce(&mut Statistics)) {
+        add(&mut self.lock());
+    }
+
+    pub(crate) fn refused(&self, rows: u64) {
+        self.refused.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Statistics> {
         self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

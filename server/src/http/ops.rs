@@ -169,7 +169,7 @@ impl Version {
 pub(super) async fn shadow(Shared(state): Shared<Arc<State>>, Path(model): Path<String>) -> Result<Response, Problem> {
     let lane = state.lane(Some(&model))?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
-    let statistics = set.challenger.as_ref().map(|c| c.statistics().clone());
+    let statistics = set.challenger.as_ref().map(|c| c.statistics());
     let answer = ShadowState {
         model,
         champion: Version::of(&set.champion),

@@ -5,9 +5,9 @@
 
 pub mod stats;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,8 @@ use crate::metrics::ModelMetrics;
 use crate::model::tensor::Tensor;
 use crate::model::{Model, RunError};
 use crate::serving::Challenger;
+use stats::Statistics;
 
-/// Batches that may wait, whatever their size.
-const QUEUE_BATCHES: usize = 1024;
 /// A challenger's run that takes longer is given up.
 const RUN_LIMIT: Duration = Duration::from_secs(1);
 /// Failures in a row after which the challenger is paused.
@@ -38,6 +37,38 @@ pub struct Limits {
     pub cpu: f64,
 }
 
+/// Why rows have no pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The queue had no room.
+    Full,
+    /// The challenger is paused after failures.
+    Paused,
+    /// It failed.
+    Failed,
+    /// Its run took too long.
+    Deadline,
+    /// It gave a NaN or an infinity.
+    NonFinite,
+}
+
+impl Lost {
+    /// All reasons.
+    pub const ALL: [Self; 5] = [Self::Full, Self::Paused, Self::Failed, Self::Deadline, Self::NonFinite];
+
+    /// The name in metrics and in the statistics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Paused => "paused",
+            Self::Failed => "failed",
+            Self::Deadline => "deadline",
+            Self::NonFinite => "non_finite",
+        }
+    }
+}
+
 /// What the champion answered, for the challenger to answer too.
 pub(crate) struct Pair {
     pub(crate) challenger: Arc<Challenger>,
@@ -50,14 +81,43 @@ pub(crate) struct Pair {
 }
 
 /// The entrance of the lane, and its thread.
+///
+/// Whoever serves requests never waits for the shadow's thread, which may be off the CPU for long while it holds a lock:
+/// the queue is only tried, never waited for, and what is counted at the entrance is atomic.
 pub struct Shadow {
     sample: f64,
-    queue_rows: usize,
     offered: AtomicUsize,
-    waiting: Arc<AtomicUsize>,
-    stop: Arc<AtomicBool>,
-    queue: Option<SyncSender<Pair>>,
+    queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What waits for the challenger.
+struct Queue {
+    pairs: Mutex<VecDeque<Pair>>,
+    rows: AtomicUsize,
+    most_rows: usize,
+    stop: AtomicBool,
+}
+
+impl Queue {
+    /// Puts a pair at the end; gives it back when there is no room, or when another thread is at the queue right now.
+    fn push(&self, pair: Pair) -> Result<(), Pair> {
+        let Ok(mut pairs) = self.pairs.try_lock() else { return Err(pair) };
+        if self.rows.load(Ordering::Relaxed) + pair.rows > self.most_rows {
+            return Err(pair);
+        }
+        self.rows.fetch_add(pair.rows, Ordering::Relaxed);
+        pairs.push_back(pair);
+        Ok(())
+    }
+
+    /// Takes the first pair if `fits` says so.
+    fn pop(&self, fits: impl Fn(&Pair) -> bool) -> Option<Pair> {
+        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let pair = pairs.pop_front_if(|pair| fits(pair))?;
+        self.rows.fetch_sub(pair.rows, Ordering::Relaxed);
+        Some(pair)
+    }
 }
 
 impl Shadow {
@@ -66,28 +126,16 @@ impl Shadow {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(limits: Limits, metrics: Arc<ModelMetrics>) -> std::io::Result<Self> {
-        let (queue, pairs) = sync_channel(QUEUE_BATCHES);
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
-        let scorer = Scorer {
-            pairs,
-            next: None,
-            waiting: Arc::clone(&waiting),
-            stop: Arc::clone(&stop),
-            metrics,
-            cpu: limits.cpu.clamp(0.001, 1.0),
-            breaker: Breaker::default(),
-        };
+        let queue = Arc::new(Queue {
+            pairs: Mutex::default(),
+            rows: AtomicUsize::new(0),
+            most_rows: limits.queue_rows,
+            stop: AtomicBool::new(false),
+        });
+        let cpu = limits.cpu.clamp(0.001, 1.0);
+        let scorer = Scorer { queue: Arc::clone(&queue), metrics, cpu, breaker: Breaker::default() };
         let thread = std::thread::Builder::new().name("shadow".into()).spawn(move || scorer.work())?;
-        Ok(Self {
-            sample: limits.sample,
-            queue_rows: limits.queue_rows,
-            offered: AtomicUsize::new(0),
-            waiting,
-            stop,
-            queue: Some(queue),
-            thread: Some(thread),
-        })
+        Ok(Self { sample: limits.sample, offered: AtomicUsize::new(0), queue, thread: Some(thread) })
     }
 
     /// Hands a batch to the challenger if there is room; never waits.
@@ -95,17 +143,16 @@ impl Shadow {
         if !self.sampled() {
             return;
         }
-        let rows = pair.rows;
-        let full = self.waiting.fetch_add(rows, Ordering::Relaxed) + rows > self.queue_rows;
-        let rejected = match &self.queue {
-            Some(queue) if !full => queue.try_send(pair).err().map(|e| match e {
-                TrySendError::Full(pair) | TrySendError::Disconnected(pair) => pair,
-            }),
-            _ => Some(pair),
-        };
-        if let Some(pair) = rejected {
-            self.waiting.fetch_sub(rows, Ordering::Relaxed);
-            lose(&pair.challenger, metrics, "full", rows);
+        match self.queue.push(pair) {
+            Ok(()) => {
+                if let Some(thread) = &self.thread {
+                    thread.thread().unpark();
+                }
+            }
+            Err(pair) => {
+                metrics.lost(Lost::Full, pair.rows as u64);
+                pair.challenger.refused(pair.rows as u64);
+            }
         }
     }
 
@@ -121,8 +168,7 @@ impl Shadow {
 
 impl Drop for Shadow {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        drop(self.queue.take());
+        self.queue.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             // A panic of the thread was already reported; there is nothing left to stop.
@@ -131,18 +177,9 @@ impl Drop for Shadow {
     }
 }
 
-fn lose(challenger: &Challenger, metrics: &ModelMetrics, reason: &'static str, rows: usize) {
-    metrics.lost(reason, rows as u64);
-    challenger.statistics().lose(reason, rows as u64);
-}
-
 /// The thread's side.
 struct Scorer {
-    pairs: Receiver<Pair>,
-    /// A pair that did not fit the batch before.
-    next: Option<Pair>,
-    waiting: Arc<AtomicUsize>,
-    stop: Arc<AtomicBool>,
+    queue: Arc<Queue>,
     metrics: Arc<ModelMetrics>,
     cpu: f64,
     breaker: Breaker,
@@ -153,10 +190,9 @@ impl Scorer {
         crate::threads::run_when_idle();
         while let Some(batch) = self.batch() {
             let rows: usize = batch.iter().map(|pair| pair.rows).sum();
-            self.waiting.fetch_sub(rows, Ordering::Relaxed);
             let Some(challenger) = batch.first().map(|pair| Arc::clone(&pair.challenger)) else { continue };
             if self.breaker.is_open(&challenger) {
-                lose(&challenger, &self.metrics, "paused", rows);
+                self.lose(&challenger, Lost::Paused, rows);
                 continue;
             }
             let start = Instant::now();
@@ -165,13 +201,13 @@ impl Scorer {
             match result {
                 Ok(()) => self.breaker.close(),
                 Err((reason, detail)) => {
-                    lose(&challenger, &self.metrics, reason, rows);
+                    self.lose(&challenger, reason, rows);
                     if let Some(pause) = self.breaker.failed() {
                         let id = &challenger.model.id;
                         tracing::warn!(
                             model = id.name,
                             version = id.version,
-                            reason,
+                            reason = reason.name(),
                             detail,
                             "the challenger failed {FAILURES} times in a row and is paused for {} s",
                             pause.as_secs()
@@ -184,31 +220,37 @@ impl Scorer {
     }
 
     /// Pairs of one challenger and one shape, up to the challenger's batch size; `None` when the lane has ended.
-    fn batch(&mut self) -> Option<Vec<Pair>> {
-        if self.stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let first = self.next.take().or_else(|| self.pairs.recv().ok())?;
+    fn batch(&self) -> Option<Vec<Pair>> {
+        let first = loop {
+            if self.queue.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            match self.queue.pop(|_| true) {
+                Some(pair) => break pair,
+                None => std::thread::park(),
+            }
+        };
         let model = Arc::clone(&first.challenger.model);
         let mut rows = first.rows;
         let mut batch = vec![first];
-        while rows < model.max_batch() && model.batches() {
-            let Ok(pair) = self.pairs.try_recv() else { break };
-            if rows + pair.rows > model.max_batch() || !batch[0].joins(&pair) {
-                self.next = Some(pair);
-                break;
-            }
+        let most = if model.batches() { model.max_batch() } else { 0 };
+        while let Some(pair) = self.queue.pop(|pair| rows + pair.rows <= most && batch[0].joins(pair)) {
             rows += pair.rows;
             batch.push(pair);
         }
         Some(batch)
     }
 
+    fn lose(&self, challenger: &Challenger, reason: Lost, rows: usize) {
+        self.metrics.lost(reason, rows as u64);
+        challenger.record(|statistics| statistics.lose(reason.name(), rows as u64));
+    }
+
     /// Runs the challenger part by part and compares.
-    fn score(&self, challenger: &Challenger, batch: &[Pair], rows: usize) -> Result<(), (&'static str, String)> {
+    fn score(&self, challenger: &Challenger, batch: &[Pair], rows: usize) -> Result<(), (Lost, String)> {
         let stacked: Option<Vec<Tensor>> =
             (0..batch[0].inputs.len()).map(|i| Tensor::concat(batch.iter().map(|p| &p.inputs[i]))).collect();
-        let inputs = stacked.ok_or(("failed", "the rows differ in shape".to_owned()))?;
+        let inputs = stacked.ok_or((Lost::Failed, "the rows differ in shape".to_owned()))?;
         let most = challenger.model.max_batch();
         let mut parts = vec![];
         for begin in (0..rows).step_by(most) {
@@ -224,32 +266,28 @@ impl Scorer {
         let mine: Vec<&[Tensor]> = parts.iter().map(Vec::as_slice).collect();
         let (Some(theirs), Some(mine)) = (all(champion.outputs.len(), &theirs), all(signature.outputs.len(), &mine))
         else {
-            return Err(("failed", "the outputs differ in shape from run to run".into()));
+            return Err((Lost::Failed, "the outputs differ in shape from run to run".into()));
         };
-        let mut statistics = challenger.statistics();
+        // Counted apart and then added, so that the lock is held for the addition only.
+        let mut statistics = Statistics::default();
         for pair in batch {
             statistics.champion_compute.record(pair.rows as u64, pair.took.as_secs_f64());
         }
         let compared = statistics.compare((champion, &theirs), (signature, &mine));
-        drop(statistics);
+        challenger.record(|total| total.merge(&statistics));
         self.metrics.compared(rows as u64, &compared);
         Ok(())
     }
 
-    fn run(
-        &self,
-        challenger: &Challenger,
-        inputs: &[Tensor],
-        rows: usize,
-    ) -> Result<Vec<Tensor>, (&'static str, String)> {
+    fn run(&self, challenger: &Challenger, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, (Lost, String)> {
         let start = Instant::now();
         let signature = &challenger.model.signature;
         let outputs = run_guarded(&mut **challenger.model.session(0), inputs, rows, start + RUN_LIMIT);
         let took = start.elapsed();
-        challenger.statistics().challenger_compute.record(rows as u64, took.as_secs_f64());
+        challenger.record(|total| total.challenger_compute.record(rows as u64, took.as_secs_f64()));
         let outputs = outputs.map_err(|error| match error {
-            RunError::Deadline => ("deadline", format!("a run took longer than {} s", RUN_LIMIT.as_secs())),
-            RunError::Failed(reason) => ("failed", reason),
+            RunError::Deadline => (Lost::Deadline, format!("a run took longer than {} s", RUN_LIMIT.as_secs())),
+            RunError::Failed(reason) => (Lost::Failed, reason),
         })?;
         self.metrics.challenger().run(signature, &outputs, rows, took);
         let mut useless = signature
@@ -258,7 +296,7 @@ impl Scorer {
             .zip(&outputs)
             .filter(|(o, t)| o.must_be_finite() && t.first_non_finite_row().is_some());
         match useless.next() {
-            Some((output, _)) => Err(("non_finite", format!("output {} is not finite", output.name))),
+            Some((output, _)) => Err((Lost::NonFinite, format!("output {} is not finite", output.name))),
             None => Ok(outputs),
         }
     }
@@ -266,7 +304,7 @@ impl Scorer {
     /// Leaves the CPU to others, so that runs take no more than their share.
     fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause.min(LONGEST_PAUSE);
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.queue.stop.load(Ordering::Relaxed) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;

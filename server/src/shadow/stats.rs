@@ -71,6 +71,16 @@ impl Difference {
     }
 }
 
+impl Difference {
+    fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.sum_abs += other.sum_abs;
+        self.sum_squares += other.sum_squares;
+        self.counts.iter_mut().zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
+    }
+}
+
 /// Time spent in runs.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Compute {
@@ -88,6 +98,12 @@ impl Compute {
         self.runs += 1;
         self.rows += rows;
         self.seconds += seconds;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.rows += other.rows;
+        self.seconds += other.seconds;
     }
 }
 
@@ -144,6 +160,23 @@ impl Statistics {
             let pair = if known { (champion, challenger) } else { (other(), other()) };
             *compared.disagreements.entry(pair).or_default() += rows;
         }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn merge(&mut self, other: &Self) {
+        self.pairs += other.pairs;
+        self.agreements += other.agreements;
+        for (key, rows) in &other.decisions {
+            let known = self.decisions.contains_key(key) || self.decisions.len() < MAX_DECISIONS;
+            *self.decisions.entry(if known { key.clone() } else { "other".into() }).or_default() += rows;
+        }
+        self.score_difference.merge(&other.score_difference);
+        self.forecast_difference.merge(&other.forecast_difference);
+        for (reason, rows) in &other.lost {
+            self.lose(reason, *rows);
+        }
+        self.champion_compute.merge(&other.champion_compute);
+        self.challenger_compute.merge(&other.challenger_compute);
     }
 
     /// Counts rows that have no pair.
