@@ -53,6 +53,7 @@ fn model(echo: &Echo, inline: bool) -> Model {
         max_batch: 64,
         one_row_us: 1.0,
         row_in_batch_us: 0.1,
+        steady: true,
         nodes: 1,
         warnings: vec![],
     };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::graph::{self, Lint};
 use super::manifest::{Manifest, Sample};
 use super::runtime::Runtime;
 use super::session::{self, Session};
@@ -97,6 +98,8 @@ pub struct Profile {
     pub one_row_us: f64,
     /// Median time of a run with `max_batch` or 64 rows, whichever is less, divided by the rows.
     pub row_in_batch_us: f64,
+    /// Whether the time of a run depends on nothing but the number of its rows: no loops, no free dimensions.
+    pub steady: bool,
     /// Nodes of the graph.
     pub nodes: usize,
     /// What the author may want to know.
@@ -104,11 +107,12 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// How many rows fit into a run that takes about `limit`; 0 when not even one does.
+    /// How many rows fit into a run that takes about `limit`; 0 when not even one does, or when a
+    /// request could make it take longer.
     #[must_use]
     pub fn inline_rows(&self, limit: Duration) -> usize {
         let spare = limit.as_secs_f64() * 1e6 - self.one_row_us;
-        if spare < 0.0 {
+        if spare < 0.0 || !self.steady {
             return 0;
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, saturates")]
@@ -144,7 +148,7 @@ pub fn open(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signatur
 /// # Errors
 /// The first proof that fails.
 pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Rejection> {
-    let (mut warnings, nodes) = super::graph::lint(&artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
+    let Lint { mut warnings, nodes, loops } = graph::lint(&artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
     let (mut session, signature) = open(runtime, artifact)?;
     let limit = artifact.manifest.as_ref().and_then(|m| m.limits.max_batch).unwrap_or(DEFAULT_MAX_BATCH);
     let fixed = signature.fixed_rows.is_some();
@@ -162,7 +166,8 @@ pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Reject
     if one_row_us > 1000.0 {
         warnings.push(format!("one row takes {:.1} ms ({nodes} nodes)", one_row_us / 1000.0));
     }
-    Ok(Profile { invariance, max_batch, one_row_us, row_in_batch_us, nodes, warnings })
+    let steady = !loops && signature.inputs.iter().all(|input| input.row_shape.iter().all(Option::is_some));
+    Ok(Profile { invariance, max_batch, one_row_us, row_in_batch_us, steady, nodes, warnings })
 }
 
 fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, String> {

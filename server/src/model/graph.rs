@@ -113,20 +113,31 @@ struct Known {
     dangerous_constant: bool,
 }
 
-/// Refuses a graph that could kill the process; gives warnings and the number of nodes otherwise.
+/// What a graph that may be loaded is like.
+#[derive(Debug, Default)]
+pub struct Lint {
+    /// What the author may want to know.
+    pub warnings: Vec<String>,
+    /// Nodes, those of inner graphs included.
+    pub nodes: usize,
+    /// Whether it loops: how long a run takes may then depend on the values in a request.
+    pub loops: bool,
+}
+
+/// Refuses a graph that could kill the process.
 ///
 /// # Errors
 /// One sentence that names the node.
-pub fn lint(onnx: &[u8]) -> Result<(Vec<String>, usize), String> {
+pub fn lint(onnx: &[u8]) -> Result<Lint, String> {
     let model = Model::decode(onnx).map_err(|_| not_onnx(onnx))?;
     let graph = model.graph.ok_or_else(|| not_onnx(onnx))?;
-    let mut nodes = 0;
-    walk(&graph, &HashMap::new(), true, &mut nodes)?;
-    let mut warnings = vec![];
-    if nodes > 500 {
-        warnings.push(format!("{nodes} nodes: a tree ensemble exported as one node loads and runs far faster"));
+    let mut lint = Lint::default();
+    walk(&graph, &HashMap::new(), true, &mut lint)?;
+    if lint.nodes > 500 {
+        let nodes = lint.nodes;
+        lint.warnings.push(format!("{nodes} nodes: a tree ensemble exported as one node loads and runs far faster"));
     }
-    Ok((warnings, nodes))
+    Ok(lint)
 }
 
 /// Says what a file that is no model most likely is.
@@ -151,7 +162,7 @@ fn not_onnx(bytes: &[u8]) -> String {
     format!("the model file {what}")
 }
 
-fn walk(graph: &Graph, outer: &HashMap<&str, Known>, top: bool, nodes: &mut usize) -> Result<(), String> {
+fn walk(graph: &Graph, outer: &HashMap<&str, Known>, top: bool, lint: &mut Lint) -> Result<(), String> {
     let mut known: HashMap<&str, Known> = outer.clone();
     for input in &graph.input {
         let dtype = input.r#type.as_ref().and_then(|t| t.tensor.as_ref()).map_or(0, |t| t.elem_type);
@@ -163,14 +174,15 @@ fn walk(graph: &Graph, outer: &HashMap<&str, Known>, top: bool, nodes: &mut usiz
         known.insert(&tensor.name, constant(tensor)?);
     }
     for node in &graph.node {
-        *nodes += 1;
+        lint.nodes += 1;
+        lint.loops |= matches!(node.op_type.as_str(), "Loop" | "Scan");
         let inputs: Vec<Known> = node.input.iter().filter_map(|name| known.get(name.as_str()).copied()).collect();
         if matches!(node.op_type.as_str(), "Div" | "Mod") && node.domain.is_empty() {
             divisor(node, &inputs, &known)?;
         }
         for attribute in &node.attribute {
             for body in attribute.g.iter().chain(&attribute.graphs) {
-                walk(body, &known, false, nodes)?;
+                walk(body, &known, false, lint)?;
             }
         }
         let result = result(node, &inputs)?;
