@@ -19,8 +19,8 @@ use crate::probe::Probe;
 use crate::serving::ServingSet;
 use crate::shadow::stats::Statistics;
 use crate::shadow::{self, Shadow};
-use crate::source::Source;
-use crate::swap::{Context, Reports, Swapper};
+use crate::source::{Listing, Source};
+use crate::swap::{Context, Lanes, Report, Reports, Swapper};
 
 /// How an engine works. [`Options::new`] has the server's defaults.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ impl Options {
     }
 }
 
+/// How long further hints of a change are waited for after the first.
+const HINTS: Duration = Duration::from_millis(5);
 /// How often jobs that waited too long are answered; metrics are kept up every tenth time.
 const UPKEEP: Duration = Duration::from_millis(100);
 
@@ -99,6 +101,8 @@ struct Shared {
     lanes: ArcSwap<BTreeMap<String, Arc<Lane>>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     reports: Mutex<Reports>,
+    /// Why the repository cannot be read, if it cannot.
+    unreadable: Mutex<Option<String>>,
     looked: Mutex<bool>,
     first_look: Condvar,
     stop: AtomicBool,
@@ -142,6 +146,7 @@ impl Engine {
             lanes: ArcSwap::default(),
             workers: Mutex::default(),
             reports: Mutex::default(),
+            unreadable: Mutex::default(),
             looked: Mutex::new(false),
             first_look: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -207,13 +212,16 @@ impl Engine {
             })
             .collect();
         let repository = self.shared.options.repository.display();
+        if let Some(error) = self.unreadable() {
+            return Err(error);
+        }
         if reasons.is_empty() { Err(format!("{repository} holds no model")) } else { Err(reasons.join("; ")) }
     }
 
     /// Whether the repository was read once and at least one champion serves.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        *lock(&self.shared.looked) && self.lanes().values().any(|lane| lane.serving.get().is_some())
+        self.has_looked() && !self.lanes().is_empty()
     }
 
     /// All model names.
@@ -260,6 +268,18 @@ impl Engine {
     #[must_use]
     pub fn reports(&self) -> Reports {
         lock(&self.shared.reports).clone()
+    }
+
+    /// Why the repository cannot be read at present, if it cannot.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<String> {
+        lock(&self.shared.unreadable).clone()
+    }
+
+    /// Whether every model of the repository was tried once.
+    #[must_use]
+    pub fn has_looked(&self) -> bool {
+        *lock(&self.shared.looked)
     }
 
     /// The options it was opened with.
@@ -325,33 +345,52 @@ impl Shared {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            swapper.step(
-                |name| self.lane(name).inspect_err(|e| tracing::error!(model = name, "cannot start threads: {e}")).ok(),
-                |name, report| {
-                    lock(&self.reports).insert(name.into(), report);
-                },
-            );
+            *lock(&self.unreadable) = swapper.step(self).err();
             *lock(&self.looked) = true;
             self.first_look.notify_all();
             swapper.release();
             match hints.recv_timeout(swapper.next_step()) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                // A file that is being written hints many times a millisecond.
+                Ok(()) => std::thread::sleep(HINTS),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn lane(&self, name: &str) -> std::io::Result<Arc<Lane>> {
-        if let Some(lane) = self.lanes.load().get(name) {
-            return Ok(Arc::clone(lane));
-        }
+    /// A lane with its threads, for the first set of a name.
+    fn open_lane(&self, name: &str) -> std::io::Result<Arc<Lane>> {
         let metrics = Arc::new(ModelMetrics::new(&self.metrics, name));
         let shadow = Shadow::start(self.options.shadow, Arc::clone(&metrics))?;
         let lane = Arc::new(Lane::new(name, self.options.queue, metrics, shadow));
-        lock(&self.workers).extend(batch::worker::start(&lane, self.options.threads.workers)?);
-        let mut lanes = BTreeMap::clone(&self.lanes.load());
-        lanes.insert(name.into(), Arc::clone(&lane));
-        self.lanes.store(Arc::new(lanes));
+        let workers = batch::worker::start(&lane, self.options.threads.workers).inspect_err(|_| lane.close())?;
+        lock(&self.workers).extend(workers);
         Ok(lane)
+    }
+}
+
+impl Lanes for Shared {
+    fn serving(&self, name: &str) -> Option<Arc<ServingSet>> {
+        self.lanes.load().get(name)?.serving.get()
+    }
+
+    fn publish(&self, name: &str, set: ServingSet) -> Result<Option<Arc<ServingSet>>, String> {
+        if let Some(lane) = self.lanes.load().get(name) {
+            return Ok(lane.serving.publish(set));
+        }
+        let lane = self.open_lane(name).map_err(|e| format!("cannot start threads: {e}"))?;
+        lane.serving.publish(set);
+        let mut lanes = BTreeMap::clone(&self.lanes.load());
+        lanes.insert(name.into(), lane);
+        self.lanes.store(Arc::new(lanes));
+        Ok(None)
+    }
+
+    fn report(&self, name: &str, report: Report) {
+        lock(&self.reports).insert(name.into(), report);
+    }
+
+    fn forget(&self, listing: &Listing) {
+        lock(&self.reports).retain(|name, _| listing.contains_key(name));
     }
 }

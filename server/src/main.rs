@@ -1,6 +1,6 @@
 //! The `onnxd` program: arguments to configuration, log, server, exit code.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -52,7 +52,10 @@ fn serve(matches: &ArgMatches) -> Result<(), (u8, Vec<String>)> {
     if matches.get_flag("print-config") {
         return std::io::stdout().write_all(raw.print().as_bytes()).map_err(|e| (1, vec![e.to_string()]));
     }
-    config.engine.probe.executable = std::env::current_exe().ok();
+    let executable = std::env::current_exe();
+    let executable =
+        executable.map_err(|e| (1, vec![format!("cannot find this program's file, which tries out models: {e}")]))?;
+    config.engine.probe.executable = Some(executable);
     telemetry::start(&config.log, &config.log_format).map_err(|e| (USAGE, vec![e]))?;
     app::run(config).map_err(|e| (1, vec![e]))
 }
@@ -69,7 +72,7 @@ fn gather(matches: &ArgMatches) -> Result<Raw, Vec<String>> {
     let path = named.unwrap_or(Path::new("onnxd.toml"));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => Some(text),
-        Err(_) if named.is_none() => None,
+        Err(e) if named.is_none() && e.kind() == ErrorKind::NotFound => None,
         Err(e) => return Err(vec![format!("{}: {e}", path.display())]),
     };
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]

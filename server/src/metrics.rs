@@ -368,8 +368,10 @@ impl RoleMetrics {
         self.seconds.record(took);
         #[expect(clippy::cast_precision_loss, reason = "batches are small")]
         self.batch.record(rows as f64);
-        if let Some(Tensor::F32(scores)) = signature.score().and_then(|i| outputs.get(i)) {
-            scores.iter().filter(|s| s.is_finite()).for_each(|s| self.scores.record(*s));
+        match signature.score().and_then(|i| outputs.get(i)) {
+            Some(Tensor::F32(scores)) => scores.iter().filter(|s| s.is_finite()).for_each(|s| self.scores.record(*s)),
+            Some(Tensor::F64(scores)) => scores.iter().filter(|s| s.is_finite()).for_each(|s| self.scores.record(*s)),
+            _ => {}
         }
         match signature.decision().and_then(|i| outputs.get(i)) {
             Some(Tensor::Bool(decisions)) => {

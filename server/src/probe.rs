@@ -63,7 +63,7 @@ impl Probe {
         manifest: Option<&[u8]>,
     ) -> Result<Profile, Rejection> {
         let failed = |what: &str, e: &dyn std::fmt::Display| {
-            Stage::Probe.reject(format!("{what} {} probe: {e}", executable.display()))
+            Stage::Probe.not_yet(format!("{what} {} probe: {e}", executable.display()))
         };
         let mut child = Command::new(executable)
             .arg("probe")
@@ -85,8 +85,8 @@ impl Probe {
         message.push(b'\n');
         message.extend_from_slice(manifest.unwrap_or_default());
         let output = self.converse(&mut child, message, Arc::clone(&artifact.onnx));
-        if output.is_none() {
-            // Killing a child that has just ended fails, and that is fine.
+        if output.as_ref().is_none_or(|(answer, _)| !answer.is_empty()) {
+            // It has answered, or never will. Killing one that has just ended fails, and that is fine.
             let _ = child.kill();
         }
         let status = child.wait().map_err(|e| failed("cannot wait for", &e))?;
@@ -102,7 +102,7 @@ impl Probe {
     }
 
     /// Sends the model and reads what the child says on both its outputs; `None` when it takes too long.
-    fn converse(&self, child: &mut Child, head: Vec<u8>, onnx: Arc<[u8]>) -> Option<(String, String)> {
+    fn converse(&self, child: &mut Child, head: Vec<u8>, onnx: Arc<Vec<u8>>) -> Option<(String, String)> {
         let (mut input, mut output, mut errors) = (child.stdin.take()?, child.stdout.take()?, child.stderr.take()?);
         let (done, ended) = channel();
         std::thread::spawn(move || {
@@ -172,7 +172,7 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), String>
         limit(&head);
         let parsed =
             head.manifest.map(|_| Manifest::parse(&manifest)).transpose().map_err(|e| Stage::Verify.reject(e))?;
-        let artifact = Artifact { id: head.id, onnx: onnx.into(), manifest: parsed.map(Arc::new) };
+        let artifact = Artifact { id: head.id, onnx: Arc::new(onnx), manifest: parsed.map(Arc::new) };
         check::examine(&runtime, &artifact)
     });
     let answer = serde_json::to_string(&result).map_err(|e| e.to_string())?;

@@ -14,9 +14,9 @@ use serde::Serialize;
 use crate::metrics::Metrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::runtime::Runtime;
-use crate::model::{Duty, Model, ModelId, Threads, graph};
+use crate::model::{Duty, Model, ModelId, Threads};
 use crate::probe::Probe;
-use crate::serving::{Challenger, Serving, ServingSet};
+use crate::serving::{Challenger, ServingSet};
 use crate::source::{Listing, Revision, Source, Wanted};
 use crate::threads::LowPriority;
 
@@ -36,6 +36,8 @@ pub struct Rejected {
     pub stage: Stage,
     /// One sentence.
     pub reason: String,
+    /// Whether it is tried again by itself.
+    pub passing: bool,
     /// Unix time.
     pub at: f64,
 }
@@ -100,7 +102,6 @@ impl Context {
                     bytes = fetched.artifact.onnx.len(),
                     "trying out a model"
                 );
-                graph::lint(&fetched.artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
                 let profile = self.probe.examine(&self.runtime, &fetched.artifact, fetched.manifest.as_deref())?;
                 self.metrics.stage("probe", start.elapsed());
                 if profiles.len() >= KNOWN_PROFILES {
@@ -118,9 +119,24 @@ impl Context {
 }
 
 /// The last try for one name.
+#[derive(Default)]
 struct Attempt {
-    wanted: Result<Wanted, String>,
+    wanted: Option<Result<Wanted, String>>,
     retry: Option<(Instant, Duration)>,
+    /// The reasons that were logged.
+    told: Vec<String>,
+}
+
+/// Where sets are published and reported.
+pub(crate) trait Lanes {
+    /// What serves now under a name.
+    fn serving(&self, name: &str) -> Option<Arc<ServingSet>>;
+    /// Makes a set visible and gives the one before; the first one of a name starts its threads.
+    fn publish(&self, name: &str, set: ServingSet) -> Result<Option<Arc<ServingSet>>, String>;
+    /// Takes what became of a name's wishes.
+    fn report(&self, name: &str, report: Report);
+    /// Drops the reports of names that are no longer listed.
+    fn forget(&self, listing: &Listing);
 }
 
 impl Swapper {
@@ -136,39 +152,36 @@ impl Swapper {
         })
     }
 
-    /// Reads the repository and brings each lane to what is wanted. `lane` gives a name's cell, made when it is new;
-    /// `report` takes what became of it.
-    pub(crate) fn step<'a>(
-        &mut self,
-        lane: impl Fn(&str) -> Option<Arc<crate::batch::Lane>>,
-        report: impl Fn(&str, Report) + 'a,
-    ) {
+    /// Reads the repository and brings each name to what is wanted of it.
+    ///
+    /// # Errors
+    /// When the repository cannot be read; what serves goes on.
+    pub(crate) fn step(&mut self, lanes: &impl Lanes) -> Result<(), String> {
         let source = self.context.source.kind();
-        let listing = match self.context.source.look() {
-            Ok(listing) => listing,
-            Err(error) => {
-                self.context.metrics.poll(source, "error");
-                if self.look_error.as_ref() != Some(&error) {
-                    tracing::error!(error, "the repository cannot be read; what serves goes on");
-                }
-                self.look_error = Some(error);
-                return;
+        let listing = self.context.source.look().inspect_err(|error| {
+            self.context.metrics.poll(source, "error");
+            if self.look_error.as_ref() != Some(error) {
+                tracing::error!(error, "the repository cannot be read; what serves goes on");
             }
-        };
+            self.look_error = Some(error.clone());
+        })?;
         self.look_error = None;
+        // A folder that comes back is tried anew. What serves goes on without its folder.
+        self.attempts.retain(|name, _| listing.contains_key(name));
+        lanes.forget(&listing);
         let due: Listing = listing.into_iter().filter(|(name, wanted)| self.is_due(name, wanted)).collect();
         self.context.metrics.poll(source, if due.is_empty() { "unchanged" } else { "changed" });
         for (name, wanted) in due {
-            let Some(lane) = lane(&name) else { continue };
-            let result = self.attempt(&name, wanted, &lane.serving);
-            report(&name, result);
+            let report = self.attempt(&name, wanted, lanes);
+            lanes.report(&name, report);
         }
+        Ok(())
     }
 
     fn is_due(&self, name: &str, wanted: &Result<Wanted, String>) -> bool {
-        self.attempts
-            .get(name)
-            .is_none_or(|last| last.wanted != *wanted || last.retry.is_some_and(|(at, _)| Instant::now() >= at))
+        self.attempts.get(name).is_none_or(|last| {
+            last.wanted.as_ref() != Some(wanted) || last.retry.is_some_and(|(at, _)| Instant::now() >= at)
+        })
     }
 
     /// How long the thread may sleep.
@@ -186,9 +199,9 @@ impl Swapper {
         self.retired.retain(|set| Arc::strong_count(set) > 1);
     }
 
-    fn attempt(&mut self, name: &str, wanted: Result<Wanted, String>, serving: &Serving) -> Report {
-        let pause = self.attempts.get(name).and_then(|last| last.retry).map_or(FIRST_RETRY, |(_, pause)| pause * 2);
-        let mut attempt = Attempt { wanted: wanted.clone(), retry: None };
+    fn attempt(&mut self, name: &str, wanted: Result<Wanted, String>, lanes: &impl Lanes) -> Report {
+        let mut attempt = Attempt { wanted: Some(wanted.clone()), ..Attempt::default() };
+        let last = self.attempts.remove(name).filter(|last| last.wanted == attempt.wanted).unwrap_or_default();
         let report = match wanted {
             Err(error) => {
                 tracing::error!(model = name, error, "what should be served cannot be read; what serves goes on");
@@ -196,11 +209,15 @@ impl Swapper {
                 Report { error: Some(error), ..Report::default() }
             }
             Ok(wanted) => {
-                let rejected = self.transact(name, &wanted, serving);
-                if rejected.iter().any(|r| r.stage == Stage::Fetch) {
-                    let pause = pause.min(self.context.poll_interval);
+                let rejected = self.transact(name, &wanted, lanes);
+                if rejected.iter().any(|r| r.passing) {
+                    let pause = last.retry.map_or(FIRST_RETRY, |(_, pause)| pause * 2).min(self.context.poll_interval);
                     attempt.retry = Some((Instant::now() + pause, pause));
                 }
+                for rejection in &rejected {
+                    self.tell(name, rejection, &last.told);
+                }
+                attempt.told = rejected.iter().map(|r| r.reason.clone()).collect();
                 Report { wanted: Some(wanted), rejected, error: None }
             }
         };
@@ -208,17 +225,33 @@ impl Swapper {
         report
     }
 
+    /// One log line and one count for each refusal, however often it is tried again.
+    fn tell(&self, name: &str, rejected: &Rejected, told: &[String]) {
+        let Rejected { role, version, stage, reason, .. } = rejected;
+        let stage = stage.name();
+        if told.contains(reason) {
+            tracing::debug!(model = name, role, version, stage, reason, "a model is still refused");
+            return;
+        }
+        tracing::error!(model = name, role, version, stage, reason, "a model was refused; what serves goes on");
+        self.context.metrics.swap(name, role, "rejected", stage);
+    }
+
     /// Publishes the wanted set or leaves the present one.
-    fn transact(&mut self, name: &str, wanted: &Wanted, serving: &Serving) -> Vec<Rejected> {
-        let old = serving.get();
+    fn transact(&mut self, name: &str, wanted: &Wanted, lanes: &impl Lanes) -> Vec<Rejected> {
+        let old = lanes.serving(name);
         let champion = match self.champion(name, &wanted.champion, old.as_deref()) {
             Ok(champion) => champion,
-            Err(rejection) => return vec![self.refuse(name, "champion", &wanted.champion, rejection)],
+            Err(rejection) => return vec![rejection.of("champion", &wanted.champion.version)],
         };
-        let mut rejected = vec![];
+        let mut rejected: Vec<Rejected> = wanted
+            .misnamed
+            .iter()
+            .map(|(version, reason)| Stage::Fetch.reject(reason).of("challenger", version))
+            .collect();
         let challenger = wanted.challengers.first().and_then(|revision| {
             self.challenger(name, revision, &champion, old.as_deref())
-                .map_err(|rejection| rejected.push(self.refuse(name, "challenger", revision, rejection)))
+                .map_err(|rejection| rejected.push(rejection.of("challenger", &revision.version)))
                 .ok()
         });
         if let [_, more @ ..] = wanted.challengers.as_slice()
@@ -253,12 +286,17 @@ impl Swapper {
         for warning in &champion.profile.warnings {
             tracing::warn!(model = name, version = champion.id.version, "{warning}");
         }
+        let shadowed = challenger.is_some();
+        let version = champion.id.version.clone();
         let set = ServingSet { champion, challenger, previous, epoch: wanted.epoch };
+        match lanes.publish(name, set) {
+            Ok(old) => self.retired.extend(old),
+            Err(reason) => return vec![Stage::Load.not_yet(reason).of("champion", &version)],
+        }
         self.context.metrics.swap(name, "champion", "published", "publish");
-        if set.challenger.is_some() {
+        if shadowed {
             self.context.metrics.swap(name, "challenger", "published", "publish");
         }
-        self.retired.extend(serving.publish(set));
         rejected
     }
 
@@ -266,6 +304,9 @@ impl Swapper {
         let champion = self.obtain(name, wanted, Duty::Serve, old)?;
         if let Some(old) = old
             && !self.context.allow_signature_change
+            // Going back is always allowed, and so is the manifest of what was served without one.
+            && !old.previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, &champion))
+            && !(old.champion.signature.inferred && old.champion.id.version == champion.id.version)
         {
             champion.signature.can_replace(&old.champion.signature).map_err(|reason| {
                 Stage::Verify.reject(format!("{reason} (serve with --allow-signature-change to accept it)"))
@@ -323,20 +364,12 @@ impl Swapper {
         self.profiles = profiles;
         model
     }
+}
 
-    fn refuse(&self, name: &str, role: &'static str, wanted: &Revision, rejection: Rejection) -> Rejected {
-        let Rejection { stage, reason } = rejection;
-        let version = wanted.version.clone();
-        tracing::error!(
-            model = name,
-            role,
-            version,
-            stage = stage.name(),
-            reason,
-            "a model was refused; what serves goes on"
-        );
-        self.context.metrics.swap(name, role, "rejected", stage.name());
-        Rejected { role, version, stage, reason, at: unix(SystemTime::now()) }
+impl Rejection {
+    fn of(self, role: &'static str, version: &str) -> Rejected {
+        let Self { stage, reason, passing } = self;
+        Rejected { role, version: version.into(), stage, reason, passing, at: unix(SystemTime::now()) }
     }
 }
 

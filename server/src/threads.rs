@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use crate::model::Threads;
 
@@ -69,5 +70,19 @@ pub(crate) fn run_when_idle() {
         if let Err(e) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
             tracing::warn!("the shadow thread has no idle priority, its runs may delay requests: {e:?}");
         }
+    }
+}
+
+/// Time that the calling thread was on a CPU; elsewhere than on Unix, time that passed.
+pub(crate) fn cpu_time() -> Duration {
+    #[cfg(unix)]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    }
+    #[cfg(not(unix))]
+    {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        START.get_or_init(std::time::Instant::now).elapsed()
     }
 }

@@ -93,3 +93,20 @@ fn an_interrupt_does_not_wait_for_load_balancers() {
     server.signal("INT");
     assert!(server.wait().success());
 }
+
+/// Without any delay: clients that have just connected, or whose request is on its way, are answered as well.
+#[test]
+fn requests_on_their_way_are_answered_after_sigterm_without_a_delay() {
+    let repo = Repo::serving("good", None);
+    let mut server = Server::start(repo.path(), &["--drain-delay", "0s"]);
+    let mut clients: Vec<Client> = (0..32).map(|_| Client::connect(server.http).expect("connected")).collect();
+    server.signal("TERM");
+    for client in &mut clients {
+        client.send("POST", "/predict", &[("content-type", "application/json")], body().as_bytes()).expect("sent");
+    }
+    for client in &mut clients {
+        let reply = client.receive().expect("answered");
+        assert_eq!((reply.status, reply.header("connection")), (200, "close"));
+    }
+    assert!(server.wait().success());
+}

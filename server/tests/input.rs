@@ -40,6 +40,7 @@ fn every_kind_of_bad_input_has_its_own_answer() {
         ("given twice", r#"{"cpu_zscore":1,"cpu_zscore":2,"memory_zscore":1}"#),
         ("an empty array", "[]"),
         ("empty instances", r#"{"instances":[]}"#),
+        ("instances that are no array", r#"{"instances":3}"#),
         ("something beside instances", r#"{"instances":[{"cpu_zscore":1,"memory_zscore":1}],"x":1}"#),
         ("a bad row among good ones", r#"[{"cpu_zscore":1,"memory_zscore":1},{"cpu_zscore":1}]"#),
         ("a bad row of instances", r#"{"instances":[{"cpu_zscore":1,"memory_zscore":1},{"cpu_zscore":"x"}]}"#),
@@ -72,6 +73,12 @@ fn every_kind_of_bad_input_has_its_own_answer() {
     let requests: &[Request<'_>] = &[
         ("curl's default content type", "POST", "/predict", &[("content-type", "application/x-www-form-urlencoded")]),
         ("no content type", "POST", "/predict", &[]),
+        (
+            "a compressed body",
+            "POST",
+            "/predict",
+            &[("content-type", "application/json"), ("content-encoding", "gzip")],
+        ),
         ("another method", "GET", "/predict", &json),
         ("an unknown path", "POST", "/prediction", &json),
         ("an unknown model", "POST", "/models/anomalie/predict", &json),
@@ -165,4 +172,27 @@ fn a_slow_client_holds_nobody_up() {
     let _ = head.read_to_string(&mut answer);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert_eq!(server.post("/predict", GOOD).status, 200);
+}
+
+/// A connection that never asks anything does not keep its place.
+#[test]
+fn a_silent_connection_is_closed() {
+    use std::io::{Read, Write};
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--max-connections", "3"]);
+    let open = |text: &str| {
+        let mut stream = std::net::TcpStream::connect(server.http).expect("accepted");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream.write_all(text.as_bytes()).expect("sent");
+        stream
+    };
+    // Nothing, the beginning of either protocol, and the whole greeting of HTTP/2 without a request.
+    let silent = [open(""), open("P"), open("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")];
+    // All three places are taken: this waits until one is given back.
+    assert_eq!(server.post("/predict", GOOD).status, 200);
+    for mut stream in silent {
+        let mut rest = vec![];
+        // Closed or reset: both end the reading.
+        let _ = stream.read_to_end(&mut rest);
+    }
 }

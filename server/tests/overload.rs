@@ -99,7 +99,7 @@ fn an_endless_run_is_stopped_at_its_deadline() {
         server.predict(&row());
     }
     let repo = Repo::serving("good", Some("hang-sometimes"));
-    let server = Server::start(repo.path(), &[]);
+    let server = Server::start(repo.path(), &["--shadow-cpu", "1"]);
     assert_eq!(server.post("/predict", &endless).status, 200);
     wait_for("the challenger to be stopped", || server.shadow()["lost"]["deadline"].as_u64());
     server.predict(&row());

@@ -208,7 +208,7 @@ fn a_bad_model_never_serves_and_the_reason_is_told() {
         ("wrong golden answers", "golden", "the manifest expects", Box::new(|v| repo.install(v, "wrong-golden"))),
         ("NaN", "golden", "not finite", Box::new(|v| repo.install(v, "nan"))),
         ("always fails", "golden", "golden sample 0", Box::new(|v| repo.install(v, "fails"))),
-        ("kills the process", "probe", "SIGFPE", Box::new(|v| repo.install(v, "crash"))),
+        ("kills the process", "verify", "could kill the process", Box::new(|v| repo.install(v, "crash"))),
         (
             "a request could kill the process",
             "verify",
@@ -367,4 +367,149 @@ fn a_server_without_a_model_is_live_but_not_ready_until_one_comes() {
     repo.point(1, None);
     wait_for("readiness", || (server.ops("/readyz").status == 200).then_some(()));
     server.predict(&row(1));
+}
+
+/// Other folders, broken or not, beside the model that serves.
+#[test]
+fn a_broken_neighbour_does_not_take_the_default_away() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &[]);
+    let before = server.predict(&row(3));
+    let neighbour = repo.path().join("scratch");
+    fs::create_dir(&neighbour).expect("a folder");
+    fs::write(neighbour.join("aliases.json"), "garbage").expect("a file");
+    wait_for("the report", || server.model_status("scratch")["error"].as_str().map(str::to_owned));
+    assert_eq!(server.predict(&row(3)), before);
+    fs::remove_dir_all(&neighbour).expect("a folder");
+    wait_for("the report to go", || server.model_status("scratch").is_null().then_some(()));
+    // A second model that serves does not change what /predict means either.
+    let status = std::process::Command::new("cp").arg("-r").arg(repo.version(1)).arg(&neighbour).status();
+    assert!(status.expect("cp").success());
+    fs::create_dir(neighbour.join("1")).expect("a folder");
+    fs::rename(neighbour.join("model.onnx"), neighbour.join("1/model.onnx")).expect("a rename");
+    fs::remove_file(neighbour.join("manifest.json")).expect("a file");
+    wait_for("the second model", || server.model_status("scratch")["champion"]["version"].as_str().map(str::to_owned));
+    assert_eq!(server.predict(&row(3)), before);
+}
+
+#[test]
+fn going_back_is_allowed_whatever_the_new_champion_gave_more() {
+    let repo = Repo::serving("fewer-outputs", None);
+    repo.install(2, "good");
+    let server = Server::start(repo.path(), &[]);
+    settled(&server, repo.point(2, None));
+    let status = settled(&server, repo.point(1, None));
+    assert_eq!((&status["champion"]["version"], &status["rejected"]), (&json!("1"), &json!([])));
+}
+
+/// The pointer arrives before its files: they are looked for again until they are whole, and the log is not filled.
+#[test]
+fn files_that_come_after_the_pointer_are_found() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--poll-interval", "100ms"]);
+    repo.install(2, "other");
+    let whole = fs::read(repo.version(2).join("model.onnx")).expect("a file");
+    fs::write(repo.version(2).join("model.onnx"), &whole[..100]).expect("a file");
+    let epoch = repo.point(2, None);
+    wait_for("several tries", || {
+        let looks = server.metric("onnxd_source_polls_total{source=\"file\",outcome=\"changed\"}")?;
+        (looks > 6.0).then_some(())
+    });
+    assert_eq!(server.model_status("anomaly")["rejected"][0]["passing"], json!(true));
+    fs::write(repo.path().join("whole"), &whole).expect("a file");
+    fs::rename(repo.path().join("whole"), repo.version(2).join("model.onnx")).expect("a rename");
+    wait_for("the swap", || (server.model_status("anomaly")["epoch"] == json!(epoch)).then_some(()));
+    let told = server.log().lines().filter(|l| l.contains("a model was refused")).count();
+    assert_eq!(told, 1, "the same reason is told once");
+}
+
+#[test]
+fn a_misnamed_challenger_does_not_hold_the_champion_back() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "other");
+    let server = Server::start(repo.path(), &[]);
+    let sha256 = onnxd::source::sha256(&fs::read(repo.version(2).join("manifest.json")).expect("a file"));
+    repo.write_aliases(
+        &json!({"champion": "2", "challengers": ["7"], "epoch": 9, "manifest_sha256": {"2": sha256}}).to_string(),
+    );
+    let status = wait_for("the swap", || {
+        Some(server.model_status("anomaly")).filter(|status| status["champion"]["version"] == json!("2"))
+    });
+    assert_eq!(
+        (&status["rejected"][0]["role"], &status["rejected"][0]["version"]),
+        (&json!("challenger"), &json!("7"))
+    );
+}
+
+/// A bare version gets its manifest later: it takes over from what was read off the graph.
+#[test]
+fn a_manifest_that_comes_later_is_taken() {
+    let repo = Repo::new();
+    repo.install(1, "good");
+    let manifest = fs::read(repo.version(1).join("manifest.json")).expect("a file");
+    fs::remove_file(repo.version(1).join("manifest.json")).expect("a file");
+    let server = Server::start(repo.path(), &[]);
+    let signature = || server.model_status("anomaly")["champion"]["signature"].clone();
+    assert_eq!(signature(), json!("inferred"));
+    fs::write(repo.version(1).join("manifest.json"), manifest).expect("a file");
+    wait_for("the manifest", || (signature() == json!("manifest")).then_some(()));
+    server.predict(&row(3));
+    // From now on a version without a manifest is one that is not complete.
+    fs::create_dir(repo.version(2)).expect("a folder");
+    fs::copy(fixture("other/model.onnx"), repo.version(2).join("model.onnx")).expect("a file");
+    server.predict(&row(3));
+    assert_eq!(server.model_status("anomaly")["champion"]["version"], json!("1"));
+}
+
+/// Champion and challenger change places: the shadow's thread has a session of its own in both.
+#[test]
+fn a_champion_can_be_its_own_challenger() {
+    let repo = Repo::serving("slow", None);
+    let server = Server::start(repo.path(), &[]);
+    settled(&server, repo.point(1, Some(1)));
+    server.predict(&row(3));
+    let statistics = wait_for("a pair", || Some(server.shadow()).filter(|s| s["pairs"] == json!(1)));
+    assert_eq!((&statistics["agreements"], &statistics["score_difference"]["sum_abs"]), (&json!(1), &json!(0.0)));
+}
+
+#[test]
+fn a_default_that_does_not_fit_its_type_is_refused() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &[]);
+    for (feature, reason) in [
+        (
+            json!({"name": "cpu_scale", "required": false, "missing": "default", "default": 1e300}),
+            "not finite as float32",
+        ),
+        (json!({"name": "cpu_scale", "required": false, "missing": "default"}), "there is no default"),
+    ] {
+        repo.install(2, "good");
+        repo.edit(2, |manifest| manifest["signature"]["inputs"][0]["features"][4] = feature);
+        let status = settled(&server, repo.point(2, None));
+        assert!(status["rejected"][0]["reason"].as_str().expect("text").contains(reason), "{status}");
+    }
+}
+
+/// A model whose child process dies, of whatever, is refused with the signal's name.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_probe_that_is_killed_costs_the_candidate_only() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--probe-timeout", "60s"]);
+    repo.install(2, "hang");
+    let epoch = repo.point(2, None);
+    let child = wait_for("the probe", || {
+        fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+            let stat = fs::read_to_string(process.path().join("stat")).ok()?;
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+            (parent == server.pid()).then(|| process.file_name().to_string_lossy().into_owned())
+        })
+    });
+    let killed = std::process::Command::new("kill").args(["-s", "SEGV", &child]).status().expect("kill runs");
+    assert!(killed.success());
+    let status = settled(&server, epoch);
+    let rejected = &status["rejected"][0];
+    assert_eq!(rejected["stage"], json!("probe"));
+    assert!(rejected["reason"].as_str().expect("text").contains("by signal 11 (SIGSEGV)"), "{rejected}");
+    server.predict(&row(3));
 }

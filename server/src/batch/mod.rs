@@ -122,6 +122,8 @@ struct State {
     /// Workers that wait for a job.
     idle: usize,
     closed: bool,
+    /// Requests of several parts that are not finished: their next part may still come.
+    unfinished: usize,
 }
 
 /// Who sees to it that a queued job is run.
@@ -177,6 +179,7 @@ impl Lane {
         if rows <= most {
             return Ok(vec![self.run_part(set, inputs, rows, call).await?]);
         }
+        let _unfinished = Unfinished::new(self);
         let mut answers = Vec::with_capacity(rows.div_ceil(most));
         for begin in (0..rows).step_by(most) {
             let part = begin..(begin + most).min(rows);
@@ -232,25 +235,23 @@ impl Lane {
         Ok(Runner::Other)
     }
 
-    /// Takes the next batch: jobs of one set and one shape, at most `most` rows (one job at least).
-    fn cut(&self, state: &mut State, most: usize) -> Vec<Job> {
+    /// Takes the next batch: jobs of one set and one shape, at most as many rows as `most` allows for the first of them.
+    /// Empty when the first job that is still wanted has more rows than that.
+    fn cut(&self, state: &mut State, most: impl Fn(&Job) -> usize) -> Vec<Job> {
         let now = Instant::now();
         let mut batch: Vec<Job> = vec![];
         let mut rows = 0;
         while let Some(next) = state.jobs.front() {
-            let expired = next.deadline <= now;
-            let fits = expired
-                || next.reply.is_closed()
-                || batch.first().is_none_or(|first| rows + next.rows <= most && first.joins(next));
-            if !fits {
+            // Asked once: a client may leave at any moment, and then the job must not count as one that fits.
+            let unwanted = next.reply.is_closed() || next.deadline <= now;
+            let first = batch.first().unwrap_or(next);
+            if !unwanted && (rows + next.rows > most(first) || !(batch.is_empty() || first.joins(next))) {
                 break;
             }
             let Some(job) = state.jobs.pop_front() else { break };
             state.rows -= job.rows;
-            if job.reply.is_closed() {
-                continue;
-            }
-            if expired {
+            if unwanted {
+                // Whoever left does not hear it.
                 job.answer(Err(PredictError::Deadline));
                 continue;
             }
@@ -304,22 +305,35 @@ impl Job {
     }
 }
 
+/// A request whose later parts are still to come: while there is one, workers do not end.
+struct Unfinished<'a>(&'a Lane);
+
+impl<'a> Unfinished<'a> {
+    fn new(lane: &'a Lane) -> Self {
+        lane.state().unfinished += 1;
+        Self(lane)
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.unfinished -= 1;
+        if state.closed {
+            self.0.ready.notify_all();
+        }
+    }
+}
+
 /// The duty to run the next batch where the request is. Dropped unfulfilled (the client left), it passes to a worker.
 struct Lead<'a>(&'a Lane);
 
 impl Lead<'_> {
     fn run(self) {
         let lane = self.0;
-        let (jobs, champion) = {
-            let mut state = lane.state();
-            let Some(champion) = state.jobs.front().map(|job| Arc::clone(&job.set.champion)) else { return };
-            let most = champion.inline_rows();
-            if most == 0 {
-                return;
-            }
-            (lane.cut(&mut state, most), champion)
-        };
+        let jobs = lane.cut(&mut lane.state(), |first| first.set.champion.inline_rows());
         drop(self);
+        let Some(champion) = jobs.first().map(|job| Arc::clone(&job.set.champion)) else { return };
         if let Some(mut session) = champion.inline_session() {
             run::batch(lane, jobs, &mut **session);
         }
@@ -330,7 +344,10 @@ impl Drop for Lead<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.led = false;
-        if !state.jobs.is_empty() && state.idle > 0 {
+        if state.closed {
+            // Workers that were told to end wait for the leader.
+            self.0.ready.notify_all();
+        } else if !state.jobs.is_empty() && state.idle > 0 {
             self.0.ready.notify_one();
         }
     }

@@ -237,3 +237,33 @@ async fn a_challenger_that_panics_is_counted_and_nothing_else() {
     }
     assert!(lost() >= 2, "{}", lost());
 }
+
+/// The first job of a batch decides which model runs it: not one before it whose client has left.
+#[tokio::test]
+async fn a_leader_that_follows_an_abandoned_job_runs_its_own_model() {
+    let (old, new) = (Echo::default(), Echo::default());
+    let mut fixture = Fixture::new(&old, true, 0, LIMITS, None);
+    {
+        let mut abandoned = Box::pin(fixture.ask(1.0));
+        assert_eq!(abandoned.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending);
+    }
+    let champion = Arc::new(model(&new, true));
+    fixture.lane.serving.publish(ServingSet { champion, challenger: None, previous: None, epoch: 2 });
+    fixture.set = fixture.lane.serving.get().expect("published");
+    assert_eq!(fixture.ask(2.0).await, Ok(2.0));
+    assert!(old.runs.lock().expect("no panic").is_empty());
+    assert_eq!(*new.runs.lock().expect("no panic"), [1]);
+}
+
+/// Closing while a leader is on its way: the workers end as soon as it has run.
+#[tokio::test]
+async fn closing_does_not_wait_for_ever_on_a_leader() {
+    let fixture = Fixture::new(&Echo::default(), true, 2, LIMITS, None);
+    {
+        let mut leader = Box::pin(fixture.ask(1.0));
+        assert_eq!(leader.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending);
+        fixture.lane.close();
+        assert_eq!(leader.await, Ok(1.0));
+    }
+    fixture.close();
+}

@@ -36,14 +36,14 @@ fn next(lane: &Lane) -> Option<Vec<Job>> {
                 let most = front.set.champion.max_batch();
                 let due = front.enqueued + lane.limits.batch_delay;
                 if state.rows >= most || due <= now || state.closed {
-                    return Some(lane.cut(&mut state, most));
+                    return Some(lane.cut(&mut state, |first| first.set.champion.max_batch()));
                 }
                 // The timer belongs to the oldest job: it is not moved by those that come later.
                 state.idle += 1;
                 state = lane.ready.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0;
                 state.idle -= 1;
             }
-            None if state.closed => return None,
+            None if state.closed && state.unfinished == 0 => return None,
             _ => {
                 state.idle += 1;
                 state = lane.ready.wait(state).unwrap_or_else(PoisonError::into_inner);

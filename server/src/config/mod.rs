@@ -17,6 +17,11 @@ use crate::probe::Probe;
 use crate::shadow;
 use settings::Setting;
 
+/// The longest duration that makes sense anywhere; more would overflow the clock.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// The shortest time in which anything can be done.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// Everything the server needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -185,17 +190,24 @@ impl Raw {
                 repository: r.text("repository").into(),
                 onnxruntime: r.optional("onnxruntime").map(PathBuf::from),
                 threads,
-                queue: batch::Limits { queue_rows: r.count("queue-rows"), batch_delay: r.duration("batch-delay") },
-                request_timeout: r.duration("request-timeout"),
+                queue: batch::Limits {
+                    queue_rows: r.count("queue-rows"),
+                    batch_delay: r.duration("batch-delay", Duration::ZERO),
+                },
+                request_timeout: r.duration("request-timeout", MOMENT),
                 max_rows: r.count("max-rows"),
                 shadow: shadow::Limits {
                     sample: r.share("shadow-sample", 0.0),
                     queue_rows: r.count("shadow-queue-rows"),
                     cpu: r.share("shadow-cpu", 0.001),
                 },
-                poll_interval: r.duration("poll-interval"),
+                poll_interval: r.duration("poll-interval", Duration::from_millis(100)),
                 allow_signature_change: r.parse("allow-signature-change", "true or false", bool::from_str),
-                probe: Probe { executable: None, timeout: r.duration("probe-timeout"), memory: r.size("probe-memory") },
+                probe: Probe {
+                    executable: None,
+                    timeout: r.duration("probe-timeout", Duration::from_secs(1)),
+                    memory: r.size("probe-memory"),
+                },
             },
             cpus,
             http: r.address("http").unwrap_or_else(|| {
@@ -207,8 +219,8 @@ impl Raw {
             default_model: r.optional("default-model"),
             max_connections: r.count("max-connections"),
             body_limit: usize::try_from(r.size("body-limit")).unwrap_or(usize::MAX),
-            drain_delay: r.duration("drain-delay"),
-            grace_period: r.duration("grace-period"),
+            drain_delay: r.duration("drain-delay", Duration::ZERO),
+            grace_period: r.duration("grace-period", MOMENT),
             log: r.text("log"),
             log_format: r.one_of("log-format", &["auto", "pretty", "json"]),
         };
@@ -253,12 +265,17 @@ impl Reader<'_> {
         self.parse(name, wants, |v| v.parse().ok().filter(|n| (least..=1.0).contains(n)).ok_or(()))
     }
 
-    fn duration(&mut self, name: &'static str) -> Duration {
-        self.parse(name, "a duration such as 500ms, 10s or 2m", humantime::parse_duration)
+    fn duration(&mut self, name: &'static str, least: Duration) -> Duration {
+        let wants = format!("a duration such as 500ms, 10s or 2m, from {least:?} to 24h");
+        self.parse(name, &wants, |v| {
+            humantime::parse_duration(v).ok().filter(|d| (least..=LONGEST).contains(d)).ok_or(())
+        })
     }
 
     fn size(&mut self, name: &'static str) -> u64 {
-        self.parse(name, "a size such as 64KiB or 16MiB", |v| v.parse::<bytesize::ByteSize>().map(|s| s.as_u64()))
+        self.parse(name, "a size above 0 such as 64KiB or 16MiB", |v| {
+            v.parse::<bytesize::ByteSize>().ok().map(|s| s.as_u64()).filter(|s| *s > 0).ok_or(())
+        })
     }
 
     fn one_of(&mut self, name: &'static str, choices: &[&str]) -> String {

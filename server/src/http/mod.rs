@@ -8,8 +8,8 @@ mod predict;
 pub mod serve;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::http::header::X_CONTENT_TYPE_OPTIONS;
@@ -29,7 +29,8 @@ use tower_http::set_header::SetResponseHeaderLayer;
 pub struct State {
     /// The models.
     pub engine: Engine,
-    default_model: Option<String>,
+    /// The model behind `/predict`.
+    default_model: OnceLock<String>,
     body_limit: usize,
     draining: AtomicBool,
     routes: Routes,
@@ -40,6 +41,7 @@ impl State {
     #[must_use]
     pub fn new(engine: Engine, default_model: Option<String>, body_limit: usize) -> Arc<Self> {
         let routes = Routes::new(engine.metrics());
+        let default_model = default_model.map(OnceLock::from).unwrap_or_default();
         Arc::new(Self { engine, default_model, body_limit, draining: AtomicBool::new(false), routes })
     }
 
@@ -57,19 +59,29 @@ impl State {
         if self.is_draining() {
             return Err("shutting down");
         }
+        if self.default_model.get().is_some_and(|name| self.engine.lane(name).is_none()) {
+            return Err("the default model does not serve, see /status on the operations port");
+        }
         if self.engine.is_ready() { Ok(()) } else { Err("no model serves yet, see /status on the operations port") }
     }
 
     fn lane(&self, name: Option<&str>) -> Result<Arc<Lane>, Problem> {
         let lanes = self.engine.lanes();
         let names = || lanes.keys().cloned().collect::<Vec<_>>().join(", ");
-        let Some(name) = name.or(self.default_model.as_deref()) else {
+        let Some(name) = name.or(self.default_model.get().map(String::as_str)) else {
             return match lanes.values().next() {
-                Some(lane) if lanes.len() == 1 => Ok(Arc::clone(lane)),
+                Some(lane) if lanes.len() == 1 => {
+                    // It stays the default when others join it later.
+                    if self.engine.has_looked() {
+                        self.default_model.get_or_init(|| lane.name.clone());
+                    }
+                    Ok(Arc::clone(lane))
+                }
                 Some(_) => Err(Problem::new(
                     StatusCode::NOT_FOUND,
                     format!(
-                        "several models are served ({}): post to /models/{{model}}/predict, or name one with --default-model",
+                        "several models are served ({}): post to /models/{{model}}/predict, or name one with \
+                         --default-model",
                         names()
                     ),
                 )),

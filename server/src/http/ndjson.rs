@@ -14,7 +14,7 @@ use futures_util::stream::{self, BoxStream};
 
 use super::State;
 use super::error::Problem;
-use super::predict::too_large;
+use super::predict::{LARGE_BODY, elsewhere, too_large};
 use crate::batch::{Call, Lane, PredictError};
 use crate::codec::{Request, decode, encode};
 use crate::model::tensor::Tensor;
@@ -27,6 +27,8 @@ struct Rows {
     set: Arc<ServingSet>,
     body: BoxStream<'static, Result<Bytes, axum::Error>>,
     pending: BytesMut,
+    /// Bytes of `pending` that are known to hold no end of a line.
+    searched: usize,
     ended: bool,
     accepted: bool,
 }
@@ -39,8 +41,16 @@ pub(super) async fn predict(
     body: Body,
 ) -> Result<Response, Problem> {
     let body = body.into_data_stream().boxed();
-    let mut rows =
-        Rows { state, lane, set: Arc::clone(&set), body, pending: BytesMut::new(), ended: false, accepted: false };
+    let mut rows = Rows {
+        state,
+        lane,
+        set: Arc::clone(&set),
+        body,
+        pending: BytesMut::new(),
+        searched: 0,
+        ended: false,
+        accepted: false,
+    };
     let Some(first) = rows.next().await? else {
         return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -101,11 +111,16 @@ impl Rows {
         let most = self.set.champion.max_batch();
         let mut lines = vec![];
         while lines.len() < most {
-            let line = match self.pending.iter().position(|b| *b == b'\n') {
-                Some(end) => self.pending.split_to(end + 1),
+            let end = self.pending[self.searched..].iter().position(|b| *b == b'\n');
+            let line = match end {
+                Some(end) => self.pending.split_to(self.searched + end + 1),
                 None if self.ended && !self.pending.is_empty() => self.pending.split(),
-                None => break,
+                None => {
+                    self.searched = self.pending.len();
+                    break;
+                }
             };
+            self.searched = 0;
             if !line.trim_ascii().is_empty() {
                 lines.push(line.freeze());
             }
@@ -116,8 +131,15 @@ impl Rows {
     async fn answer(&mut self, lines: &[Bytes]) -> Result<Bytes, Problem> {
         let set = Arc::clone(&self.set);
         let signature = &set.champion.signature;
-        let requests: Vec<Result<Request, Problem>> =
-            lines.iter().map(|line| decode::body(signature, line, 1).map_err(Problem::from)).collect();
+        let decode = |set: &ServingSet, lines: &[Bytes]| -> Vec<Result<Request, Problem>> {
+            lines.iter().map(|line| decode::body(&set.champion.signature, line, 1).map_err(Problem::from)).collect()
+        };
+        let requests = if lines.iter().map(Bytes::len).sum::<usize>() > LARGE_BODY {
+            let (set, lines) = (Arc::clone(&set), lines.to_vec());
+            elsewhere(move || decode(&set, &lines)).await
+        } else {
+            decode(&set, lines)
+        };
         let good: Vec<&Request> = requests.iter().flatten().collect();
         let call = Call { accepted: self.accepted, ..self.state.engine.call("ndjson") };
         let together: Option<Vec<Tensor>> = (0..signature.inputs.len())

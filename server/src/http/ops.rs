@@ -1,5 +1,6 @@
 //! Health, metrics, status and the shadow's state.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -30,9 +31,9 @@ pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
     }
 }
 
-/// The models were tried once; from then on readiness tells the rest.
+/// Every model was tried once; from then on readiness tells the rest.
 pub(super) async fn started(Shared(state): Shared<Arc<State>>) -> Response {
-    if state.engine.is_ready() {
+    if state.engine.has_looked() {
         "started\n".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response()
@@ -74,6 +75,7 @@ struct Status {
     onnxruntime: String,
     ready: bool,
     repository: String,
+    repository_error: Option<String>,
     watching: bool,
     models: Vec<ModelStatus>,
 }
@@ -115,21 +117,23 @@ impl Member {
 
 pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Response {
     let mut reports = state.engine.reports();
-    let models = state
-        .engine
-        .lanes()
-        .values()
-        .map(|lane| {
-            let set = lane.serving.get();
+    let lanes = state.engine.lanes();
+    // What was never published has a report only, what lost its folder serves without one.
+    let names: BTreeSet<String> = lanes.keys().chain(reports.keys()).cloned().collect();
+    let models = names
+        .into_iter()
+        .map(|name| {
+            let lane = lanes.get(&name);
+            let set = lane.and_then(|lane| lane.serving.get());
             let set = set.as_deref();
             ModelStatus {
-                name: lane.name.clone(),
                 epoch: set.map_or(0, |s| s.epoch),
                 champion: set.map(|s| Member::of(&s.champion)),
                 challenger: set.and_then(|s| s.challenger.as_ref()).map(|c| Member::of(&c.model)),
                 previous: set.and_then(|s| s.previous.as_ref()).map(|m| Member::of(m)),
-                queued_rows: lane.queued_rows(),
-                report: reports.remove(&lane.name).unwrap_or_default(),
+                queued_rows: lane.map_or(0, |lane| lane.queued_rows()),
+                report: reports.remove(&name).unwrap_or_default(),
+                name,
             }
         })
         .collect();
@@ -138,6 +142,7 @@ pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Response {
         onnxruntime: state.engine.runtime().version(),
         ready: state.readiness().is_ok(),
         repository: state.engine.options().repository.display().to_string(),
+        repository_error: state.engine.unreadable(),
         watching: state.engine.is_watching(),
         models,
     };

@@ -18,7 +18,10 @@ use crate::serving::ServingSet;
 const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-version");
 
 /// A body beyond this takes more than about half a millisecond to decode: 100 bytes a row, 0.5 us a row.
-const LARGE_BODY: usize = 128 << 10;
+pub(super) const LARGE_BODY: usize = 128 << 10;
+
+/// Rows beyond this take as long to encode.
+const LARGE_ANSWER: usize = 2048;
 
 /// Whether a path asks for predictions, and of which model.
 pub(super) fn target(path: &str) -> Option<Option<&str>> {
@@ -38,7 +41,9 @@ enum Format {
 /// Answers a request for which [`target`] gave a model.
 pub(super) async fn predict(state: Arc<State>, request: http::Request<Incoming>) -> Result<Response, Problem> {
     if request.method() != Method::POST {
-        return Err(Problem::wrong_method());
+        let mut response = Problem::wrong_method().into_response();
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return Ok(response);
     }
     let format = format(request.headers())?;
     let lane = state.lane(target(request.uri().path()).flatten())?;
@@ -75,14 +80,14 @@ async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Incoming)
         let set = Arc::clone(set);
         move || encode::answer(&set.champion.signature, &answers, request.form)
     };
-    let answer = if large { elsewhere(encode).await } else { encode() };
+    let answer = if large || request.rows > LARGE_ANSWER { elsewhere(encode).await } else { encode() };
     let mut response = Response::new(Body::from(answer));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
 /// Does what takes milliseconds where it does not keep other connections waiting.
-async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(e) => std::panic::resume_unwind(e.into_panic()),
@@ -116,6 +121,10 @@ pub(super) fn too_large(limit: usize) -> Problem {
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let detail = "a compressed body is not taken: send it without Content-Encoding";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail.into()));
+    }
     let given = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {

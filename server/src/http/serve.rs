@@ -1,14 +1,16 @@
 //! Sockets: accepting, limits on connections, and ending them without losing a request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Door;
 
@@ -16,6 +18,10 @@ use super::Door;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests in parallel on one HTTP/2 connection.
 const STREAMS: u32 = 256;
+/// How often an HTTP/2 connection is asked whether somebody is still there.
+const PING: Duration = Duration::from_secs(20);
+/// How long the requests are waited for that were on their way when the listener closed.
+const LAST_REQUESTS: Duration = Duration::from_millis(50);
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -25,37 +31,59 @@ pub async fn serve(listener: TcpListener, door: impl Door, max_connections: usiz
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).writev(false);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
-    loop {
-        let accepted = tokio::select! {
-            accepted = async {
-                // Without a permit nothing is accepted: further clients wait in the system's backlog.
-                let permit = Arc::clone(&permits).acquire_owned().await;
-                (listener.accept().await, permit)
-            } => accepted,
-            _ = stop.wait_for(|stopped| *stopped) => break,
-        };
-        let stream = match accepted.0 {
-            Ok((stream, _)) => stream,
-            Err(e) => {
-                tracing::warn!("a connection could not be accepted: {e}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(HEADER_TIMEOUT);
+    let connect = |stream: TcpStream, permit: Option<OwnedSemaphorePermit>| {
         // Only a latency hint; the connection works without it.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(door.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        let permit = accepted.1;
+        let asked = Arc::new(AtomicBool::new(false));
+        let (door, first) = (door.clone(), Arc::clone(&asked));
+        let service = service_fn(move |request| {
+            first.store(true, Ordering::Relaxed);
+            door.clone().call(request)
+        });
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
         tokio::spawn(async move {
             let _permit = permit;
-            if let Err(e) = connection.await {
+            let mut connection = std::pin::pin!(connection);
+            // A client that connects and asks nothing, in whatever protocol, must not keep its place.
+            let ended = match tokio::time::timeout(HEADER_TIMEOUT, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+                Err(_) => return tracing::debug!("a connection without a request was closed"),
+            };
+            if let Err(e) = ended {
                 tracing::debug!("a connection ended: {e}");
             }
         });
+    };
+    loop {
+        let (accepted, permit) = tokio::select! {
+            accepted = async {
+                // Without a permit nothing is accepted: further clients wait in the system's backlog.
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                (listener.accept().await, permit.ok())
+            } => accepted,
+            _ = stop.wait_for(|stopped| *stopped) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => connect(stream, permit),
+            Err(e) => {
+                tracing::warn!("a connection could not be accepted: {e}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Clients that the system has already told that they are connected are served; then nobody can connect any more.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        connect(stream, None);
     }
     drop(listener);
+    // What these and idle connections have just sent is read before they are closed.
+    tokio::time::sleep(LAST_REQUESTS).await;
     graceful.shutdown().await;
 }

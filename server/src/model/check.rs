@@ -28,6 +28,9 @@ const RUN_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{stage}: {reason}")]
 pub struct Rejection {
+    /// Whether the same may go well a moment later: a file that is not whole yet, a process that could not be started.
+    #[serde(default)]
+    pub passing: bool,
     /// Where it failed.
     pub stage: Stage,
     /// One sentence.
@@ -65,7 +68,12 @@ impl Stage {
 
     /// A rejection at this stage.
     pub fn reject(self, reason: impl Into<String>) -> Rejection {
-        Rejection { stage: self, reason: reason.into() }
+        Rejection { passing: false, stage: self, reason: reason.into() }
+    }
+
+    /// A rejection that may pass.
+    pub fn not_yet(self, reason: impl Into<String>) -> Rejection {
+        Rejection { passing: true, ..self.reject(reason) }
     }
 }
 
@@ -148,7 +156,7 @@ pub fn open(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signatur
 /// # Errors
 /// The first proof that fails.
 pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Rejection> {
-    let Lint { mut warnings, nodes, loops } = graph::lint(&artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
+    let Lint { mut warnings, nodes, steady } = graph::lint(&artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
     let (mut session, signature) = open(runtime, artifact)?;
     let limit = artifact.manifest.as_ref().and_then(|m| m.limits.max_batch).unwrap_or(DEFAULT_MAX_BATCH);
     let fixed = signature.fixed_rows.is_some();
@@ -166,7 +174,7 @@ pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Reject
     if one_row_us > 1000.0 {
         warnings.push(format!("one row takes {:.1} ms ({nodes} nodes)", one_row_us / 1000.0));
     }
-    let steady = !loops && signature.inputs.iter().all(|input| input.row_shape.iter().all(Option::is_some));
+    let steady = steady && signature.inputs.iter().all(|input| input.row_shape.iter().all(Option::is_some));
     Ok(Profile { invariance, max_batch, one_row_us, row_in_batch_us, steady, nodes, warnings })
 }
 

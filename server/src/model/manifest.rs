@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::tensor::DType;
+use super::tensor::{Column, DType};
 
 /// A model's manifest, `<version>/manifest.json`. Unknown top-level keys are errors, as in the schema.
 #[derive(Clone, Debug, Deserialize)]
@@ -149,6 +149,24 @@ pub struct Feature {
     pub description: Option<String>,
 }
 
+impl Feature {
+    /// Whether what stands for a missing value fits the element type.
+    fn check(&self, dtype: DType) -> Result<(), String> {
+        match (self.missing, self.default) {
+            _ if self.required => Ok(()),
+            (Missing::Reject, _) => Ok(()),
+            (Missing::Nan, _) if dtype.is_float() => Ok(()),
+            (Missing::Nan, _) => Err(format!("missing is \"nan\", which {dtype} does not have")),
+            (Missing::Default, None) => Err("missing is \"default\" but there is no default".into()),
+            (Missing::Default, Some(default)) => {
+                let mut column = Column::new(dtype);
+                let at = column.grow(1);
+                column.set_default(at, default).map_err(|e| format!("its default {e}"))
+            }
+        }
+    }
+}
+
 /// What an output is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -259,9 +277,7 @@ impl Manifest {
                 return Err(format!("signature.inputs: {} has no row dimension", input.name));
             }
             for feature in &input.features {
-                if !feature.required && feature.missing == Missing::Default && feature.default.is_none() {
-                    return Err(format!("feature {}: missing is \"default\" but there is no default", feature.name));
-                }
+                feature.check(input.dtype).map_err(|e| format!("feature {}: {e}", feature.name))?;
             }
         }
         for name in self.outputs_semantics.keys() {

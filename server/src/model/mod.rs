@@ -78,7 +78,7 @@ pub struct Artifact {
     /// Which bytes these are.
     pub id: ModelId,
     /// The ONNX file.
-    pub onnx: std::sync::Arc<[u8]>,
+    pub onnx: std::sync::Arc<Vec<u8>>,
     /// Its manifest, when there is one.
     pub manifest: Option<std::sync::Arc<Manifest>>,
 }
@@ -122,15 +122,16 @@ impl Model {
         duty: Duty,
         threads: Threads,
     ) -> Result<Self, check::Rejection> {
-        let (workers, inline) = match duty {
-            Duty::Serve if profile.inline_rows(INLINE_LIMIT) > 0 => (threads.workers, threads.http),
-            Duty::Serve => (threads.workers, 0),
+        // The last of the sessions is the shadow's: a champion may become a challenger.
+        let (count, inline) = match duty {
+            Duty::Serve if profile.inline_rows(INLINE_LIMIT) > 0 => (threads.workers + 1, threads.http),
+            Duty::Serve => (threads.workers + 1, 0),
             Duty::Shadow => (1, 0),
         };
         let (first, signature) = check::open(runtime, artifact)?;
-        let mut rest = (1..workers + inline).map(|_| check::open(runtime, artifact).map(|(session, _)| session));
+        let mut rest = (1..count + inline).map(|_| check::open(runtime, artifact).map(|(session, _)| session));
         let sessions: Vec<Box<dyn Infer>> = std::iter::once(Ok(first))
-            .chain(rest.by_ref().take(workers - 1))
+            .chain(rest.by_ref().take(count - 1))
             .map(|s| s.map(boxed))
             .collect::<Result<_, _>>()?;
         let inline: Vec<Box<dyn Infer>> = rest.map(|s| s.map(boxed)).collect::<Result<_, _>>()?;
@@ -156,6 +157,11 @@ impl Model {
     /// The session of a worker. Each worker has its own, so the lock is never contended.
     pub fn session(&self, worker: usize) -> MutexGuard<'_, Box<dyn Infer>> {
         self.sessions[worker % self.sessions.len()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session of the shadow's thread, which may hold it for long: no worker shares it, unless there is only one.
+    pub fn shadow_session(&self) -> MutexGuard<'_, Box<dyn Infer>> {
+        self.session(self.sessions.len() - 1)
     }
 
     /// A session for a run where the request is; `None` when the model is not meant to run there. There are as many as

@@ -220,18 +220,18 @@ impl Column {
         Ok(())
     }
 
-    /// Sets the element that stands for a missing value: NaN in a float column, `value` as far as the type holds it.
-    #[expect(clippy::cast_possible_truncation, reason = "a manifest's default, checked when it is read")]
-    pub fn set_missing(&mut self, at: usize, value: f64) {
+    /// Sets the element that stands for a missing value: NaN in a float column, else `value`, as a boolean or a number.
+    ///
+    /// # Errors
+    /// As [`Column::set`]; a manifest is checked for it when it is read.
+    pub fn set_default(&mut self, at: usize, value: f64) -> Result<(), String> {
         match self {
-            Self::F32(values) => values[at] = value as f32,
-            Self::F64(values) => values[at] = value,
-            Self::I32(values) => values[at] = value as i32,
-            Self::I64(values) => values[at] = value as i64,
+            Self::F32(values) if value.is_nan() => values[at] = f32::NAN,
+            Self::F64(values) if value.is_nan() => values[at] = f64::NAN,
             Self::Bool(values) => values[at] = value != 0.0,
-            // A manifest declares no default for these types.
-            _ => {}
+            _ => self.set(at, Scalar::Float(value))?,
         }
+        Ok(())
     }
 }
 
@@ -303,11 +303,8 @@ impl Tensor {
         for i in 0..count {
             match &mut column {
                 Column::Text(values) => "a".clone_into(&mut values[i]),
-                Column::F32(_) | Column::F64(_) | Column::I32(_) | Column::I64(_) | Column::Bool(_) => {
-                    column.set_missing(i, value(i));
-                }
-                // Zeros serve for the narrow types.
-                _ => {}
+                // Where the value does not fit the type, a zero serves.
+                column => drop(column.set_default(i, value(i))),
             }
         }
         column.into_tensor(shape)

@@ -20,7 +20,9 @@ const MAX_DECISIONS: usize = 16;
 pub struct Statistics {
     /// Rows that both models answered.
     pub pairs: u64,
-    /// Rows with the same decision.
+    /// Pairs for which both models gave a decision.
+    pub decided: u64,
+    /// Of these, those with the same decision.
     pub agreements: u64,
     /// Rows by the champion's and the challenger's decision, `"false>true"`.
     pub decisions: BTreeMap<String, u64>,
@@ -150,6 +152,7 @@ impl Statistics {
 
     fn decide(&mut self, champion: String, challenger: String, rows: u64, compared: &mut Compared) {
         let agree = champion == challenger;
+        self.decided += rows;
         let key = format!("{champion}>{challenger}");
         let known = self.decisions.contains_key(&key) || self.decisions.len() < MAX_DECISIONS;
         let other = || "other".to_owned();
@@ -165,6 +168,7 @@ impl Statistics {
     /// Adds what was counted elsewhere.
     pub fn merge(&mut self, other: &Self) {
         self.pairs += other.pairs;
+        self.decided += other.decided;
         self.agreements += other.agreements;
         for (key, rows) in &other.decisions {
             let known = self.decisions.contains_key(key) || self.decisions.len() < MAX_DECISIONS;
@@ -184,21 +188,22 @@ impl Statistics {
         *self.lost.entry(reason).or_default() += rows;
     }
 
-    /// Share of the pairs with the same decision; `None` before the first pair.
+    /// Share of the decided pairs with the same decision; `None` before the first one.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
     pub fn agreement(&self) -> Option<f64> {
-        (self.pairs > 0).then(|| self.agreements as f64 / self.pairs as f64)
+        (self.decided > 0).then(|| self.agreements as f64 / self.decided as f64)
     }
 }
 
 /// A decision as a label: `true`, `false`, `3`, `cat`.
 #[must_use]
 pub fn decision(tensor: &Tensor, row: usize) -> String {
-    match encode::value(tensor, row) {
-        serde_json::Value::String(text) => text.chars().take(32).collect(),
+    let text = match encode::value(tensor, row) {
+        serde_json::Value::String(text) => text,
         other => other.to_string(),
-    }
+    };
+    text.chars().take(32).collect()
 }
 
 /// Rows by both decisions, champion's first.

@@ -20,8 +20,8 @@ const MANIFEST: &str = "manifest.json";
 const MODEL: &str = "model.onnx";
 const ALIASES_BYTES: u64 = 64 << 10;
 const MANIFEST_BYTES: u64 = 4 << 20;
-/// Protobuf, and so ONNX, cannot hold more.
-const MODEL_BYTES: u64 = 2 << 30;
+/// A model is held in memory while it is tried out and loaded.
+const MODEL_BYTES: u64 = 1 << 30;
 /// A file without a manifest that changed less than this ago may still be being written.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -70,7 +70,7 @@ impl Repository {
             let fingerprint = std::fs::metadata(&self.root).map(|m| stamp(&m)).map_err(|e| e.to_string());
             let wanted = fingerprint.map(|fingerprint| {
                 let champion = Revision { version: "1".into(), manifest_sha256: None, fingerprint };
-                Wanted { champion, challengers: vec![], epoch: 0 }
+                Wanted::of(champion)
             });
             listing.insert(name.clone(), wanted);
             return Ok(listing);
@@ -95,17 +95,17 @@ impl Repository {
             let read = self.read(&folder.join(ALIASES), ALIASES_BYTES).map_err(|e| format!("{ALIASES}: {e}"));
             return Some(read.and_then(|(bytes, _)| super::parse_aliases(&bytes)));
         }
-        let versions = std::fs::read_dir(&folder).ok()?;
-        let newest = versions
+        let versions: Vec<String> = std::fs::read_dir(&folder)
+            .ok()?
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .filter(|name| super::is_version(name) && folder.join(name).join(MODEL).exists())
-            .max_by_key(|name| name.parse::<u64>().unwrap_or(0))?;
-        Some(self.revision(&folder.join(&newest), newest).map(|champion| Wanted {
-            champion,
-            challengers: vec![],
-            epoch: 0,
-        }))
+            .collect();
+        // Where versions have manifests, one without is not complete yet: the manifest is written last.
+        let has_manifest = |version: &&String| folder.join(version).join(MANIFEST).exists();
+        let complete = versions.iter().filter(has_manifest).max_by_key(|v| v.parse::<u64>().unwrap_or(0));
+        let newest = complete.or_else(|| versions.iter().max_by_key(|v| v.parse::<u64>().unwrap_or(0)))?;
+        Some(self.revision(&folder.join(newest), newest.clone()).map(Wanted::of))
     }
 
     fn revision(&self, folder: &Path, version: String) -> Result<Revision, String> {
@@ -124,7 +124,7 @@ impl Repository {
     /// # Errors
     /// At `fetch` what could not be read, at `verify` what is wrong with it.
     pub fn fetch(&self, model: &str, revision: &Revision) -> Result<Fetched, Rejection> {
-        let unreadable = |name: &str, e: String| Stage::Fetch.reject(format!("{name}: {e}"));
+        let unreadable = |name: &str, e: String| Stage::Fetch.not_yet(format!("{name}: {e}"));
         let version = &revision.version;
         let folder = self.root.join(model).join(version);
         if revision.manifest_sha256.is_some() {

@@ -32,8 +32,19 @@ pub struct Wanted {
     pub champion: Revision,
     /// Scores in the shadow; the first one is used.
     pub challengers: Vec<Revision>,
+    /// Challengers that are named wrongly: version and reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub misnamed: Vec<(String, String)>,
     /// Counts the promotions; 0 without `aliases.json`.
     pub epoch: u64,
+}
+
+impl Wanted {
+    /// A champion alone.
+    #[must_use]
+    pub const fn of(champion: Revision) -> Self {
+        Self { champion, challengers: vec![], misnamed: vec![], epoch: 0 }
+    }
 }
 
 /// Every model of a repository with what is wanted of it, or why that cannot be told.
@@ -125,11 +136,15 @@ fn parse_aliases(bytes: &[u8]) -> Result<Wanted, String> {
             fingerprint: sha256.to_ascii_lowercase(),
         })
     };
-    Ok(Wanted {
-        champion: revision(&aliases.champion)?,
-        challengers: aliases.challengers.iter().map(revision).collect::<Result<_, _>>()?,
-        epoch: aliases.epoch,
-    })
+    let mut wanted = Wanted { epoch: aliases.epoch, ..Wanted::of(revision(&aliases.champion)?) };
+    for version in &aliases.challengers {
+        // A challenger never holds the champion back.
+        match revision(version) {
+            Ok(revision) => wanted.challengers.push(revision),
+            Err(reason) => wanted.misnamed.push((version.clone(), reason)),
+        }
+    }
+    Ok(wanted)
 }
 
 fn is_version(text: &str) -> bool {
@@ -154,7 +169,7 @@ fn verify_manifest(model: &str, revision: &Revision, bytes: &[u8]) -> Result<Man
     if let Some(expected) = &revision.manifest_sha256
         && *expected != actual
     {
-        return Err(Stage::Verify.reject(format!("manifest.json has SHA-256 {actual}, aliases.json says {expected}")));
+        return Err(Stage::Verify.not_yet(format!("manifest.json has SHA-256 {actual}, aliases.json says {expected}")));
     }
     let manifest = Manifest::parse(bytes).map_err(|e| Stage::Verify.reject(e))?;
     if manifest.name != model || manifest.version != revision.version {
@@ -171,12 +186,12 @@ fn verify_onnx(manifest: &Manifest, onnx: &[u8]) -> Result<String, Rejection> {
     let artifact = &manifest.artifact;
     if onnx.len() as u64 != artifact.bytes {
         let message = format!("{} has {} bytes, the manifest says {}", artifact.path, onnx.len(), artifact.bytes);
-        return Err(Stage::Verify.reject(message));
+        return Err(Stage::Verify.not_yet(message));
     }
     let actual = sha256(onnx);
     if actual != artifact.sha256.to_ascii_lowercase() {
         return Err(Stage::Verify
-            .reject(format!("{} has SHA-256 {actual}, the manifest says {}", artifact.path, artifact.sha256)));
+            .not_yet(format!("{} has SHA-256 {actual}, the manifest says {}", artifact.path, artifact.sha256)));
     }
     Ok(actual)
 }
@@ -190,5 +205,5 @@ fn fetched(model: &str, version: &str, onnx: Vec<u8>, sha: String, manifest: Opt
         sha256: sha,
         manifest_sha256: bytes.as_deref().map(sha256),
     };
-    Fetched { artifact: Artifact { id, onnx: onnx.into(), manifest: parsed.map(Arc::new) }, manifest: bytes }
+    Fetched { artifact: Artifact { id, onnx: Arc::new(onnx), manifest: parsed.map(Arc::new) }, manifest: bytes }
 }

@@ -118,6 +118,11 @@ fn not_rows<E: Error>(rows: &mut Rows<'_>, what: &str) -> E {
     rows.fail(None, format!("the body is {what}: send an object of features, such as {}", example(rows.signature)))
 }
 
+fn not_an_array<E: Error>(rows: &mut Rows<'_>, what: &str) -> E {
+    rows.wrapped = Wrapped::No;
+    rows.fail(Some(INSTANCES), format!("{INSTANCES} is {what}: send an array of objects"))
+}
+
 fn example(signature: &Signature) -> String {
     let keys: Vec<_> = signature
         .keys()
@@ -135,7 +140,7 @@ struct Sequence<'a, 's>(&'a mut Rows<'s>);
 impl<'de> DeserializeSeed<'de> for Sequence<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
+        deserializer.deserialize_any(self)
     }
 }
 
@@ -147,6 +152,27 @@ impl<'de> Visitor<'de> for Sequence<'_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while seq.next_element_seed(Row(&mut *self.0))?.is_some() {}
         Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(not_an_array(self.0, "an object"))
+    }
+    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
+        Err(not_an_array(self.0, "a boolean"))
+    }
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        Err(not_an_array(self.0, "a number"))
+    }
+    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        Err(not_an_array(self.0, "a number"))
+    }
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        Err(not_an_array(self.0, "a number"))
+    }
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        Err(not_an_array(self.0, "a string"))
+    }
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Err(not_an_array(self.0, "null"))
     }
 }
 

@@ -99,7 +99,9 @@ impl<'s> Rows<'s> {
                             continue;
                         }
                     };
-                    self.columns[*input].set_missing(at, value);
+                    if let Err(reason) = self.columns[*input].set_default(at, value) {
+                        return Err(self.fail(Some(key), format!("{key} is missing, and its default {reason}")));
+                    }
                 }
                 _ => absent.push(key),
             }
