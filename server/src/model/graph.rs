@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 use prost::Message;
 
+use super::onnx::{Graph, Model, Node, TensorProto};
+
 const FLOAT: i32 = 1;
 const INT32: i32 = 6;
 const INT64: i32 = 7;
@@ -148,104 +150,6 @@ const UNSTEADY: &[&str] = &[
     "Unique",
     "Upsample",
 ];
-
-#[derive(Message)]
-struct Model {
-    #[prost(message, optional, tag = "7")]
-    graph: Option<Graph>,
-    #[prost(message, repeated, tag = "25")]
-    functions: Vec<Function>,
-}
-
-#[derive(Message)]
-struct Function {
-    #[prost(message, repeated, tag = "7")]
-    node: Vec<Node>,
-}
-
-#[derive(Message)]
-struct Graph {
-    #[prost(message, repeated, tag = "1")]
-    node: Vec<Node>,
-    #[prost(message, repeated, tag = "5")]
-    initializer: Vec<TensorProto>,
-    #[prost(message, repeated, tag = "11")]
-    input: Vec<ValueInfo>,
-    #[prost(message, repeated, tag = "15")]
-    sparse_initializer: Vec<SparseTensor>,
-}
-
-#[derive(Message)]
-struct SparseTensor {
-    #[prost(message, optional, tag = "1")]
-    values: Option<TensorProto>,
-}
-
-#[derive(Message)]
-struct Node {
-    #[prost(string, repeated, tag = "1")]
-    input: Vec<String>,
-    #[prost(string, repeated, tag = "2")]
-    output: Vec<String>,
-    #[prost(string, tag = "3")]
-    name: String,
-    #[prost(string, tag = "4")]
-    op_type: String,
-    #[prost(message, repeated, tag = "5")]
-    attribute: Vec<Attribute>,
-    #[prost(string, tag = "7")]
-    domain: String,
-}
-
-#[derive(Message)]
-struct Attribute {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(int64, tag = "3")]
-    i: i64,
-    #[prost(message, optional, tag = "5")]
-    t: Option<TensorProto>,
-    #[prost(message, optional, tag = "6")]
-    g: Option<Graph>,
-    #[prost(message, repeated, tag = "11")]
-    graphs: Vec<Graph>,
-}
-
-#[derive(Message)]
-struct TensorProto {
-    #[prost(int32, tag = "2")]
-    data_type: i32,
-    #[prost(int32, repeated, tag = "5")]
-    int32_data: Vec<i32>,
-    #[prost(int64, repeated, tag = "7")]
-    int64_data: Vec<i64>,
-    #[prost(string, tag = "8")]
-    name: String,
-    #[prost(bytes = "vec", tag = "9")]
-    raw_data: Vec<u8>,
-    #[prost(int32, tag = "14")]
-    data_location: i32,
-}
-
-#[derive(Message)]
-struct ValueInfo {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, optional, tag = "2")]
-    r#type: Option<TypeProto>,
-}
-
-#[derive(Message)]
-struct TypeProto {
-    #[prost(message, optional, tag = "1")]
-    tensor: Option<TensorType>,
-}
-
-#[derive(Message)]
-struct TensorType {
-    #[prost(int32, tag = "1")]
-    elem_type: i32,
-}
 
 /// What is known of a value while the graph is walked.
 #[derive(Clone, Copy, Default)]
@@ -440,6 +344,7 @@ fn first_output(node: &Node, standard: bool, inputs: &[Known]) -> Result<Known, 
 
 #[cfg(test)]
 mod tests {
+    use super::super::onnx::{Attribute, Function, TensorType, TypeProto, ValueInfo};
     use super::*;
 
     fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<Attribute>) -> Node {

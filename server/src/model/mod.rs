@@ -5,6 +5,7 @@
 pub mod check;
 pub mod graph;
 pub mod manifest;
+mod onnx;
 pub mod runtime;
 pub mod session;
 pub mod signature;

@@ -3,6 +3,30 @@
 //! Every visitor refuses what does not fit at the place where it stands, so neither depth nor width of a hostile
 //! document costs more than its bytes.
 
+/// Refuses every kind of scalar where none is taken: `$fail` makes the error of `self` and the kind's name.
+macro_rules! no_scalars {
+    ($value:ty, $fail:expr) => {
+        fn visit_bool<E: Error>(self, _: bool) -> Result<$value, E> {
+            Err($fail(self, "a boolean"))
+        }
+        fn visit_i64<E: Error>(self, _: i64) -> Result<$value, E> {
+            Err($fail(self, "a number"))
+        }
+        fn visit_u64<E: Error>(self, _: u64) -> Result<$value, E> {
+            Err($fail(self, "a number"))
+        }
+        fn visit_f64<E: Error>(self, _: f64) -> Result<$value, E> {
+            Err($fail(self, "a number"))
+        }
+        fn visit_str<E: Error>(self, _: &str) -> Result<$value, E> {
+            Err($fail(self, "a string"))
+        }
+        fn visit_unit<E: Error>(self) -> Result<$value, E> {
+            Err($fail(self, "null"))
+        }
+    };
+}
+
 mod rows;
 mod value;
 
@@ -94,31 +118,16 @@ impl<'de> Visitor<'de> for Body<'_, '_> {
         Ok(Form::One)
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Form, E> {
-        Err(not_rows(self.0, "a boolean"))
-    }
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Form, E> {
-        Err(not_rows(self.0, "a number"))
-    }
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Form, E> {
-        Err(not_rows(self.0, "a number"))
-    }
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Form, E> {
-        Err(not_rows(self.0, "a number"))
-    }
-    fn visit_str<E: Error>(self, _: &str) -> Result<Form, E> {
-        Err(not_rows(self.0, "a string"))
-    }
-    fn visit_unit<E: Error>(self) -> Result<Form, E> {
-        Err(not_rows(self.0, "null"))
-    }
+    no_scalars!(Form, not_rows);
 }
 
-fn not_rows<E: Error>(rows: &mut Rows<'_>, what: &str) -> E {
+fn not_rows<E: Error>(body: Body<'_, '_>, what: &str) -> E {
+    let rows = body.0;
     rows.fail(None, format!("the body is {what}: send an object of features, such as {}", example(rows.signature)))
 }
 
-fn not_an_array<E: Error>(rows: &mut Rows<'_>, what: &str) -> E {
+fn not_an_array<E: Error>(sequence: Sequence<'_, '_>, what: &str) -> E {
+    let rows = sequence.0;
     rows.wrapped = Wrapped::No;
     rows.fail(Some(INSTANCES), format!("{INSTANCES} is {what}: send an array of objects"))
 }
@@ -154,26 +163,10 @@ impl<'de> Visitor<'de> for Sequence<'_, '_> {
         Ok(())
     }
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
-        Err(not_an_array(self.0, "an object"))
+        Err(not_an_array(self, "an object"))
     }
-    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        Err(not_an_array(self.0, "a boolean"))
-    }
-    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        Err(not_an_array(self.0, "a number"))
-    }
-    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-        Err(not_an_array(self.0, "a number"))
-    }
-    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        Err(not_an_array(self.0, "a number"))
-    }
-    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
-        Err(not_an_array(self.0, "a string"))
-    }
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Err(not_an_array(self.0, "null"))
-    }
+
+    no_scalars!((), not_an_array);
 }
 
 /// One row: an object of features.
@@ -187,12 +180,8 @@ impl<'de> DeserializeSeed<'de> for Row<'_, '_> {
     }
 }
 
-macro_rules! refuse {
-    ($($method:ident($ty:ty) = $what:literal),+) => {
-        $(fn $method<E: Error>(self, _: $ty) -> Result<(), E> {
-            Err(self.0.fail(None, concat!("the row is ", $what, ": send an object of features")))
-        })+
-    };
+fn not_an_object<E: Error>(row: Row<'_, '_>, what: &str) -> E {
+    row.0.fail(None, format!("the row is {what}: send an object of features"))
 }
 
 impl<'de> Visitor<'de> for Row<'_, '_> {
@@ -205,18 +194,10 @@ impl<'de> Visitor<'de> for Row<'_, '_> {
         fill(self.0, first, &mut map)
     }
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
-        Err(self.0.fail(None, "the row is an array: send an object of features"))
+        Err(not_an_object(self, "an array"))
     }
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Err(self.0.fail(None, "the row is null: send an object of features"))
-    }
-    refuse!(
-        visit_bool(bool) = "a boolean",
-        visit_i64(i64) = "a number",
-        visit_u64(u64) = "a number",
-        visit_f64(f64) = "a number",
-        visit_str(&str) = "a string"
-    );
+
+    no_scalars!((), not_an_object);
 }
 
 fn fill<'de, A: MapAccess<'de>>(rows: &mut Rows<'_>, first: Option<Found>, map: &mut A) -> Result<(), A::Error> {

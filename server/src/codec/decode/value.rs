@@ -140,24 +140,8 @@ impl<'de> Visitor<'de> for Nested<'_, '_> {
             }
         }
     }
-    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        Err(self.refuse("a boolean"))
-    }
-    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        Err(self.refuse("a number"))
-    }
-    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-        Err(self.refuse("a number"))
-    }
-    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        Err(self.refuse("a number"))
-    }
-    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
-        Err(self.refuse("a string"))
-    }
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Err(self.refuse("null"))
-    }
+    no_scalars!((), Self::refuse);
+
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
         Err(self.refuse("an object"))
     }
