@@ -16,6 +16,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let answer = engine.predict("anomaly", request.as_bytes()).await?;
         println!("{request} -> {}", String::from_utf8(answer)?);
     }
+    // The challenger scores when there is time; nobody waits for it but this example.
+    for _ in 0..100 {
+        if engine.shadow("anomaly").is_none_or(|shadow| shadow.pairs == 4) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     engine.close();
     if let Some(shadow) = engine.shadow("anomaly") {
         println!("the challenger scored {} of these rows and agreed on {}", shadow.pairs, shadow.agreements);

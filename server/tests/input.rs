@@ -124,7 +124,8 @@ fn a_failing_row_does_not_touch_its_neighbours() {
         assert!(problems.is_empty(), "{fixture}: {problems:?}");
         let runs = server.metric("onnxd_inference_runs_total{model=\"anomaly\",role=\"champion\"}").expect("a series");
         let rows = server.metric("onnxd_inference_rows_total{model=\"anomaly\",role=\"champion\"}").expect("a series");
-        assert!(rows > runs, "rows shared runs: {rows} rows in {runs} runs");
+        // Several threads may be faster than the clients, and each request run alone.
+        assert!(rows > runs || threads != "1", "rows shared runs: {rows} rows in {runs} runs");
     }
 }
 
