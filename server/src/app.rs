@@ -33,7 +33,7 @@ pub fn run(config: Config) -> Result<(), String> {
     let engine = Engine::open(config.engine.clone())?;
     announce(&config, &engine, &http_listener, ops_listener.as_ref())?;
 
-    let state = State::new(engine, config.default_model.clone(), config.body_limit);
+    let state = State::new(engine, config.default_model.clone(), config.body_limit, config.bodies_limit);
     let (stop, stopped) = watch::channel(false);
     let (stop_ops, ops_stopped) = watch::channel(false);
     if let Some(listener) = ops_listener {

@@ -145,3 +145,26 @@ fn connections_beyond_the_limit_wait_for_their_turn() {
         assert_eq!(client.join().expect("no panic"), 200);
     }
 }
+
+/// Large bodies have room together for so much only: what does not fit is refused at once, small ones are not concerned,
+/// and the room is given back.
+#[test]
+fn large_bodies_share_their_room() {
+    use std::io::Write;
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--bodies-limit", "1MiB", "--request-timeout", "2s"]);
+    let large = json!(vec![row(); 20_000]).to_string();
+    assert_eq!(server.post("/predict", &large).status, 200);
+    let mut half = std::net::TcpStream::connect(server.http).expect("accepted");
+    let head = format!(
+        "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        large.len()
+    );
+    half.write_all(head.as_bytes()).expect("sent");
+    half.write_all(&large.as_bytes()[..600_000]).expect("sent");
+    let refused = wait_for("a refusal", || Some(server.post("/predict", &large)).filter(|reply| reply.status != 200));
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"), "{}", refused.text());
+    server.predict(&row());
+    // The half that never becomes whole is given up after two seconds.
+    wait_for("room", || (server.post("/predict", &large).status == 200).then_some(()));
+}

@@ -41,6 +41,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Bytes of a body.
     pub body_limit: usize,
+    /// Bytes of all bodies at a time.
+    pub bodies_limit: usize,
     /// See the setting.
     pub drain_delay: Duration,
     /// See the setting.
@@ -219,6 +221,7 @@ impl Raw {
             default_model: r.optional("default-model"),
             max_connections: r.count("max-connections"),
             body_limit: usize::try_from(r.size("body-limit")).unwrap_or(usize::MAX),
+            bodies_limit: usize::try_from(r.size("bodies-limit")).unwrap_or(usize::MAX),
             drain_delay: r.duration("drain-delay", Duration::ZERO),
             grace_period: r.duration("grace-period", MOMENT),
             log: r.text("log"),

@@ -61,6 +61,7 @@ settings! {
         "ports-file" "FILE" = "", "Writes the bound addresses to this file, as JSON, once they can be connected to.";
         "max-connections" "COUNT" = "4096", "Connections served at a time; more wait in the system's backlog.";
         "body-limit" "SIZE" = "16MiB", "The largest body of a request; for NDJSON, the longest line.";
+        "bodies-limit" "SIZE" = "256MiB", "All bodies that are being received or decoded, together; beyond, requests get 503 at once.";
         "max-rows" "COUNT" = "65536", "The most rows of one request.";
         "request-timeout" "DURATION" = "10s", "How long a request may take: receiving it, waiting for a run, and the run.";
     }

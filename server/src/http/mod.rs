@@ -17,6 +17,7 @@ use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tower::Service;
 
 use crate::batch::Lane;
@@ -25,6 +26,9 @@ use error::Problem;
 use observe::{Observe, Routes};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+/// Bodies are counted in pieces of this many bytes. One that is smaller costs less than its connection and is not counted.
+const BODY_UNIT: usize = 16 << 10;
+
 /// What the handlers share.
 pub struct State {
     /// The models.
@@ -32,6 +36,8 @@ pub struct State {
     /// The model behind `/predict`.
     default_model: OnceLock<String>,
     body_limit: usize,
+    /// Room for all bodies together, in units of [`BODY_UNIT`].
+    bodies: Semaphore,
     draining: AtomicBool,
     routes: Routes,
 }
@@ -39,10 +45,11 @@ pub struct State {
 impl State {
     /// `default_model` answers `/predict`; without one, the only model of the repository does.
     #[must_use]
-    pub fn new(engine: Engine, default_model: Option<String>, body_limit: usize) -> Arc<Self> {
+    pub fn new(engine: Engine, default_model: Option<String>, body_limit: usize, bodies_limit: usize) -> Arc<Self> {
         let routes = Routes::new(engine.metrics());
         let default_model = default_model.map(OnceLock::from).unwrap_or_default();
-        Arc::new(Self { engine, default_model, body_limit, draining: AtomicBool::new(false), routes })
+        let bodies = Semaphore::new((bodies_limit / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS));
+        Arc::new(Self { engine, default_model, body_limit, bodies, draining: AtomicBool::new(false), routes })
     }
 
     /// Makes the server not ready; requests are still answered.

@@ -10,7 +10,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::error::Problem;
-use super::{State, ndjson};
+use super::{BODY_UNIT, State, ndjson};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use crate::batch::Lane;
 use crate::codec::{decode, encode};
 use crate::serving::ServingSet;
@@ -61,11 +63,11 @@ pub(super) async fn predict(state: Arc<State>, request: http::Request<Incoming>)
 
 async fn json(state: &State, lane: &Lane, set: &Arc<ServingSet>, body: Incoming) -> Result<Response, Problem> {
     let call = state.engine.call("predict");
-    let received = tokio::time::timeout_at(call.deadline.into(), read(body, state.body_limit)).await;
+    let received = tokio::time::timeout_at(call.deadline.into(), read(body, state.body_limit, &state.bodies)).await;
     let Ok(body) = received else {
         return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into()));
     };
-    let body = body?;
+    let Received { bytes: body, _room } = body?;
     let max_rows = state.engine.options().max_rows;
     let large = body.len() > LARGE_BODY;
     let request = if large {
@@ -94,16 +96,37 @@ pub(super) async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send
     }
 }
 
-/// The whole body. Most have one frame, which is taken as it is.
-async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Problem> {
+/// A whole body, and its share of the room for all bodies.
+struct Received<'a> {
+    bytes: Bytes,
+    _room: Option<SemaphorePermit<'a>>,
+}
+
+/// Receives a body. Most have one frame, which is taken as it is.
+async fn read<'a>(mut body: Incoming, limit: usize, room: &'a Semaphore) -> Result<Received<'a>, Problem> {
     let mut all = Bytes::new();
     let mut many = BytesMut::new();
+    let mut taken: Option<SemaphorePermit<'a>> = None;
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|e| Problem::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if all.len() + many.len() + data.len() > limit {
+        let size = all.len() + many.len() + data.len();
+        if size > limit {
             return Err(too_large(limit));
+        }
+        let units = size / BODY_UNIT - taken.as_ref().map_or(0, SemaphorePermit::num_permits);
+        if units > 0 {
+            let more = u32::try_from(units).ok().and_then(|units| room.try_acquire_many(units).ok());
+            let more = more.ok_or_else(|| {
+                let detail =
+                    "too many large bodies are being received: try again, or send the rows in several requests";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.into())
+            })?;
+            match &mut taken {
+                Some(taken) => taken.merge(more),
+                None => taken = Some(more),
+            }
         }
         if all.is_empty() && many.is_empty() {
             all = data;
@@ -112,7 +135,7 @@ async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Problem> {
             many.extend_from_slice(&data);
         }
     }
-    Ok(if many.is_empty() { all } else { many.freeze() })
+    Ok(Received { bytes: if many.is_empty() { all } else { many.freeze() }, _room: taken })
 }
 
 pub(super) fn too_large(limit: usize) -> Problem {
