@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::http::serve::Limits;
 use crate::http::{self, State};
 use crate::shutdown::{Reason, Signals};
 
@@ -38,12 +39,14 @@ pub fn run(config: Config) -> Result<(), String> {
     let (stop_ops, ops_stopped) = watch::channel(false);
     if let Some(listener) = ops_listener {
         let door = http::operations(Arc::clone(&state));
-        ops.spawn(http::serve::serve(listener, door, OPS_CONNECTIONS, ops_stopped));
+        let limits = Limits { connections: OPS_CONNECTIONS, unread: config.engine.request_timeout };
+        ops.spawn(http::serve::serve(listener, door, limits, ops_stopped));
     }
     let (done, served) = oneshot::channel();
-    let (door, connections) = (http::data(Arc::clone(&state)), config.max_connections);
+    let limits = Limits { connections: config.max_connections, unread: config.engine.request_timeout };
+    let door = http::data(Arc::clone(&state));
     let serving = move || {
-        data.block_on(http::serve::serve(http_listener, door, connections, stopped));
+        data.block_on(http::serve::serve(http_listener, door, limits, stopped));
         // Nobody waits any more when the grace period has ended.
         let _ = done.send(());
     };

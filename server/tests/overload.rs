@@ -168,3 +168,24 @@ fn large_bodies_share_their_room() {
     // The half that never becomes whole is given up after two seconds.
     wait_for("room", || (server.post("/predict", &large).status == 200).then_some(()));
 }
+
+/// A client that sends a stream of rows and reads no answers is not read from for ever: its connection ends.
+#[test]
+fn a_client_that_reads_nothing_is_cut_off() {
+    use std::io::Write;
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--request-timeout", "1s"]);
+    let mut stream = std::net::TcpStream::connect(server.http).expect("accepted");
+    stream.set_write_timeout(Some(common::PATIENCE)).expect("a socket");
+    stream
+        .write_all(
+            b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n",
+        )
+        .expect("sent");
+    let lines = format!("{}\n", row()).repeat(1000);
+    let chunk = format!("{:x}\r\n{lines}\r\n", lines.len());
+    // The buffers on the way hold a few megabytes; then the server waits for its answers to be read, and gives up.
+    let ended = (0..10_000).find_map(|_| stream.write_all(chunk.as_bytes()).err()).expect("cut off");
+    assert!(!matches!(ended.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{ended}");
+    server.predict(&row());
+}

@@ -63,7 +63,7 @@ settings! {
         "body-limit" "SIZE" = "16MiB", "The largest body of a request; for NDJSON, the longest line.";
         "bodies-limit" "SIZE" = "256MiB", "All bodies that are being received or decoded, together; beyond, requests get 503 at once.";
         "max-rows" "COUNT" = "65536", "The most rows of one request.";
-        "request-timeout" "DURATION" = "10s", "How long a request may take: receiving it, waiting for a run, and the run.";
+        "request-timeout" "DURATION" = "10s", "How long a request may take: receiving it, waiting for a run, and the run. Also how long a client may leave an answer unread.";
     }
     "Threads and queue" {
         "http-threads" "COUNT" = "auto", "Threads that serve requests and run cheap models themselves. auto: half of the CPUs that the process may use.";

@@ -11,6 +11,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 
 use super::Door;
 
@@ -25,9 +26,18 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What the clients of a listener may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time.
+    pub connections: usize,
+    /// How long a client may leave an answer unread.
+    pub unread: Duration,
+}
+
 /// Serves until `stop` becomes true, then stops accepting and returns when every request in progress is answered.
-pub async fn serve(listener: TcpListener, door: impl Door, max_connections: usize, mut stop: watch::Receiver<bool>) {
-    let permits = Arc::new(Semaphore::new(max_connections));
+pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut stop: watch::Receiver<bool>) {
+    let permits = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).writev(false);
@@ -46,7 +56,11 @@ pub async fn serve(listener: TcpListener, door: impl Door, max_connections: usiz
             first.store(true, Ordering::Relaxed);
             door.clone().call(request)
         });
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        // A client that does not read its answers is cut off.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(limits.unread));
+        let stream = TokioIo::new(Box::pin(stream));
+        let connection = graceful.watch(builder.serve_connection(stream, service).into_owned());
         tokio::spawn(async move {
             let _permit = permit;
             let mut connection = std::pin::pin!(connection);
