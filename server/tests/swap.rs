@@ -505,11 +505,11 @@ fn a_probe_that_is_killed_costs_the_candidate_only() {
             (parent == server.pid()).then(|| process.file_name().to_string_lossy().into_owned())
         })
     });
-    let killed = std::process::Command::new("kill").args(["-s", "SEGV", &child]).status().expect("kill runs");
+    let killed = std::process::Command::new("kill").args(["-s", "ABRT", &child]).status().expect("kill runs");
     assert!(killed.success());
     let status = settled(&server, epoch);
     let rejected = &status["rejected"][0];
     assert_eq!(rejected["stage"], json!("probe"));
-    assert!(rejected["reason"].as_str().expect("text").contains("by signal 11 (SIGSEGV)"), "{rejected}");
+    assert!(rejected["reason"].as_str().expect("text").contains("by signal 6 (SIGABRT)"), "{rejected}");
     server.predict(&row(3));
 }
