@@ -155,14 +155,17 @@ fn large_bodies_share_their_room() {
     let server = Server::start(repo.path(), &["--bodies-limit", "1MiB", "--request-timeout", "5m"]);
     let large = json!(vec![row(); 20_000]).to_string();
     assert_eq!(server.post("/predict", &large).status, 200);
-    let mut half = std::net::TcpStream::connect(server.http).expect("accepted");
     let head = format!(
         "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         large.len()
     );
-    half.write_all(head.as_bytes()).expect("sent");
-    half.write_all(&large.as_bytes()[..600_000]).expect("sent");
-    let refused = wait_for("a refusal", || Some(server.post("/predict", &large)).filter(|reply| reply.status != 200));
+    // Whichever of the two is received first is served, so it may take several tries until that is the half.
+    let (half, refused) = wait_for("a refusal", || {
+        let mut half = std::net::TcpStream::connect(server.http).expect("accepted");
+        half.write_all(head.as_bytes()).expect("sent");
+        half.write_all(&large.as_bytes()[..600_000]).ok()?;
+        Some((half, server.post("/predict", &large))).filter(|(_, reply)| reply.status != 200)
+    });
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"), "{}", refused.text());
     server.predict(&row());
     // The half never becomes whole: its client leaves.
