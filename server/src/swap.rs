@@ -254,20 +254,15 @@ impl Swapper {
                 .map_err(|rejection| rejected.push(rejection.of("challenger", &revision.version)))
                 .ok()
         });
-        if let [_, more @ ..] = wanted.challengers.as_slice()
-            && !more.is_empty()
-        {
-            tracing::warn!(model = name, "aliases.json names {} challengers; the first one is scored", more.len() + 1);
+        if wanted.challengers.len() > 1 {
+            let count = wanted.challengers.len();
+            tracing::warn!(model = name, "aliases.json names {count} challengers; the first one is scored");
         }
         let same = |a: &Arc<Model>, b: &Arc<Model>| Arc::ptr_eq(a, b);
         let unchanged = old.as_ref().is_some_and(|old| {
             same(&old.champion, &champion)
                 && old.epoch == wanted.epoch
-                && match (&old.challenger, &challenger) {
-                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                    (None, None) => true,
-                    _ => false,
-                }
+                && old.challenger.as_ref().map(Arc::as_ptr) == challenger.as_ref().map(Arc::as_ptr)
         });
         if unchanged {
             return rejected;
@@ -275,26 +270,19 @@ impl Swapper {
         let previous = old.as_ref().and_then(|old| {
             if same(&old.champion, &champion) { old.previous.clone() } else { Some(Arc::clone(&old.champion)) }
         });
-        tracing::info!(
-            model = name,
-            champion = champion.id.version,
-            challenger = challenger.as_ref().map(|c| c.model.id.version.as_str()),
-            epoch = wanted.epoch,
-            sha256 = champion.id.sha256,
-            "serving"
-        );
-        for warning in &champion.profile.warnings {
-            tracing::warn!(model = name, version = champion.id.version, "{warning}");
-        }
-        let shadowed = challenger.is_some();
-        let version = champion.id.version.clone();
+        let (now, shadowed) = (Arc::clone(&champion), challenger.as_ref().map(|c| c.model.id.version.clone()));
         let set = ServingSet { champion, challenger, previous, epoch: wanted.epoch };
         match lanes.publish(name, set) {
             Ok(old) => self.retired.extend(old),
-            Err(reason) => return vec![Stage::Load.not_yet(reason).of("champion", &version)],
+            Err(reason) => return vec![Stage::Load.not_yet(reason).of("champion", &now.id.version)],
+        }
+        let (champion, sha256) = (&now.id.version, &now.id.sha256);
+        tracing::info!(model = name, champion, challenger = shadowed, epoch = wanted.epoch, sha256, "serving");
+        for warning in &now.profile.warnings {
+            tracing::warn!(model = name, version = champion, "{warning}");
         }
         self.context.metrics.swap(name, "champion", "published", "publish");
-        if shadowed {
+        if shadowed.is_some() {
             self.context.metrics.swap(name, "challenger", "published", "publish");
         }
         rejected

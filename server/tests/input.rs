@@ -3,7 +3,7 @@
 mod common;
 
 use common::repo::Repo;
-use common::{PATIENCE, Server, http};
+use common::{Server, http};
 use serde_json::json;
 
 const GOOD: &str = r#"{"cpu_zscore":1,"memory_zscore":1}"#;
@@ -152,15 +152,10 @@ fn rows_of_a_batch_dependent_model_are_never_mixed() {
 /// A client that sends half a head or half a body is cut off, and others are served meanwhile.
 #[test]
 fn a_slow_client_holds_nobody_up() {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let repo = Repo::serving("good", None);
     let server = Server::start(repo.path(), &["--request-timeout", "1s"]);
-    let open = |text: &str| {
-        let mut stream = std::net::TcpStream::connect(server.http).expect("accepted");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        stream.write_all(text.as_bytes()).expect("sent");
-        stream
-    };
+    let open = |text: &str| http::raw(server.http, text.as_bytes());
     let mut head = open("POST /predict HTTP/1.1\r\nhost: x\r\n");
     let mut body =
         open("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{");
@@ -178,15 +173,10 @@ fn a_slow_client_holds_nobody_up() {
 /// A connection that never asks anything does not keep its place.
 #[test]
 fn a_silent_connection_is_closed() {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let repo = Repo::serving("good", None);
     let server = Server::start(repo.path(), &["--max-connections", "3"]);
-    let open = |text: &str| {
-        let mut stream = std::net::TcpStream::connect(server.http).expect("accepted");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        stream.write_all(text.as_bytes()).expect("sent");
-        stream
-    };
+    let open = |text: &str| http::raw(server.http, text.as_bytes());
     // Nothing, the beginning of either protocol, and the whole greeting of HTTP/2 without a request.
     let silent = [open(""), open("P"), open("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")];
     // All three places are taken: this waits until one is given back.

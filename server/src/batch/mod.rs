@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::metrics::{ModelMetrics, Outcome};
-use crate::model::tensor::Tensor;
+use crate::model::tensor::{self, Tensor};
 use crate::model::{Answer, RunError};
 use crate::serving::{Serving, ServingSet};
 use crate::shadow::Shadow;
@@ -296,7 +296,7 @@ impl Job {
     fn joins(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.set, &other.set)
             && self.set.champion.batches()
-            && self.inputs.iter().zip(&other.inputs).all(|(a, b)| a.shape()[1..] == b.shape()[1..])
+            && tensor::same_rows(&self.inputs, &other.inputs)
     }
 
     fn answer(self, result: Result<Answer, PredictError>) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Job, Lane, PredictError};
-use crate::model::tensor::Tensor;
+use crate::model::tensor::{self, Tensor};
 use crate::model::{Answer, Infer, RunError};
 use crate::shadow::Pair;
 
@@ -41,24 +41,19 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
     let signature = &set.champion.signature;
     lane.metrics.champion().run(signature, &outputs, rows, took);
     let outputs: Arc<[Tensor]> = outputs.into();
-    let bad = signature
-        .outputs
-        .iter()
-        .zip(&*outputs)
-        .find(|(output, tensor)| output.must_be_finite() && tensor.first_non_finite_row().is_some());
+    let finite = signature.not_finite(&outputs, 0..rows).is_none();
     let mut begin = 0;
     for job in jobs {
         let range = begin..begin + job.rows;
         begin = range.end;
-        let useless = bad.is_some_and(|(_, tensor)| tensor.slice_rows(range.clone()).first_non_finite_row().is_some());
-        let result = match bad {
-            Some((output, _)) if useless => Err(PredictError::NonFinite(output.name.clone())),
-            _ => Ok(Answer { outputs: Arc::clone(&outputs), rows: range }),
-        };
-        job.answer(result);
+        let bad = if finite { None } else { signature.not_finite(&outputs, range.clone()) };
+        job.answer(match bad {
+            Some(output) => Err(PredictError::NonFinite(output.name.clone())),
+            None => Ok(Answer { outputs: Arc::clone(&outputs), rows: range }),
+        });
     }
     if let Some(challenger) = &set.challenger
-        && bad.is_none()
+        && finite
     {
         let pair = Pair {
             challenger: Arc::clone(challenger),
@@ -100,6 +95,5 @@ fn stack(jobs: &mut [Job]) -> Option<Vec<Tensor>> {
     if let [job] = jobs {
         return Some(std::mem::take(&mut job.inputs));
     }
-    let inputs = jobs.first()?.inputs.len();
-    (0..inputs).map(|i| Tensor::concat(jobs.iter().map(|job| &job.inputs[i]))).collect()
+    tensor::stack(jobs.iter().map(|job| job.inputs.as_slice()))
 }

@@ -17,7 +17,7 @@ use super::error::Problem;
 use super::predict::{LARGE_BODY, elsewhere, too_large};
 use crate::batch::{Call, Lane, PredictError};
 use crate::codec::{Request, decode, encode};
-use crate::model::tensor::Tensor;
+use crate::model::tensor::{self, Tensor};
 use crate::serving::ServingSet;
 
 /// A stream of rows in progress.
@@ -142,9 +142,7 @@ impl Rows {
         };
         let good: Vec<&Request> = requests.iter().flatten().collect();
         let call = Call { accepted: self.accepted, ..self.state.engine.call("ndjson") };
-        let together: Option<Vec<Tensor>> = (0..signature.inputs.len())
-            .map(|i| Tensor::concat(good.iter().map(|request| &request.inputs[i])))
-            .collect();
+        let together = tensor::stack(good.iter().map(|request| request.inputs.as_slice()));
         let mut answers = match together {
             Some(inputs) => match self.lane.predict(&set, inputs, good.len(), call).await {
                 Ok(parts) => parts

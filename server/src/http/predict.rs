@@ -9,10 +9,10 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::error::Problem;
-use super::{BODY_UNIT, State, ndjson};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::error::Problem;
+use super::{BODY_UNIT, State, ndjson};
 use crate::batch::Lane;
 use crate::codec::{decode, encode};
 use crate::serving::ServingSet;

@@ -200,11 +200,10 @@ fn golden(session: &mut Session, signature: &Signature, manifest: &Manifest) -> 
         let rows = decode(signature, std::iter::once(sample))
             .map_err(|e| Stage::Golden.reject(format!("golden sample {i}: {e}")))?;
         let outputs = run(session, &rows, 1).map_err(|e| Stage::Golden.reject(format!("golden sample {i}: {e}")))?;
-        let named = || signature.outputs.iter().zip(&outputs);
-        if let Some((output, _)) = named().find(|(o, t)| o.must_be_finite() && t.first_non_finite_row().is_some()) {
+        if let Some(output) = signature.not_finite(&outputs, 0..1) {
             return Err(Stage::Golden.reject(format!("golden sample {i}: output {} is not finite", output.name)));
         }
-        for (output, tensor) in named() {
+        for (output, tensor) in signature.outputs.iter().zip(&outputs) {
             let got = codec::encode::value(tensor, 0);
             if let Some(expected) = sample.expected.get(&output.name)
                 && !close(expected, &got, sample)

@@ -3,9 +3,10 @@
 //! A signature decides how JSON maps to tensors (`codec`) and whether a new version may replace an old one (`swap`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use super::manifest::{Feature, Manifest, Missing, Role, Semantics};
-use super::tensor::DType;
+use super::tensor::{DType, Tensor};
 
 /// What the graph itself says of its inputs and outputs.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +152,18 @@ impl Signature {
             Some((name, _)) if &**name == key => Some(hint),
             _ => self.lookup.get(key).copied(),
         }
+    }
+
+    /// The first output that must be finite and is not in some of these rows.
+    #[must_use]
+    pub fn not_finite(&self, outputs: &[Tensor], rows: Range<usize>) -> Option<&Output> {
+        let all = outputs.first().and_then(Tensor::rows).is_some_and(|count| rows == (0..count));
+        let found = |tensor: &Tensor| match tensor.first_non_finite_row() {
+            None => false,
+            Some(_) if all => true,
+            Some(_) => tensor.slice_rows(rows.clone()).first_non_finite_row().is_some(),
+        };
+        self.outputs.iter().zip(outputs).find(|(o, tensor)| o.must_be_finite() && found(tensor)).map(|(o, _)| o)
     }
 
     /// The output that decides: declared as decision or class, else the first that is not a float.
@@ -384,5 +397,29 @@ fn outputs(graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Vec<Output>, 
                 Ok(Output::new(&declared.name, dtype, semantics))
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    /// Rows of one run belong to different requests: each is judged by its own rows, in every output.
+    #[test]
+    fn each_rows_outputs_are_judged_by_themselves() {
+        let port = |name: &str| Port { name: name.into(), tensor: Ok((DType::F32, vec![-1])) };
+        let x = Port { name: "x".into(), tensor: Ok((DType::F32, vec![-1, 1])) };
+        let graph = GraphIo { inputs: vec![x], outputs: vec![port("a"), port("b"), port("c")], ..GraphIo::default() };
+        let mut signature = Signature::new(&graph, None).expect("a signature");
+        for (output, role) in signature.outputs.iter_mut().zip([Role::Score, Role::Forecast]) {
+            let semantics = Semantics { role, threshold: None, range: None, unit: None, horizon_seconds: None };
+            output.semantics = Some(semantics);
+        }
+        let tensor = |values: [f32; 3]| Tensor::from(array![values[0], values[1], values[2]].into_dyn());
+        let nan = f32::NAN;
+        let outputs = [tensor([nan, 0.0, 0.0]), tensor([0.0, 0.0, f32::INFINITY]), tensor([nan, nan, nan])];
+        let bad = |rows| signature.not_finite(&outputs, rows).map(|output| output.name.as_str());
+        assert_eq!((bad(0..3), bad(0..1), bad(1..2), bad(2..3)), (Some("a"), Some("a"), None, Some("b")));
     }
 }

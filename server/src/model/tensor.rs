@@ -245,6 +245,19 @@ fn mismatch(value: Scalar<'_>, dtype: DType) -> String {
     format!("is {what}, the model takes {}", dtype.noun())
 }
 
+/// Puts the rows of several runs' tensors under one another, tensor by tensor; `None` when shapes or types differ.
+#[must_use]
+pub fn stack<'a>(runs: impl Iterator<Item = &'a [Tensor]> + Clone) -> Option<Vec<Tensor>> {
+    let count = runs.clone().next()?.len();
+    (0..count).map(|i| Tensor::concat(runs.clone().map(|tensors| &tensors[i]))).collect()
+}
+
+/// Whether the rows of two runs' tensors have the same shapes, so that they may share a run.
+#[must_use]
+pub fn same_rows(a: &[Tensor], b: &[Tensor]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a.shape()[1..] == b.shape()[1..])
+}
+
 impl DType {
     /// What a person sends for it.
     #[must_use]

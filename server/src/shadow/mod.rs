@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::run_guarded;
 use crate::metrics::ModelMetrics;
-use crate::model::tensor::Tensor;
+use crate::model::tensor::{self, Tensor};
 use crate::model::{Model, RunError};
 use crate::serving::Challenger;
 use crate::threads;
@@ -249,8 +249,7 @@ impl Scorer {
 
     /// Runs the challenger part by part and compares.
     fn score(&self, challenger: &Challenger, batch: &[Pair], rows: usize) -> Result<(), (Lost, String)> {
-        let stacked: Option<Vec<Tensor>> =
-            (0..batch[0].inputs.len()).map(|i| Tensor::concat(batch.iter().map(|p| &p.inputs[i]))).collect();
+        let stacked = tensor::stack(batch.iter().map(|pair| pair.inputs.as_slice()));
         let inputs = stacked.ok_or((Lost::Failed, "the rows differ in shape".to_owned()))?;
         let most = challenger.model.max_batch();
         let mut parts = vec![];
@@ -261,12 +260,9 @@ impl Scorer {
         }
         let champion = &batch[0].champion.signature;
         let signature = &challenger.model.signature;
-        let join = |i: usize, parts: &[&[Tensor]]| Tensor::concat(parts.iter().map(|outputs| &outputs[i]));
-        let all = |count: usize, parts: &[&[Tensor]]| (0..count).map(|i| join(i, parts)).collect::<Option<Vec<_>>>();
-        let theirs: Vec<&[Tensor]> = batch.iter().map(|p| &*p.outputs).collect();
-        let mine: Vec<&[Tensor]> = parts.iter().map(Vec::as_slice).collect();
-        let (Some(theirs), Some(mine)) = (all(champion.outputs.len(), &theirs), all(signature.outputs.len(), &mine))
-        else {
+        let theirs = tensor::stack(batch.iter().map(|pair| &*pair.outputs));
+        let mine = tensor::stack(parts.iter().map(Vec::as_slice));
+        let (Some(theirs), Some(mine)) = (theirs, mine) else {
             return Err((Lost::Failed, "the outputs differ in shape from run to run".into()));
         };
         // Counted apart and then added, so that the lock is held for the addition only.
@@ -293,13 +289,8 @@ impl Scorer {
             RunError::Failed(reason) => (Lost::Failed, reason),
         })?;
         self.metrics.challenger().run(signature, &outputs, rows, took);
-        let mut useless = signature
-            .outputs
-            .iter()
-            .zip(&outputs)
-            .filter(|(o, t)| o.must_be_finite() && t.first_non_finite_row().is_some());
-        match useless.next() {
-            Some((output, _)) => Err((Lost::NonFinite, format!("output {} is not finite", output.name))),
+        match signature.not_finite(&outputs, 0..rows) {
+            Some(output) => Err((Lost::NonFinite, format!("output {} is not finite", output.name))),
             None => Ok(outputs),
         }
     }
@@ -321,7 +312,7 @@ impl Pair {
     fn joins(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.challenger, &other.challenger)
             && Arc::ptr_eq(&self.champion, &other.champion)
-            && self.inputs.iter().zip(&other.inputs).all(|(a, b)| a.shape()[1..] == b.shape()[1..])
+            && tensor::same_rows(&self.inputs, &other.inputs)
     }
 }
 

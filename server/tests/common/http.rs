@@ -94,6 +94,15 @@ impl Client {
     }
 }
 
+/// A connection on which exactly these bytes were sent.
+pub fn raw(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("accepted");
+    stream.set_read_timeout(Some(super::PATIENCE)).expect("a socket");
+    stream.set_write_timeout(Some(super::PATIENCE)).expect("a socket");
+    stream.write_all(bytes).expect("sent");
+    stream
+}
+
 /// One request on a connection of its own.
 #[track_caller]
 pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
