@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::check::{self, Profile, Rejection, Stage};
@@ -84,7 +85,7 @@ impl Probe {
         let mut message = serde_json::to_vec(&head).map_err(|e| failed("cannot describe the model to", &e))?;
         message.push(b'\n');
         message.extend_from_slice(manifest.unwrap_or_default());
-        let output = self.converse(&mut child, message, Arc::clone(&artifact.onnx));
+        let output = self.converse(&mut child, message, artifact.onnx.clone());
         if output.as_ref().is_none_or(|(answer, _)| !answer.is_empty()) {
             // It has answered, or never will. Killing one that has just ended fails, and that is fine.
             let _ = child.kill();
@@ -102,7 +103,7 @@ impl Probe {
     }
 
     /// Sends the model and reads what the child says on both its outputs; `None` when it takes too long.
-    fn converse(&self, child: &mut Child, head: Vec<u8>, onnx: Arc<Vec<u8>>) -> Option<(String, String)> {
+    fn converse(&self, child: &mut Child, head: Vec<u8>, onnx: Bytes) -> Option<(String, String)> {
         let (mut input, mut output, mut errors) = (child.stdin.take()?, child.stdout.take()?, child.stderr.take()?);
         let (done, ended) = channel();
         std::thread::spawn(move || {
@@ -172,7 +173,7 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), String>
         limit(&head);
         let parsed =
             head.manifest.map(|_| Manifest::parse(&manifest)).transpose().map_err(|e| Stage::Verify.reject(e))?;
-        let artifact = Artifact { id: head.id, onnx: Arc::new(onnx), manifest: parsed.map(Arc::new) };
+        let artifact = Artifact { id: head.id, onnx: onnx.into(), external: vec![], manifest: parsed.map(Arc::new) };
         check::examine(&runtime, &artifact)
     });
     let answer = serde_json::to_string(&result).map_err(|e| e.to_string())?;

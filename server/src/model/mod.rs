@@ -14,6 +14,7 @@ pub mod tensor;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::manifest::Manifest;
@@ -79,9 +80,20 @@ pub struct Artifact {
     /// Which bytes these are.
     pub id: ModelId,
     /// The ONNX file.
-    pub onnx: std::sync::Arc<Vec<u8>>,
+    pub onnx: Bytes,
+    /// The files that its weights lie in, when they lie outside of it.
+    pub external: Vec<External>,
     /// Its manifest, when there is one.
     pub manifest: Option<std::sync::Arc<Manifest>>,
+}
+
+/// A file of weights beside the ONNX file.
+#[derive(Clone, Debug)]
+pub struct External {
+    /// The name by which the graph refers to it: a plain file name in the version's folder.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: std::sync::Arc<[u8]>,
 }
 
 /// A model in memory, ready to run.

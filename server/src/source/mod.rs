@@ -205,5 +205,8 @@ fn fetched(model: &str, version: &str, onnx: Vec<u8>, sha: String, manifest: Opt
         sha256: sha,
         manifest_sha256: bytes.as_deref().map(sha256),
     };
-    Fetched { artifact: Artifact { id, onnx: Arc::new(onnx), manifest: parsed.map(Arc::new) }, manifest: bytes }
+    Fetched {
+        artifact: Artifact { id, onnx: onnx.into(), external: vec![], manifest: parsed.map(Arc::new) },
+        manifest: bytes,
+    }
 }
