@@ -10,6 +10,7 @@ venv := .venv
 pip := $(venv)/bin/pip install --disable-pip-version-check --require-hashes
 runtime := $(venv)/.onnxruntime-installed
 training := $(venv)/.training-installed
+s3 := $(venv)/.s3-installed
 
 .PHONY: serve test train bench tools clean
 
@@ -19,7 +20,7 @@ serve: $(runtime)
 	@echo "==> http://localhost:8080/predict answers; health, metrics and status are at http://localhost:8082"
 	exec target/release/onnxd serve models $(ARGS)
 
-test: $(training)
+test: $(training) $(s3)
 	@echo "==> Rust"
 	cargo test --workspace
 	@echo "==> Python"
@@ -47,6 +48,12 @@ $(runtime): server/onnxruntime.lock | tools
 $(training): training/requirements.lock $(runtime) | tools
 	@echo "==> the training's packages into $(venv), checked by their hashes"
 	$(pip) --requirement training/requirements.lock
+	@touch $@
+
+# After the training's: both name packages that the other one needs, at the same versions.
+$(s3): server/tests/requirements.lock $(training) | tools
+	@echo "==> the tests' S3 server into $(venv), checked by its hashes"
+	$(pip) --requirement server/tests/requirements.lock
 	@touch $@
 
 tools:

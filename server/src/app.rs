@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::http::serve::Limits;
-use crate::http::{self, State};
+use crate::http::{self, Doors, State};
 use crate::shutdown::{Reason, Signals};
 
 /// Models that load for longer than this are never reported as late.
@@ -34,7 +34,15 @@ pub fn run(config: Config) -> Result<(), String> {
     let engine = Engine::open(config.engine.clone())?;
     announce(&config, &engine, &http_listener, ops_listener.as_ref())?;
 
-    let state = State::new(engine, config.default_model.clone(), config.body_limit, config.bodies_limit);
+    let state = State::new(
+        engine,
+        Doors {
+            default_model: config.default_model.clone(),
+            admin_token: config.admin_token_file.clone(),
+            body_limit: config.body_limit,
+            bodies_limit: config.bodies_limit,
+        },
+    );
     let (stop, stopped) = watch::channel(false);
     let (stop_ops, ops_stopped) = watch::channel(false);
     if let Some(listener) = ops_listener {
@@ -96,7 +104,7 @@ fn announce(config: &Config, engine: &Engine, http: &TcpListener, ops: Option<&T
     tracing::info!(
         %http,
         ops = ops.map(|a| a.to_string()),
-        repository = %config.engine.repository.display(),
+        repository = %config.engine.source.repository.display(),
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );

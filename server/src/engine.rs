@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -12,21 +12,23 @@ use arc_swap::ArcSwap;
 
 use crate::batch::{self, Call, Lane, PredictError};
 use crate::codec::{self, DecodeError};
+use crate::guard::{Evidence, Guard};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::model::Threads;
 use crate::model::runtime::Runtime;
 use crate::probe::Probe;
+use crate::promotion::{self, Author, Change, ChangeError};
 use crate::serving::ServingSet;
 use crate::shadow::stats::Statistics;
 use crate::shadow::{self, Shadow};
-use crate::source::{Listing, Source};
-use crate::swap::{Context, Lanes, Report, Reports, Swapper};
+use crate::source::{self, Hint, Listing, Source};
+use crate::swap::{Context, Lanes, Reading, Report, Reports, Swapper};
 
 /// How an engine works. [`Options::new`] has the server's defaults.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A folder of models, or one `.onnx` file.
-    pub repository: PathBuf,
+    /// Where models come from.
+    pub source: source::Options,
     /// The ONNX Runtime library; found by itself when `None`, see [`Runtime::load`].
     pub onnxruntime: Option<PathBuf>,
     /// How many threads run models.
@@ -43,6 +45,8 @@ pub struct Options {
     pub poll_interval: Duration,
     /// Whether a champion may take or give other things than the one before.
     pub allow_signature_change: bool,
+    /// How long a new champion is watched against the one before; zero for not at all.
+    pub guard_period: Duration,
     /// How new models are tried out.
     pub probe: Probe,
 }
@@ -54,7 +58,11 @@ impl Options {
     pub fn new(repository: impl Into<PathBuf>) -> Self {
         let (_, threads) = Threads::available();
         Self {
-            repository: repository.into(),
+            source: source::Options {
+                repository: repository.into(),
+                model_bytes: 2 << 30,
+                ..source::Options::default()
+            },
             onnxruntime: None,
             threads,
             queue: batch::Limits { queue_rows: 4096, batch_delay: Duration::ZERO },
@@ -63,6 +71,7 @@ impl Options {
             shadow: shadow::Limits { sample: 1.0, queue_rows: 8192, cpu: 0.25 },
             poll_interval: Duration::from_secs(5),
             allow_signature_change: false,
+            guard_period: Duration::from_secs(600),
             probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
         }
     }
@@ -90,7 +99,7 @@ pub enum Error {
 /// Serves the models of a repository in this process. Dropping it answers what was accepted, then stops.
 pub struct Engine {
     shared: Arc<Shared>,
-    hints: Sender<()>,
+    hints: Sender<Hint>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -101,8 +110,12 @@ struct Shared {
     lanes: ArcSwap<BTreeMap<String, Arc<Lane>>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     reports: Mutex<Reports>,
-    /// Why the repository cannot be read, if it cannot.
-    unreadable: Mutex<Option<String>>,
+    source: Arc<Source>,
+    reading: Mutex<Reading>,
+    /// How many looks were asked for by someone who waits, and how many of these were answered.
+    asked: AtomicU64,
+    answered: Mutex<u64>,
+    looked_again: Condvar,
     looked: Mutex<bool>,
     first_look: Condvar,
     stop: AtomicBool,
@@ -119,34 +132,41 @@ impl Engine {
     /// # Errors
     /// One sentence: ONNX Runtime or the repository cannot be used, or the system refuses a thread.
     pub fn open(options: Options) -> Result<Self, String> {
-        let source = Source::open(&options.repository)?;
+        let source = Arc::new(Source::open(&options.source)?);
         let runtime = Runtime::load(options.onnxruntime.as_deref())?;
         let metrics = Arc::new(Metrics::default());
         let (hints, hinted) = channel();
-        let Source::File(repository) = &source;
-        let watcher = repository.watch(hints.clone());
+        let watcher = source.watch(hints.clone());
         match &watcher {
-            Ok(_) => tracing::debug!("changes are seen at once, and looked for every {:?}", options.poll_interval),
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                tracing::debug!("changes are seen at once, and looked for every {:?}", options.poll_interval)
+            }
             Err(reason) => tracing::warn!(reason, "changes are looked for every {:?} only", options.poll_interval),
         }
         let context = Context {
             runtime: runtime.clone(),
-            source,
+            source: Arc::clone(&source),
             probe: options.probe.clone(),
             threads: options.threads,
             allow_signature_change: options.allow_signature_change,
             poll_interval: options.poll_interval,
+            guard_period: options.guard_period,
             metrics: Arc::clone(&metrics),
         };
         let shared = Arc::new(Shared {
-            watching: watcher.is_ok(),
+            watching: matches!(watcher, Ok(Some(_))),
+            source,
             options,
             runtime,
             metrics,
             lanes: ArcSwap::default(),
             workers: Mutex::default(),
             reports: Mutex::default(),
-            unreadable: Mutex::default(),
+            reading: Mutex::default(),
+            asked: AtomicU64::new(0),
+            answered: Mutex::new(0),
+            looked_again: Condvar::new(),
             looked: Mutex::new(false),
             first_look: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -163,7 +183,7 @@ impl Engine {
                 swapping.swap(swapper, &hinted);
             }),
         )?;
-        let keeping = Arc::clone(&shared);
+        let (keeping, told) = (Arc::clone(&shared), hints.clone());
         let upkeep = start(
             "upkeep",
             Box::new(move || {
@@ -175,6 +195,7 @@ impl Engine {
                     keeping.lanes.load().values().for_each(|lane| lane.expire());
                     if turn % 10 == 0 {
                         keeping.metrics.upkeep();
+                        keeping.guard(&told);
                     }
                 }
             }),
@@ -211,8 +232,8 @@ impl Engine {
                 rejected.chain(report.error.iter().map(move |e| format!("{name}: {e}")))
             })
             .collect();
-        let repository = self.shared.options.repository.display();
-        if let Some(error) = self.unreadable() {
+        let repository = self.shared.options.source.repository.display();
+        if let Some(error) = self.reading().error {
             return Err(error);
         }
         if reasons.is_empty() { Err(format!("{repository} holds no model")) } else { Err(reasons.join("; ")) }
@@ -270,10 +291,16 @@ impl Engine {
         lock(&self.shared.reports).clone()
     }
 
-    /// Why the repository cannot be read at present, if it cannot.
+    /// How reading the repository goes.
     #[must_use]
-    pub fn unreadable(&self) -> Option<String> {
-        lock(&self.shared.unreadable).clone()
+    pub fn reading(&self) -> Reading {
+        lock(&self.shared.reading).clone()
+    }
+
+    /// Where models come from.
+    #[must_use]
+    pub fn source(&self) -> &Arc<Source> {
+        &self.shared.source
     }
 
     /// Whether every model of the repository was tried once.
@@ -309,7 +336,24 @@ impl Engine {
     /// Reads the repository now.
     pub fn look(&self) {
         // The thread listens as long as the engine lives.
-        let _ = self.hints.send(());
+        let _ = self.hints.send(Hint::Changed);
+    }
+
+    /// Reads the repository now and waits until that was done, for `limit` at most; `false` when it took longer.
+    #[must_use]
+    pub fn look_and_wait(&self, limit: Duration) -> bool {
+        let ticket = self.shared.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.look();
+        let until = Instant::now() + limit;
+        let mut answered = lock(&self.shared.answered);
+        while *answered < ticket {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            answered = self.shared.looked_again.wait_timeout(answered, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// Refuses new requests from now on and returns when the accepted ones are answered.
@@ -327,6 +371,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.source.close();
         self.look();
         self.close();
         for thread in self.threads.drain(..) {
@@ -338,24 +383,92 @@ impl Drop for Engine {
 }
 
 impl Shared {
-    fn swap(&self, mut swapper: Swapper, hints: &Receiver<()>) {
+    fn swap(&self, mut swapper: Swapper, hints: &Receiver<Hint>) {
+        let mut hint = None;
         loop {
             // One look answers all hints that came before it.
-            while hints.try_recv().is_ok() {}
+            while let Ok(more) = hints.try_recv() {
+                hint = stronger(hint, more);
+            }
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            *lock(&self.unreadable) = swapper.step(self).err();
-            *lock(&self.looked) = true;
-            self.first_look.notify_all();
+            let asked = self.asked.load(Ordering::SeqCst);
+            swapper.step(self, hint.take());
+            *lock(&self.reading) = swapper.reading();
+            if swapper.has_tried_all() {
+                *lock(&self.looked) = true;
+                self.first_look.notify_all();
+            }
+            *lock(&self.answered) = asked;
+            self.looked_again.notify_all();
             swapper.release();
             match hints.recv_timeout(swapper.next_step()) {
                 // A file that is being written hints many times a millisecond.
-                Ok(()) => std::thread::sleep(HINTS),
+                Ok(Hint::Changed) => {
+                    hint = Some(Hint::Changed);
+                    std::thread::sleep(HINTS);
+                }
+                Ok(Hint::Fetched) => hint = Some(Hint::Fetched),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// Rolls back champions that are far worse than the ones before.
+    fn guard(self: &Arc<Self>, hints: &Sender<Hint>) {
+        for (name, lane) in self.lanes.load().iter() {
+            let Some(set) = lane.serving.get() else { continue };
+            let Some(guard) = set.guard.clone() else { continue };
+            let Some(evidence) = guard.look(&set.tally) else { continue };
+            let (shared, name, hints) = (Arc::clone(self), name.clone(), hints.clone());
+            let (version, epoch) = (set.champion.id.version.clone(), set.epoch);
+            // Writing may wait for an S3 server, and requests that wait too long must still be answered meanwhile.
+            let roll_back = move || shared.roll_back(&name, &version, epoch, &guard, evidence, &hints);
+            if let Err(error) = std::thread::Builder::new().name("guard".into()).spawn(roll_back) {
+                tracing::error!(%error, "a champion is to be rolled back, but no thread can be started");
+            }
+        }
+    }
+
+    fn roll_back(
+        &self,
+        name: &str,
+        version: &str,
+        epoch: u64,
+        guard: &Guard,
+        evidence: Evidence,
+        hints: &Sender<Hint>,
+    ) {
+        let to = guard.previous.model.id.version.clone();
+        let finding = evidence.finding.clone();
+        tracing::error!(model = name, version, to, test = evidence.test, finding, "the new champion is rolled back");
+        let author = Author {
+            by: format!("guard of onnxd at {}", promotion::host()),
+            reason: format!("version {version}: {finding}"),
+            evidence: serde_json::to_value(evidence).unwrap_or_default(),
+        };
+        let result = promotion::change(&self.source, name, &Change::RollBack(Some(to)), &author, Some(epoch), false);
+        let outcome = match result {
+            Ok(_) => {
+                guard.done();
+                "guard_rolled_back"
+            }
+            Err(ChangeError::Lost(reason)) => {
+                tracing::info!(model = name, reason, "the champion was changed before it was rolled back");
+                guard.done();
+                "lost"
+            }
+            Err(error) => {
+                tracing::error!(model = name, %error, "the rollback failed and is tried again; by hand: onnxd rollback");
+                guard.failed();
+                "failed"
+            }
+        };
+        self.metrics.promotion(name, outcome);
+        // Nobody listens any more when the server stops.
+        let _ = hints.send(Hint::Changed);
     }
 
     /// A lane with its threads, for the first set of a name.
@@ -369,7 +482,16 @@ impl Shared {
     }
 }
 
+/// A change says more than the end of a download.
+fn stronger(hint: Option<Hint>, more: Hint) -> Option<Hint> {
+    if hint == Some(Hint::Changed) { hint } else { Some(more) }
+}
+
 impl Lanes for Shared {
+    fn is_serving(&self) -> bool {
+        !self.lanes.load().is_empty()
+    }
+
     fn serving(&self, name: &str) -> Option<Arc<ServingSet>> {
         self.lanes.load().get(name)?.serving.get()
     }

@@ -16,13 +16,17 @@
 
 pub mod app;
 pub mod batch;
+pub mod cli;
 pub mod codec;
 pub mod config;
 mod engine;
+pub mod guard;
 pub mod http;
+pub mod inspect;
 pub mod metrics;
 pub mod model;
 pub mod probe;
+pub mod promotion;
 pub mod serving;
 pub mod shadow;
 pub mod shutdown;

@@ -1,13 +1,13 @@
 //! The `onnxd` program: arguments to configuration, log, server, exit code.
 
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use onnxd::config::settings::Setting;
 use onnxd::config::{self, Config, Raw};
-use onnxd::{app, probe, telemetry};
+use onnxd::{app, cli, inspect, probe, telemetry};
 
 /// Sessions come and go with each swap; this allocator gives their memory back.
 #[global_allocator]
@@ -15,13 +15,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A mistake of the user, as for a wrong flag.
 const USAGE: u8 = 2;
+/// Someone else changed the same thing first.
+const LOST: u8 = 3;
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
     let result = match matches.subcommand() {
         Some(("serve", matches)) => serve(matches),
+        Some(("inspect", matches)) => inspect(matches),
         Some(("probe", _)) => probe::child(std::io::stdin().lock(), std::io::stdout().lock()).map_err(|e| (1, vec![e])),
-        _ => unreachable!("clap requires one of the subcommands above"),
+        Some((name, matches)) => other(name, matches),
+        None => unreachable!("clap requires a subcommand"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,6 +46,8 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(config::command())
+        .subcommand(inspect::command())
+        .subcommands(cli::commands())
         .subcommand(Command::new("probe").hide(true).about("Tries out one model; started by serve"))
 }
 
@@ -52,20 +58,41 @@ fn serve(matches: &ArgMatches) -> Result<(), (u8, Vec<String>)> {
     if matches.get_flag("print-config") {
         return std::io::stdout().write_all(raw.print().as_bytes()).map_err(|e| (1, vec![e.to_string()]));
     }
-    let executable = std::env::current_exe();
-    let executable =
-        executable.map_err(|e| (1, vec![format!("cannot find this program's file, which tries out models: {e}")]))?;
-    config.engine.probe.executable = Some(executable);
+    config.engine.probe.executable = Some(executable()?);
     telemetry::start(&config.log, &config.log_format).map_err(|e| (USAGE, vec![e]))?;
     app::run(config).map_err(|e| (1, vec![e]))
 }
 
+/// Code 1 without a message when the model would be refused: the report has told why.
+fn inspect(matches: &ArgMatches) -> Result<(), (u8, Vec<String>)> {
+    let served = inspect::run(matches, executable()?, &mut std::io::stdout().lock());
+    if served.map_err(|e| (USAGE, vec![e]))? { Ok(()) } else { Err((1, vec![])) }
+}
+
+/// The commands beside `serve`.
+fn other(name: &str, matches: &ArgMatches) -> Result<(), (u8, Vec<String>)> {
+    let raw = gather(matches).map_err(|mistakes| (USAGE, mistakes))?;
+    cli::run(name, matches, &raw, &executable()?, &mut std::io::stdout().lock()).map_err(|failure| match failure {
+        cli::Failure::Usage(mistakes) => (USAGE, mistakes),
+        cli::Failure::Lost(message) => (LOST, vec![message]),
+        cli::Failure::Failed(message) => (1, vec![message]),
+    })
+}
+
+/// This program's own file, which tries out models.
+fn executable() -> Result<PathBuf, (u8, Vec<String>)> {
+    let failed = |e| (1, vec![format!("cannot find this program's file, which tries out models: {e}")]);
+    std::env::current_exe().map_err(failed)
+}
+
 fn gather(matches: &ArgMatches) -> Result<Raw, Vec<String>> {
     let flag = |setting: &Setting| {
+        // Most commands take some of the settings only.
         if setting.is_switch() {
-            matches.get_flag(setting.name).then(|| "true".to_owned())
+            let on = matches.try_get_one::<bool>(setting.name).ok().flatten().copied().unwrap_or(false);
+            on.then(|| "true".to_owned())
         } else {
-            matches.get_one::<String>(setting.name).cloned()
+            matches.try_get_one::<String>(setting.name).ok().flatten().cloned()
         }
     };
     let named = matches.get_one::<String>("config").map(Path::new);

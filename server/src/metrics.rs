@@ -3,6 +3,8 @@
 //! Counters and histograms are kept by the exporter. What merely mirrors a state (which model serves, how long the queue
 //! is) is written from that state at each scrape, so that no series outlives what it describes.
 
+mod process;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +13,7 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::guard::End;
 use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
 use crate::shadow::{Lost, stats};
@@ -73,6 +76,8 @@ metrics! {
     SWAPS = "onnxd_model_swaps_total" Kind::Counter, ["model", "role", "outcome", "stage"], "Attempts to serve other models: outcome published or rejected, and the stage that rejected.";
     LOAD_SECONDS = "onnxd_model_load_duration_seconds" Kind::Histogram(SECONDS), ["stage"], "Duration of the stages of a swap: fetch, probe, load.";
     POLLS = "onnxd_source_polls_total" Kind::Counter, ["source", "outcome"], "Looks at the repository: unchanged, changed, error.";
+    SOURCE_READ = "onnxd_source_read_timestamp_seconds" Kind::Gauge, ["source"], "When the repository was last read without an error (Unix time).";
+    PROMOTIONS = "onnxd_promotions_total" Kind::Counter, ["model", "outcome"], "Changes of aliases.json by this server: promoted, rolled_back, guard_rolled_back, lost (someone else was first), failed.";
     READY = "onnxd_ready" Kind::Gauge, [], "1 when the server takes traffic.";
     PREDICTIONS = "onnxd_predictions_total" Kind::Counter, ["model", "role", "decision"], "Rows by decision.";
     SCORES = "onnxd_score" Kind::Histogram(SCORE), ["model", "role"], "The scores.";
@@ -183,6 +188,11 @@ impl Metrics {
         self.histogram(&LOAD_SECONDS, &[stage]).record(took);
     }
 
+    /// Counts a change of `aliases.json`.
+    pub fn promotion(&self, model: &str, outcome: &str) {
+        self.counter(&PROMOTIONS, &[model, outcome]).increment(1);
+    }
+
     /// Counts a look at the repository.
     pub fn poll(&self, source: &str, outcome: &str) {
         self.counter(&POLLS, &[source, outcome]).increment(1);
@@ -238,6 +248,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What the guard makes of it; a server that stops says nothing of its champion.
+    pub(crate) const fn end(self) -> Option<End> {
+        match self {
+            Self::Ok => Some(End::Answered),
+            Self::Overloaded | Self::Deadline => Some(End::Unanswered),
+            Self::Draining => None,
+            Self::Error => Some(End::Failed),
+            Self::NonFinite => Some(End::NotFinite),
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -422,6 +443,8 @@ pub struct Page<'a> {
     pub ready: bool,
     /// Version of ONNX Runtime.
     pub onnxruntime: &'a str,
+    /// Kind of the source, and when it was last read.
+    pub source: (&'a str, Option<f64>),
     /// Every model in memory.
     pub loaded: Vec<Loaded<'a>>,
     /// Rows waiting, by model.
@@ -445,6 +468,9 @@ impl Page<'_> {
         };
         series(&READY, &[(vec![], f64::from(u8::from(self.ready)))]);
         series(&BUILD_INFO, &[(vec![env!("CARGO_PKG_VERSION"), self.onnxruntime], 1.0)]);
+        let (source, read_at) = self.source;
+        let read: Vec<_> = read_at.into_iter().map(|at| (vec![source], at)).collect();
+        series(&SOURCE_READ, &read);
         let info: Vec<_> = self.loaded.iter().map(|m| (vec![m.model, m.role, m.version, m.sha256], 1.0)).collect();
         series(&MODEL_INFO, &info);
         let times: Vec<_> = self.loaded.iter().map(|m| (vec![m.model, m.role], m.loaded_at)).collect();
@@ -460,35 +486,5 @@ impl Page<'_> {
             series(&PROCESS_START, &[(vec![], process.start_time)]);
         }
         text
-    }
-}
-
-mod process {
-    //! The process as Linux's `/proc` describes it; nothing elsewhere.
-
-    pub(super) struct Process {
-        pub(super) cpu_seconds: f64,
-        pub(super) resident_bytes: f64,
-        pub(super) open_fds: f64,
-        pub(super) threads: f64,
-        pub(super) start_time: f64,
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-    pub(super) fn read() -> Option<Process> {
-        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-        // The second field is the name in parentheses and may hold spaces; counting starts after it, at field 3.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let field = |n: usize| fields.get(n - 3)?.parse::<f64>().ok();
-        let ticks = rustix::param::clock_ticks_per_second() as f64;
-        let system = std::fs::read_to_string("/proc/stat").ok()?;
-        let boot: f64 = system.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
-        Some(Process {
-            cpu_seconds: (field(14)? + field(15)?) / ticks,
-            resident_bytes: field(24)? * rustix::param::page_size() as f64,
-            open_fds: std::fs::read_dir("/proc/self/fd").ok()?.count() as f64,
-            threads: field(20)?,
-            start_time: boot + field(22)? / ticks,
-        })
     }
 }

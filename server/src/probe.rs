@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::check::{self, Profile, Rejection, Stage};
+use crate::model::derive::{self, Derived};
 use crate::model::manifest::Manifest;
 use crate::model::runtime::Runtime;
-use crate::model::{Artifact, ModelId};
+use crate::model::{Artifact, External, ModelId};
 
 /// How models are probed.
 #[derive(Clone, Debug)]
@@ -39,6 +40,10 @@ struct Head {
     cpu_seconds: u64,
     manifest: Option<usize>,
     onnx: usize,
+    /// Names and sizes of the files of weights.
+    external: Vec<(String, usize)>,
+    /// Whether a manifest is wanted too.
+    derive: bool,
 }
 
 impl Probe {
@@ -52,17 +57,36 @@ impl Probe {
         artifact: &Artifact,
         manifest: Option<&[u8]>,
     ) -> Result<Profile, Rejection> {
-        let Some(executable) = &self.executable else { return check::examine(runtime, artifact) };
-        self.in_child(executable, runtime.path(), artifact, manifest)
+        match &self.executable {
+            Some(executable) => self.in_child(executable, runtime.path(), artifact, manifest, false),
+            None => check::examine(runtime, artifact),
+        }
     }
 
-    fn in_child(
+    /// Probes a model and finds out what a manifest would say of it, see [`derive::derive`].
+    ///
+    /// # Errors
+    /// As [`Probe::examine`].
+    pub fn derive(
+        &self,
+        runtime: &Runtime,
+        artifact: &Artifact,
+        manifest: Option<&[u8]>,
+    ) -> Result<(Profile, Derived), Rejection> {
+        match &self.executable {
+            Some(executable) => self.in_child(executable, runtime.path(), artifact, manifest, true),
+            None => derive::derive(runtime, artifact),
+        }
+    }
+
+    fn in_child<T: DeserializeOwned>(
         &self,
         executable: &Path,
         library: &Path,
         artifact: &Artifact,
         manifest: Option<&[u8]>,
-    ) -> Result<Profile, Rejection> {
+        derive: bool,
+    ) -> Result<T, Rejection> {
         let failed = |what: &str, e: &dyn std::fmt::Display| {
             Stage::Probe.not_yet(format!("{what} {} probe: {e}", executable.display()))
         };
@@ -81,11 +105,13 @@ impl Probe {
             cpu_seconds: self.timeout.as_secs().max(1),
             manifest: manifest.map(<[u8]>::len),
             onnx: artifact.onnx.len(),
+            external: artifact.external.iter().map(|file| (file.path.clone(), file.bytes.len())).collect(),
+            derive,
         };
         let mut message = serde_json::to_vec(&head).map_err(|e| failed("cannot describe the model to", &e))?;
         message.push(b'\n');
         message.extend_from_slice(manifest.unwrap_or_default());
-        let output = self.converse(&mut child, message, artifact.onnx.clone());
+        let output = self.converse(&mut child, message, artifact);
         if output.as_ref().is_none_or(|(answer, _)| !answer.is_empty()) {
             // It has answered, or never will. Killing one that has just ended fails, and that is fine.
             let _ = child.kill();
@@ -96,19 +122,23 @@ impl Probe {
             return Err(Stage::Probe.reject(format!("the model did not load and answer within {limit} s")));
         };
         let line = answer.lines().last().unwrap_or_default();
-        match serde_json::from_str::<Result<Profile, Rejection>>(line) {
+        match serde_json::from_str::<Result<T, Rejection>>(line) {
             Ok(result) => result,
             Err(_) => Err(Stage::Probe.reject(format!("the model {}{}", death(status), last_line(&complaint)))),
         }
     }
 
     /// Sends the model and reads what the child says on both its outputs; `None` when it takes too long.
-    fn converse(&self, child: &mut Child, head: Vec<u8>, onnx: Bytes) -> Option<(String, String)> {
+    fn converse(&self, child: &mut Child, head: Vec<u8>, artifact: &Artifact) -> Option<(String, String)> {
         let (mut input, mut output, mut errors) = (child.stdin.take()?, child.stdout.take()?, child.stderr.take()?);
         let (done, ended) = channel();
+        let (onnx, external) = (artifact.onnx.clone(), artifact.external.clone());
         std::thread::spawn(move || {
             // A child that dies early closes the pipe; its exit status tells why.
-            let _ = input.write_all(&head).and_then(|()| input.write_all(&onnx));
+            let _ = [&head, &*onnx]
+                .into_iter()
+                .chain(external.iter().map(|file| &*file.bytes))
+                .try_for_each(|bytes| input.write_all(bytes));
         });
         let (complained, complaint) = channel();
         std::thread::spawn(move || {
@@ -165,16 +195,28 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), String>
     }
     let head: Head = serde_json::from_slice(&line)
         .map_err(|e| format!("this command is started by `onnxd serve`, which sends it a model: {e}"))?;
-    let mut manifest = vec![0; head.manifest.unwrap_or(0)];
-    input.read_exact(&mut manifest).map_err(|e| e.to_string())?;
-    let mut onnx = vec![0; head.onnx];
-    input.read_exact(&mut onnx).map_err(|e| e.to_string())?;
+    let mut next = |bytes: usize| {
+        let mut buffer = vec![0; bytes];
+        input.read_exact(&mut buffer).map(|()| buffer).map_err(|e| e.to_string())
+    };
+    let manifest = next(head.manifest.unwrap_or(0))?;
+    let onnx = next(head.onnx)?.into();
+    let external = head
+        .external
+        .iter()
+        .map(|(path, bytes)| Ok(External { path: path.clone(), bytes: next(*bytes)?.into() }))
+        .collect::<Result<_, String>>()?;
     let result = Runtime::load(Some(&head.onnxruntime)).map_err(|e| Stage::Probe.reject(e)).and_then(|runtime| {
         limit(&head);
         let parsed =
             head.manifest.map(|_| Manifest::parse(&manifest)).transpose().map_err(|e| Stage::Verify.reject(e))?;
-        let artifact = Artifact { id: head.id, onnx: onnx.into(), external: vec![], manifest: parsed.map(Arc::new) };
-        check::examine(&runtime, &artifact)
+        let artifact = Artifact { id: head.id, onnx, external, manifest: parsed.map(Arc::new) };
+        let answer = if head.derive {
+            derive::derive(&runtime, &artifact).map(serde_json::to_value)
+        } else {
+            check::examine(&runtime, &artifact).map(serde_json::to_value)
+        };
+        answer?.map_err(|e| Stage::Probe.reject(e.to_string()))
     });
     let answer = serde_json::to_string(&result).map_err(|e| e.to_string())?;
     writeln!(output, "{answer}").map_err(|e| e.to_string())

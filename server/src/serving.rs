@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
+use crate::guard::{Guard, Tally};
 use crate::model::Model;
 use crate::shadow::Lost;
 use crate::shadow::stats::Statistics;
@@ -17,14 +18,28 @@ pub struct ServingSet {
     pub challenger: Option<Arc<Challenger>>,
     /// The champion before, kept in memory so that a rollback loads nothing.
     pub previous: Option<Arc<Model>>,
+    /// What is counted of the champion while it serves.
+    pub tally: Arc<Tally>,
+    /// The watch over a champion that was just promoted.
+    pub guard: Option<Arc<Guard>>,
     /// `epoch` of the `aliases.json` that asked for this set; 0 where there is none.
     pub epoch: u64,
+}
+
+impl ServingSet {
+    /// A champion alone, that nothing was counted of.
+    #[must_use]
+    pub fn of(champion: Arc<Model>, epoch: u64) -> Self {
+        Self { champion, challenger: None, previous: None, tally: Arc::default(), guard: None, epoch }
+    }
 }
 
 /// A challenger and what was counted of it against the present champion.
 pub struct Challenger {
     /// The model.
     pub model: Arc<Model>,
+    /// Whether it is the champion before, which is compared for the guard and stands in no metric of challengers.
+    pub is_previous: bool,
     statistics: Mutex<Statistics>,
     /// Rows for which the queue had no room; counted by threads that must not wait for the lock.
     refused: AtomicU64,
@@ -34,7 +49,13 @@ impl Challenger {
     /// A challenger that was never compared.
     #[must_use]
     pub fn new(model: Arc<Model>) -> Self {
-        Self { model, statistics: Mutex::default(), refused: AtomicU64::new(0) }
+        Self { model, is_previous: false, statistics: Mutex::default(), refused: AtomicU64::new(0) }
+    }
+
+    /// The champion before, which was never compared with the new one.
+    #[must_use]
+    pub fn previous(model: Arc<Model>) -> Self {
+        Self { is_previous: true, ..Self::new(model) }
     }
 
     /// What was counted up to now.

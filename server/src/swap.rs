@@ -11,13 +11,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
+use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::runtime::Runtime;
 use crate::model::{Duty, Model, ModelId, Threads};
 use crate::probe::Probe;
 use crate::serving::{Challenger, ServingSet};
-use crate::source::{Listing, Revision, Source, Wanted};
+use crate::source::{Hint, Listing, Revision, Source, Wanted};
 use crate::threads::LowPriority;
 
 /// Profiles that are remembered, so that going back to a version does not probe it again.
@@ -56,11 +57,12 @@ pub struct Report {
 /// What swaps need to know and do not change.
 pub(crate) struct Context {
     pub(crate) runtime: Runtime,
-    pub(crate) source: Source,
+    pub(crate) source: Arc<Source>,
     pub(crate) probe: Probe,
     pub(crate) threads: Threads,
     pub(crate) allow_signature_change: bool,
     pub(crate) poll_interval: Duration,
+    pub(crate) guard_period: Duration,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -72,7 +74,22 @@ pub(crate) struct Swapper {
     profiles: HashMap<ModelId, Profile>,
     /// Sets that no longer serve. Dropped here, when the last request has left them, so that no other thread pays for it.
     retired: Vec<Arc<ServingSet>>,
-    look_error: Option<String>,
+    /// What the repository asked for when it was last read.
+    listing: Option<Listing>,
+    next_look: Instant,
+    failures: u32,
+    state: Reading,
+}
+
+/// How reading the repository goes.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Why it cannot be read at present.
+    pub error: Option<String>,
+    /// When it was last read, by this process or by one before it with the same cache.
+    pub read_at: Option<SystemTime>,
+    /// Whether what serves was taken from the cache, without asking the repository.
+    pub from_cache: bool,
 }
 
 impl Context {
@@ -84,13 +101,13 @@ impl Context {
         duty: Duty,
         profiles: &mut HashMap<ModelId, Profile>,
         memory: &[Arc<Model>],
-    ) -> Result<Arc<Model>, Rejection> {
+    ) -> Result<Option<Arc<Model>>, Rejection> {
         let start = Instant::now();
-        let fetched = self.source.fetch(name, wanted)?;
+        let Some(fetched) = self.source.fetch(name, wanted)? else { return Ok(None) };
         self.metrics.stage("fetch", start.elapsed());
         let id = &fetched.artifact.id;
         if let Some(model) = memory.iter().find(|model| model.id == *id) {
-            return Ok(Arc::clone(model));
+            return Ok(Some(Arc::clone(model)));
         }
         let profile = match profiles.get(id) {
             Some(profile) => profile.clone(),
@@ -114,7 +131,7 @@ impl Context {
         let start = Instant::now();
         let model = Model::load(&self.runtime, &fetched.artifact, profile, duty, self.threads)?;
         self.metrics.stage("load", start.elapsed());
-        Ok(Arc::new(model))
+        Ok(Some(Arc::new(model)))
     }
 }
 
@@ -122,9 +139,24 @@ impl Context {
 #[derive(Default)]
 struct Attempt {
     wanted: Option<Result<Wanted, String>>,
-    retry: Option<(Instant, Duration)>,
+    /// When it is tried again, and how often it was.
+    retry: Option<(Instant, u32)>,
+    /// Whether a version of it is being downloaded.
+    fetching: bool,
+    /// Whether that is the champion.
+    waits: bool,
     /// The reasons that were logged.
     told: Vec<String>,
+}
+
+/// What became of one try.
+#[derive(Default)]
+struct Outcome {
+    rejected: Vec<Rejected>,
+    /// The champion is being downloaded: what serves goes on.
+    champion_comes: bool,
+    /// The challenger is being downloaded.
+    challenger_comes: bool,
 }
 
 /// Where sets are published and reported.
@@ -135,12 +167,15 @@ pub(crate) trait Lanes {
     fn publish(&self, name: &str, set: ServingSet) -> Result<Option<Arc<ServingSet>>, String>;
     /// Takes what became of a name's wishes.
     fn report(&self, name: &str, report: Report);
+    /// Whether anything serves.
+    fn is_serving(&self) -> bool;
     /// Drops the reports of names that are no longer listed.
     fn forget(&self, listing: &Listing);
 }
 
 impl Swapper {
     pub(crate) fn new(context: Context) -> std::io::Result<Self> {
+        let read_at = context.source.last_read();
         let (context, loader) = (Arc::new(context), LowPriority::start()?);
         Ok(Self {
             context,
@@ -148,50 +183,80 @@ impl Swapper {
             attempts: HashMap::new(),
             profiles: HashMap::new(),
             retired: vec![],
-            look_error: None,
+            listing: None,
+            next_look: Instant::now(),
+            failures: 0,
+            state: Reading { read_at, ..Reading::default() },
         })
     }
 
-    /// Reads the repository and brings each name to what is wanted of it.
-    ///
-    /// # Errors
-    /// When the repository cannot be read; what serves goes on.
-    pub(crate) fn step(&mut self, lanes: &impl Lanes) -> Result<(), String> {
-        let source = self.context.source.kind();
-        let listing = self.context.source.look().inspect_err(|error| {
-            self.context.metrics.poll(source, "error");
-            if self.look_error.as_ref() != Some(error) {
-                tracing::error!(error, "the repository cannot be read; what serves goes on");
-            }
-            self.look_error = Some(error.clone());
-        })?;
-        self.look_error = None;
-        // A folder that comes back is tried anew. What serves goes on without its folder.
-        self.attempts.retain(|name, _| listing.contains_key(name));
-        lanes.forget(&listing);
-        let due: Listing = listing.into_iter().filter(|(name, wanted)| self.is_due(name, wanted)).collect();
-        self.context.metrics.poll(source, if due.is_empty() { "unchanged" } else { "changed" });
-        for (name, wanted) in due {
-            let report = self.attempt(&name, wanted, lanes);
-            lanes.report(&name, report);
+    /// Reads the repository when it is time to, and brings each name to what is wanted of it. While the repository cannot
+    /// be read, what serves goes on; a process that never read it serves what its cache says served last.
+    pub(crate) fn step(&mut self, lanes: &impl Lanes, hint: Option<Hint>) {
+        let look = hint == Some(Hint::Changed) || Instant::now() >= self.next_look;
+        if look {
+            self.look(lanes, hint == Some(Hint::Changed));
         }
-        Ok(())
+        let listing = self.listing.take().unwrap_or_default();
+        let due: Vec<&String> =
+            listing.iter().filter(|(name, wanted)| self.is_due(name, wanted)).map(|(name, _)| name).collect();
+        if look && self.state.error.is_none() {
+            let outcome = if due.is_empty() { "unchanged" } else { "changed" };
+            self.context.metrics.poll(self.context.source.kind(), outcome);
+        }
+        for name in due {
+            let report = self.attempt(name, listing[name].clone(), lanes);
+            lanes.report(name, report);
+        }
+        self.listing = Some(listing);
+    }
+
+    fn look(&mut self, lanes: &impl Lanes, hinted: bool) {
+        let source = Arc::clone(&self.context.source);
+        match source.look(hinted) {
+            Ok(listing) => {
+                if self.state.error.take().is_some() {
+                    tracing::info!("the repository can be read again");
+                }
+                (self.failures, self.state.from_cache) = (0, false);
+                self.state.read_at = Some(SystemTime::now());
+                // A folder that comes back is tried anew. What serves goes on without its folder.
+                self.attempts.retain(|name, _| listing.contains_key(name));
+                lanes.forget(&listing);
+                source.keep_only(&listing);
+                self.listing = Some(listing);
+            }
+            Err(error) => {
+                self.failures += 1;
+                self.context.metrics.poll(source.kind(), "error");
+                if self.state.error.as_ref() != Some(&error) {
+                    tracing::error!(error, "the repository cannot be read; what serves goes on");
+                }
+                self.state.error = Some(error);
+                if self.listing.is_none() {
+                    let served: Listing = source.last_served().into_iter().map(|(name, w)| (name, Ok(w))).collect();
+                    self.state.from_cache = !served.is_empty();
+                    self.listing = Some(served);
+                }
+            }
+        }
+        self.next_look = Instant::now() + source.pause(self.context.poll_interval, self.failures, lanes.is_serving());
     }
 
     fn is_due(&self, name: &str, wanted: &Result<Wanted, String>) -> bool {
         self.attempts.get(name).is_none_or(|last| {
-            last.wanted.as_ref() != Some(wanted) || last.retry.is_some_and(|(at, _)| Instant::now() >= at)
+            last.fetching
+                || last.wanted.as_ref() != Some(wanted)
+                || last.retry.is_some_and(|(at, _)| Instant::now() >= at)
         })
     }
 
     /// How long the thread may sleep.
     pub(crate) fn next_step(&self) -> Duration {
         let now = Instant::now();
-        let retry =
-            self.attempts.values().filter_map(|a| a.retry).map(|(at, _)| at.saturating_duration_since(now)).min();
-        let poll = self.context.poll_interval;
-        let retired = if self.retired.is_empty() { poll } else { FIRST_RETRY };
-        retry.unwrap_or(poll).min(poll).min(retired)
+        let retries = self.attempts.values().filter_map(|a| a.retry).map(|(at, _)| at);
+        let next = retries.chain([self.next_look]).min().unwrap_or(now).saturating_duration_since(now);
+        if self.retired.is_empty() { next } else { next.min(FIRST_RETRY) }
     }
 
     /// Drops the sets that nobody uses any more.
@@ -199,30 +264,85 @@ impl Swapper {
         self.retired.retain(|set| Arc::strong_count(set) > 1);
     }
 
+    /// How reading the repository goes.
+    pub(crate) fn reading(&self) -> Reading {
+        self.state.clone()
+    }
+
+    /// Whether every champion was tried, none of them is still on its way.
+    pub(crate) fn has_tried_all(&self) -> bool {
+        !self.attempts.values().any(|attempt| attempt.waits)
+    }
+
+    /// The epoch of the pointer by which a name serves, or served before this process started.
+    fn pointer(&self, name: &str, lanes: &impl Lanes) -> u64 {
+        match lanes.serving(name) {
+            Some(set) => set.epoch,
+            None => self.context.source.last_served().get(name).map_or(0, |wanted| wanted.epoch),
+        }
+    }
+
     fn attempt(&mut self, name: &str, wanted: Result<Wanted, String>, lanes: &impl Lanes) -> Report {
         let mut attempt = Attempt { wanted: Some(wanted.clone()), ..Attempt::default() };
         let last = self.attempts.remove(name).filter(|last| last.wanted == attempt.wanted).unwrap_or_default();
+        // A pointer that is gone, or hidden by a wrong answer, must not promote whatever has the highest number.
+        let wanted = wanted.and_then(|wanted| {
+            let gone = wanted.epoch == 0 && self.pointer(name, lanes) > 0;
+            let error = "aliases.json is gone: put it back (onnxd status shows the versions, onnxd promote writes it)";
+            if gone { Err(error.to_owned()) } else { Ok(wanted) }
+        });
         let report = match wanted {
             Err(error) => {
                 tracing::error!(model = name, error, "what should be served cannot be read; what serves goes on");
                 self.context.metrics.swap(name, "champion", "rejected", Stage::Fetch.name());
+                self.context.source.forget(name);
+                if lanes.serving(name).is_none()
+                    && let Some(served) = self.context.source.last_served().get(name)
+                {
+                    self.transact(name, served, lanes);
+                }
                 Report { error: Some(error), ..Report::default() }
             }
             Ok(wanted) => {
-                let rejected = self.transact(name, &wanted, lanes);
+                let Outcome { rejected, champion_comes, challenger_comes } = self.transact(name, &wanted, lanes);
+                (attempt.fetching, attempt.waits) = (champion_comes || challenger_comes, champion_comes);
                 if rejected.iter().any(|r| r.passing) {
-                    let pause = last.retry.map_or(FIRST_RETRY, |(_, pause)| pause * 2).min(self.context.poll_interval);
-                    attempt.retry = Some((Instant::now() + pause, pause));
+                    self.context.source.forget(name);
+                    let tries = last.retry.map_or(0, |(_, tries)| tries + 1);
+                    let pause = FIRST_RETRY * (1 << tries.min(10));
+                    let most = self.context.source.longest_pause(self.context.poll_interval);
+                    attempt.retry = Some((Instant::now() + pause.min(most), tries));
                 }
                 for rejection in &rejected {
                     self.tell(name, rejection, &last.told);
                 }
                 attempt.told = rejected.iter().map(|r| r.reason.clone()).collect();
+                if rejected.iter().any(|r| r.role == "champion") && lanes.serving(name).is_none() {
+                    self.fall_back(name, &wanted, lanes);
+                }
                 Report { wanted: Some(wanted), rejected, error: None }
             }
         };
         self.attempts.insert(name.into(), attempt);
         report
+    }
+
+    /// Serves what served before when a server starts with a champion that is refused, as the servers do that were
+    /// running when it was named.
+    fn fall_back(&mut self, name: &str, wanted: &Wanted, lanes: &impl Lanes) {
+        let last = self.context.source.last_served().remove(name);
+        let previous = wanted.previous.clone().map(|previous| Wanted { epoch: wanted.epoch, ..Wanted::of(previous) });
+        for wanted in last.into_iter().chain(previous).filter(|w| w.champion != wanted.champion) {
+            let version = &wanted.champion.version;
+            let Outcome { rejected, .. } = self.transact(name, &wanted, lanes);
+            if lanes.serving(name).is_some() {
+                tracing::warn!(model = name, version, "the champion was refused: the one before it serves");
+                return;
+            }
+            for Rejected { reason, .. } in rejected {
+                tracing::debug!(model = name, version, reason, "a former champion was refused too");
+            }
+        }
     }
 
     /// One log line and one count for each refusal, however often it is tried again.
@@ -238,21 +358,28 @@ impl Swapper {
     }
 
     /// Publishes the wanted set or leaves the present one.
-    fn transact(&mut self, name: &str, wanted: &Wanted, lanes: &impl Lanes) -> Vec<Rejected> {
+    fn transact(&mut self, name: &str, wanted: &Wanted, lanes: &impl Lanes) -> Outcome {
         let old = lanes.serving(name);
         let champion = match self.champion(name, &wanted.champion, old.as_deref()) {
-            Ok(champion) => champion,
-            Err(rejection) => return vec![rejection.of("champion", &wanted.champion.version)],
+            Ok(Some(champion)) => champion,
+            Ok(None) => return Outcome { champion_comes: true, ..Outcome::default() },
+            Err(rejection) => return rejection.of("champion", &wanted.champion.version).into(),
         };
-        let mut rejected: Vec<Rejected> = wanted
-            .misnamed
-            .iter()
-            .map(|(version, reason)| Stage::Fetch.reject(reason).of("challenger", version))
-            .collect();
+        let mut outcome = Outcome::default();
+        for (version, reason) in &wanted.misnamed {
+            outcome.rejected.push(Stage::Fetch.reject(reason).of("challenger", version));
+        }
         let challenger = wanted.challengers.first().and_then(|revision| {
-            self.challenger(name, revision, &champion, old.as_deref())
-                .map_err(|rejection| rejected.push(rejection.of("challenger", &revision.version)))
-                .ok()
+            match self.challenger(name, revision, &champion, old.as_deref()) {
+                Ok(challenger) => {
+                    outcome.challenger_comes = challenger.is_none();
+                    challenger
+                }
+                Err(rejection) => {
+                    outcome.rejected.push(rejection.of("challenger", &revision.version));
+                    None
+                }
+            }
         });
         if wanted.challengers.len() > 1 {
             let count = wanted.challengers.len();
@@ -265,17 +392,24 @@ impl Swapper {
                 && old.challenger.as_ref().map(Arc::as_ptr) == challenger.as_ref().map(Arc::as_ptr)
         });
         if unchanged {
-            return rejected;
+            return outcome;
         }
         let previous = old.as_ref().and_then(|old| {
             if same(&old.champion, &champion) { old.previous.clone() } else { Some(Arc::clone(&old.champion)) }
         });
         let (now, shadowed) = (Arc::clone(&champion), challenger.as_ref().map(|c| c.model.id.version.clone()));
-        let set = ServingSet { champion, challenger, previous, epoch: wanted.epoch };
+        let (tally, guard) = match &old {
+            Some(old) if same(&old.champion, &now) => (Arc::clone(&old.tally), old.guard.clone()),
+            Some(old) => (Arc::default(), self.guard(old, &now, wanted)),
+            None => (Arc::default(), None),
+        };
+        let set = ServingSet { champion, challenger, previous, tally, guard, epoch: wanted.epoch };
         match lanes.publish(name, set) {
             Ok(old) => self.retired.extend(old),
-            Err(reason) => return vec![Stage::Load.not_yet(reason).of("champion", &now.id.version)],
+            Err(reason) => return Stage::Load.not_yet(reason).of("champion", &now.id.version).into(),
         }
+        let served = if shadowed.is_some() { wanted.challengers.iter().take(1).cloned().collect() } else { vec![] };
+        self.context.source.note_served(name, &Wanted { challengers: served, ..wanted.clone() });
         let (champion, sha256) = (&now.id.version, &now.id.sha256);
         tracing::info!(model = name, champion, challenger = shadowed, epoch = wanted.epoch, sha256, "serving");
         for warning in &now.profile.warnings {
@@ -285,11 +419,28 @@ impl Swapper {
         if shadowed.is_some() {
             self.context.metrics.swap(name, "challenger", "published", "publish");
         }
-        rejected
+        outcome
     }
 
-    fn champion(&mut self, name: &str, wanted: &Revision, old: Option<&ServingSet>) -> Result<Arc<Model>, Rejection> {
-        let champion = self.obtain(name, wanted, Duty::Serve, old)?;
+    /// The watch over a champion that was promoted. Going back is not watched, so that nothing goes to and fro, and what
+    /// nobody promoted cannot be rolled back.
+    fn guard(&self, old: &ServingSet, champion: &Arc<Model>, wanted: &Wanted) -> Option<Arc<Guard>> {
+        let goes_back = old.previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, champion));
+        let promoted = wanted.epoch > old.epoch && old.champion.id.manifest_sha256.is_some();
+        if goes_back || !promoted || self.context.guard_period.is_zero() {
+            return None;
+        }
+        let previous = Arc::new(Challenger::previous(Arc::clone(&old.champion)));
+        Some(Arc::new(Guard::new(previous, &old.tally, self.context.guard_period)))
+    }
+
+    fn champion(
+        &mut self,
+        name: &str,
+        wanted: &Revision,
+        old: Option<&ServingSet>,
+    ) -> Result<Option<Arc<Model>>, Rejection> {
+        let Some(champion) = self.obtain(name, wanted, Duty::Serve, old)? else { return Ok(None) };
         if let Some(old) = old
             && !self.context.allow_signature_change
             // Going back is always allowed, and so is the manifest of what was served without one.
@@ -300,7 +451,7 @@ impl Swapper {
                 Stage::Verify.reject(format!("{reason} (serve with --allow-signature-change to accept it)"))
             })?;
         }
-        Ok(champion)
+        Ok(Some(champion))
     }
 
     fn challenger(
@@ -309,22 +460,22 @@ impl Swapper {
         wanted: &Revision,
         champion: &Arc<Model>,
         old: Option<&ServingSet>,
-    ) -> Result<Arc<Challenger>, Rejection> {
-        let model = self.obtain(name, wanted, Duty::Shadow, old)?;
+    ) -> Result<Option<Arc<Challenger>>, Rejection> {
+        let Some(model) = self.obtain(name, wanted, Duty::Shadow, old)? else { return Ok(None) };
         model.signature.can_shadow(&champion.signature).map_err(|e| Stage::Verify.reject(e))?;
         // The statistics are of one champion against one challenger: they go on only while both stay.
         let kept = old.filter(|old| Arc::ptr_eq(&old.champion, champion)).and_then(|old| old.challenger.clone());
-        Ok(kept.filter(|c| Arc::ptr_eq(&c.model, &model)).unwrap_or_else(|| Arc::new(Challenger::new(model))))
+        Ok(Some(kept.filter(|c| Arc::ptr_eq(&c.model, &model)).unwrap_or_else(|| Arc::new(Challenger::new(model)))))
     }
 
-    /// The model in memory if it is there, else fetched, probed and loaded.
+    /// The model in memory if it is there, else fetched, probed and loaded; `None` while it is being downloaded.
     fn obtain(
         &mut self,
         name: &str,
         wanted: &Revision,
         duty: Duty,
         old: Option<&ServingSet>,
-    ) -> Result<Arc<Model>, Rejection> {
+    ) -> Result<Option<Arc<Model>>, Rejection> {
         let in_memory: Vec<&Arc<Model>> = old
             .into_iter()
             .flat_map(|old| {
@@ -338,7 +489,7 @@ impl Swapper {
                 .iter()
                 .find(|m| m.id.version == wanted.version && m.id.manifest_sha256.as_ref() == Some(sha256))
         {
-            return Ok(Arc::clone(model));
+            return Ok(Some(Arc::clone(model)));
         }
         let (context, name, wanted) = (Arc::clone(&self.context), name.to_owned(), wanted.clone());
         let memory: Vec<Arc<Model>> = in_memory.into_iter().map(Arc::clone).collect();
@@ -351,6 +502,12 @@ impl Swapper {
             done.unwrap_or_else(|| (Err(Stage::Load.reject("loading it panicked, see the log")), HashMap::new()));
         self.profiles = profiles;
         model
+    }
+}
+
+impl From<Rejected> for Outcome {
+    fn from(rejected: Rejected) -> Self {
+        Self { rejected: vec![rejected], ..Self::default() }
     }
 }
 

@@ -34,10 +34,7 @@ impl LowPriority {
     pub(crate) fn start() -> std::io::Result<Self> {
         let (sender, work) = channel::<Work>();
         std::thread::Builder::new().name("load".into()).spawn(move || {
-            // On Linux a thread id is taken in the place of a process id and means that thread alone. Where the system
-            // refuses, the work is done at the priority that it has.
-            #[cfg(target_os = "linux")]
-            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+            lower_priority();
             work.into_iter().for_each(|work| work());
         })?;
         Ok(Self(sender))
@@ -55,6 +52,15 @@ impl LowPriority {
         self.0.send(Box::new(guarded)).ok()?;
         result.recv().ok()
     }
+}
+
+/// Lets others go before the calling thread: it gets about a tenth of what one of them gets. At the lowest priority (19, a
+/// seventieth) a server with all CPUs busy takes minutes to load a model. Where the system refuses, it works at the
+/// priority that it has.
+pub(crate) fn lower_priority() {
+    // On Linux a thread id is taken in the place of a process id and means that thread alone.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
 }
 
 /// Makes the calling thread run only on a CPU that nothing else wants, and leave it at once when something does.

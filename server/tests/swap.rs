@@ -200,7 +200,7 @@ fn a_bad_model_never_serves_and_the_reason_is_told() {
                 assert!(std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
             }),
         ),
-        ("external data", "verify", "external data", Box::new(|v| repo.install(v, "external"))),
+        ("weights that are not there", "fetch", "weights.bin: No such file", Box::new(|v| repo.install(v, "external"))),
         ("renamed input", "verify", "input", Box::new(|v| repo.install(v, "renamed"))),
         ("retyped input", "verify", "float64", Box::new(|v| repo.install(v, "retyped"))),
         ("a missing output", "verify", "no output \"forecast\"", Box::new(|v| repo.install(v, "fewer-outputs"))),

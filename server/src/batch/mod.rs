@@ -165,6 +165,9 @@ impl Lane {
         let result = self.run_parts(set, inputs, rows, call).await;
         let outcome = result.as_ref().map_or_else(PredictError::outcome, |_| Outcome::Ok);
         self.metrics.request(call.protocol, outcome, call.start.elapsed());
+        if let Some(end) = outcome.end() {
+            set.tally.request(end);
+        }
         result
     }
 

@@ -2,11 +2,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Job, Lane, PredictError};
 use crate::model::tensor::{self, Tensor};
 use crate::model::{Answer, Infer, RunError};
+use crate::serving::{Challenger, ServingSet};
 use crate::shadow::Pair;
 
 /// Runs jobs that share a set and a shape, and answers each of them. When a run of several fails, each job is run once
@@ -40,6 +41,7 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
     let took = start.elapsed();
     let signature = &set.champion.signature;
     lane.metrics.champion().run(signature, &outputs, rows, took);
+    set.tally.run(rows, took);
     let outputs: Arc<[Tensor]> = outputs.into();
     let finite = signature.not_finite(&outputs, 0..rows).is_none();
     let mut begin = 0;
@@ -52,18 +54,30 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
             None => Ok(Answer { outputs: Arc::clone(&outputs), rows: range }),
         });
     }
-    if let Some(challenger) = &set.challenger
-        && finite
-    {
-        let pair = Pair {
-            challenger: Arc::clone(challenger),
-            champion: Arc::clone(&set.champion),
-            inputs,
-            outputs,
-            rows,
-            took,
-        };
-        lane.shadow.offer(pair, &lane.metrics);
+    if finite {
+        shadow(lane, &set, inputs, outputs, rows, took);
+    }
+}
+
+/// Hands the rows to those that score them in the shadow: the challenger, and after a promotion the champion before.
+fn shadow(lane: &Lane, set: &ServingSet, inputs: Vec<Tensor>, outputs: Arc<[Tensor]>, rows: usize, took: Duration) {
+    let pair = |challenger: &Arc<Challenger>, inputs| Pair {
+        challenger: Arc::clone(challenger),
+        champion: Arc::clone(&set.champion),
+        inputs,
+        outputs: Arc::clone(&outputs),
+        rows,
+        took,
+    };
+    let guard = set.guard.as_ref().filter(|guard| guard.is_active());
+    match (&set.challenger, guard) {
+        (None, None) => {}
+        (Some(challenger), None) => lane.shadow.offer(pair(challenger, inputs), &lane.metrics),
+        (None, Some(guard)) => lane.shadow.offer(pair(&guard.previous, inputs), &lane.metrics),
+        (Some(challenger), Some(guard)) => {
+            lane.shadow.offer(pair(challenger, inputs.clone()), &lane.metrics);
+            lane.shadow.offer(pair(&guard.previous, inputs), &lane.metrics);
+        }
     }
 }
 

@@ -76,12 +76,8 @@ impl Fixture {
         let shadow = Shadow::start(shadow, Arc::clone(&metrics)).expect("a thread");
         let lane = Arc::new(Lane::new("m", limits, metrics, shadow));
         let challenger = challenger.map(|model| Arc::new(Challenger::new(Arc::new(model))));
-        lane.serving.publish(ServingSet {
-            champion: Arc::new(model(echo, inline)),
-            challenger,
-            previous: None,
-            epoch: 1,
-        });
+        let champion = Arc::new(model(echo, inline));
+        lane.serving.publish(ServingSet { challenger, ..ServingSet::of(champion, 1) });
         let set = lane.serving.get().expect("published");
         let workers = worker::start(&lane, workers).expect("threads");
         Self { lane, set, runs: Arc::clone(&echo.runs), workers }
@@ -250,7 +246,7 @@ async fn a_leader_that_follows_an_abandoned_job_runs_its_own_model() {
         assert_eq!(abandoned.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending);
     }
     let champion = Arc::new(model(&new, true));
-    fixture.lane.serving.publish(ServingSet { champion, challenger: None, previous: None, epoch: 2 });
+    fixture.lane.serving.publish(ServingSet::of(champion, 2));
     fixture.set = fixture.lane.serving.get().expect("published");
     assert_eq!(fixture.ask(2.0).await, Ok(2.0));
     assert!(old.runs.lock().expect("no panic").is_empty());

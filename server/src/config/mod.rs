@@ -15,6 +15,7 @@ use crate::engine::Options;
 use crate::model::Threads;
 use crate::probe::Probe;
 use crate::shadow;
+use crate::source;
 use settings::Setting;
 
 /// The longest duration that makes sense anywhere; more would overflow the clock.
@@ -39,6 +40,8 @@ pub struct Config {
     pub default_model: Option<String>,
     /// Connections at a time.
     pub max_connections: usize,
+    /// A file whose text opens the calls that change something.
+    pub admin_token_file: Option<PathBuf>,
     /// Bytes of a body.
     pub body_limit: usize,
     /// Bytes of all bodies at a time.
@@ -87,7 +90,7 @@ pub fn command() -> Command {
     let mut command = Command::new("serve")
         .about("Serves the models of a repository")
         .long_about(
-            "Serves the models of a repository: a folder or one .onnx file.\n\n\
+            "Serves the models of a repository: a folder, an S3 bucket, or one .onnx file.\n\n\
              A model's folder holds versions and, when it has a champion and challengers, aliases.json. The champion answers \
              POST /predict; the challenger scores the same rows in the shadow. Writing a new aliases.json swaps them while \
              they serve.",
@@ -96,6 +99,7 @@ pub fn command() -> Command {
             "Examples:\n  \
              onnxd serve models\n  \
              onnxd serve model.onnx --http 0.0.0.0:8080\n  \
+             onnxd serve s3://bucket/models --cache /var/cache/onnxd\n  \
              ONNXD_WORKERS=4 onnxd serve models --print-config\n\n\
              A request:\n  \
              curl -X POST http://localhost:8080/predict -H 'Content-Type: application/json' \\\n    \
@@ -110,20 +114,24 @@ pub fn command() -> Command {
         );
     for group in settings::GROUPS {
         for setting in group.settings {
-            command = command.arg(argument(setting).help_heading(group.title));
+            let arg = argument(setting).help_heading(group.title);
+            command = command.arg(if setting.name == "repository" { arg } else { arg.long(setting.name) });
         }
     }
     command
+}
+
+/// Adds some of the settings to another command, the repository as a flag too.
+#[must_use]
+pub fn with_settings(command: Command, names: &[&str]) -> Command {
+    let named = settings::all().filter(|setting| names.contains(&setting.name));
+    named.fold(command, |command, setting| command.arg(argument(setting).long(setting.name)))
 }
 
 fn argument(setting: &'static Setting) -> Arg {
     let default = if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) };
     let help = format!("{}{default} [env: {}]", setting.help, setting.variable());
     let arg = Arg::new(setting.name).help(help);
-    if setting.name == "repository" {
-        return arg.value_name("REPOSITORY");
-    }
-    let arg = arg.long(setting.name);
     if setting.is_switch() { arg.action(ArgAction::SetTrue) } else { arg.value_name(setting.value) }
 }
 
@@ -177,6 +185,32 @@ impl Raw {
         text
     }
 
+    /// Where the repository is, for the commands that need nothing else. They keep no cache.
+    ///
+    /// # Errors
+    /// One sentence for each value that cannot be used.
+    pub fn source(&self) -> Result<source::Options, Vec<String>> {
+        let mut reader = Reader { raw: self, mistakes: vec![] };
+        let options = source::Options { cache: None, ..reader.source() };
+        if reader.mistakes.is_empty() { Ok(options) } else { Err(reader.mistakes) }
+    }
+
+    /// How a model is tried out, and with which ONNX Runtime.
+    ///
+    /// # Errors
+    /// One sentence for each value that cannot be used.
+    pub fn probe(&self) -> Result<(Option<PathBuf>, Probe), Vec<String>> {
+        let mut reader = Reader { raw: self, mistakes: vec![] };
+        let (onnxruntime, probe) = (reader.optional("onnxruntime").map(PathBuf::from), reader.probe());
+        if reader.mistakes.is_empty() { Ok((onnxruntime, probe)) } else { Err(reader.mistakes) }
+    }
+
+    /// Whether a switch is on.
+    #[must_use]
+    pub fn is_on(&self, name: &'static str) -> bool {
+        self.0.get(name).is_some_and(|(value, _)| value == "true")
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
@@ -189,7 +223,7 @@ impl Raw {
             Threads { http: r.count_or("http-threads", auto.http), workers: r.count_or("workers", auto.workers) };
         let config = Config {
             engine: Options {
-                repository: r.text("repository").into(),
+                source: r.source(),
                 onnxruntime: r.optional("onnxruntime").map(PathBuf::from),
                 threads,
                 queue: batch::Limits {
@@ -205,11 +239,8 @@ impl Raw {
                 },
                 poll_interval: r.duration("poll-interval", Duration::from_millis(100)),
                 allow_signature_change: r.parse("allow-signature-change", "true or false", bool::from_str),
-                probe: Probe {
-                    executable: None,
-                    timeout: r.duration("probe-timeout", Duration::from_secs(1)),
-                    memory: r.size("probe-memory"),
-                },
+                guard_period: r.duration("guard-period", Duration::ZERO),
+                probe: r.probe(),
             },
             cpus,
             http: r.address("http").unwrap_or_else(|| {
@@ -220,6 +251,7 @@ impl Raw {
             ports_file: r.optional("ports-file").map(PathBuf::from),
             default_model: r.optional("default-model"),
             max_connections: r.count("max-connections"),
+            admin_token_file: r.optional("admin-token-file").map(PathBuf::from),
             body_limit: usize::try_from(r.size("body-limit")).unwrap_or(usize::MAX),
             bodies_limit: usize::try_from(r.size("bodies-limit")).unwrap_or(usize::MAX),
             drain_delay: r.duration("drain-delay", Duration::ZERO),
@@ -232,6 +264,13 @@ impl Raw {
     }
 }
 
+/// Where programs keep what they can get again.
+fn cache_folder() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("onnxd"))
+}
+
 /// Reads values and remembers what is wrong with them.
 struct Reader<'a> {
     raw: &'a Raw,
@@ -239,6 +278,28 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn probe(&mut self) -> Probe {
+        let timeout = self.duration("probe-timeout", Duration::from_secs(1));
+        Probe { executable: None, timeout, memory: self.size("probe-memory") }
+    }
+
+    fn source(&mut self) -> source::Options {
+        let models = self.text("models");
+        source::Options {
+            repository: self.text("repository").into(),
+            models: models.split(',').map(str::trim).filter(|m| !m.is_empty()).map(Into::into).collect(),
+            s3_endpoint: self.optional("s3-endpoint"),
+            cache: match self.text("cache").as_str() {
+                "off" => None,
+                "auto" => cache_folder(),
+                folder => Some(folder.into()),
+            },
+            cache_bytes: self.size("cache-size"),
+            model_bytes: self.size("model-limit"),
+            require_signature: self.optional("require-signature").map(PathBuf::from),
+        }
+    }
+
     fn text(&self, name: &'static str) -> String {
         self.raw.0[name].0.clone()
     }

@@ -49,15 +49,25 @@ macro_rules! settings {
 
 settings! {
     "Models" {
-        "repository" "PATH" = "models", "The model repository: a folder with <model>/aliases.json or <model>/<version>/model.onnx, or one .onnx file.";
+        "repository" "PATH" = "models", "The model repository: a folder or s3://bucket/prefix with <model>/aliases.json or <model>/<version>/model.onnx, or one .onnx file.";
+        "models" "NAMES" = "", "Only these models of the repository, with commas between. Of a bucket, names that are given need not be listed.";
         "default-model" "NAME" = "", "The model that answers /predict. Not needed when the repository holds one model.";
-        "poll-interval" "DURATION" = "5s", "How often the repository is read when the system tells of no change (network file systems never tell).";
+        "poll-interval" "DURATION" = "5s", "How often the repository is read when the system tells of no change (buckets and network file systems never tell).";
+        "guard-period" "DURATION" = "10m", "How long a new champion is watched after a promotion: when it fails, or is slow, not finite or alerting far beyond the one before, it is rolled back. 0s: not at all.";
+        "require-signature" "FILE" = "", "Public keys (Ed25519, PEM): only versions load whose manifest.json.sig was made by one of them.";
+        "model-limit" "SIZE" = "2GiB", "The files of one version together; they are held in memory while it is tried out and loaded.";
         "allow-signature-change" "BOOL" = "false", "Lets a champion replace one that takes or gives other things. Clients of the old one may get errors.";
         "onnxruntime" "FILE" = "", "The ONNX Runtime library, 1.31 or newer. Otherwise looked for in ORT_DYLIB_PATH, beside the executable, in .venv, in the system's library path.";
+    }
+    "S3" {
+        "s3-endpoint" "URL" = "", "Another S3 server than Amazon's, such as http://localhost:9000; buckets are then named in the path. Credentials and region come from where AWS tools look for them: environment, ~/.aws, the pod's or the instance's role.";
+        "cache" "FOLDER" = "auto", "Where what an S3 repository gave is kept, so that a start without it serves. auto: $XDG_CACHE_HOME/onnxd or ~/.cache/onnxd; off: nowhere.";
+        "cache-size" "SIZE" = "10GiB", "What the cache may hold; what was not used for longest goes first, what serves never.";
     }
     "Listeners" {
         "http" "ADDRESS" = "127.0.0.1:8080", "Where requests are taken. Port 0 takes any free one; containers need 0.0.0.0:8080.";
         "ops" "ADDRESS" = "127.0.0.1:8082", "Where health, metrics and status are told. 'off' closes it.";
+        "admin-token-file" "FILE" = "", "Its text is the bearer token for POST /models/{model}/promote, /rollback and /reload on the operations port; read at each call. Without it they are refused.";
         "ports-file" "FILE" = "", "Writes the bound addresses to this file, as JSON, once they can be connected to.";
         "max-connections" "COUNT" = "4096", "Connections served at a time; more wait in the system's backlog.";
         "body-limit" "SIZE" = "16MiB", "The largest body of a request; for NDJSON, the longest line.";

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::batch::PredictError;
 use crate::codec::DecodeError;
+use crate::promotion::ChangeError;
 
 /// An error answer.
 #[derive(Debug)]
@@ -41,7 +42,8 @@ impl Problem {
     }
 
     pub(super) const fn wrong_method() -> Self {
-        let detail = Cow::Borrowed("this path takes another method: predictions are POST, the rest is GET");
+        let detail =
+            Cow::Borrowed("this path takes another method: predictions and admin calls are POST, the rest is GET");
         Self { status: StatusCode::METHOD_NOT_ALLOWED, detail, field: None }
     }
 
@@ -73,6 +75,9 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response
     }
 }
@@ -100,5 +105,16 @@ impl From<PredictError> for Problem {
             PredictError::Model(_) | PredictError::NonFinite(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, detail: Cow::Owned(error.to_string()), field: None }
+    }
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
+        let status = match error {
+            ChangeError::Lost(_) => StatusCode::CONFLICT,
+            ChangeError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ChangeError::Failed(_) => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, error.to_string())
     }
 }

@@ -1,5 +1,6 @@
 //! The HTTP doors: data (predictions) and operations (health, metrics, status), each a router without a socket.
 
+mod admin;
 mod error;
 mod ndjson;
 mod observe;
@@ -8,6 +9,7 @@ mod predict;
 pub mod serve;
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -15,7 +17,7 @@ use axum::Router;
 use axum::http::header::X_CONTENT_TYPE_OPTIONS;
 use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tower::Service;
@@ -29,12 +31,27 @@ use tower_http::set_header::SetResponseHeaderLayer;
 /// Bodies are counted in pieces of this many bytes. One that is smaller costs less than its connection and is not counted.
 const BODY_UNIT: usize = 16 << 10;
 
+/// What the doors let in.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    /// The model that answers `/predict`; without one, the only model of the repository does.
+    pub default_model: Option<String>,
+    /// The file of the token that opens the admin calls; without one they are refused.
+    pub admin_token: Option<PathBuf>,
+    /// Bytes of a body.
+    pub body_limit: usize,
+    /// Bytes of all bodies at a time.
+    pub bodies_limit: usize,
+}
+
 /// What the handlers share.
 pub struct State {
     /// The models.
     pub engine: Engine,
     /// The model behind `/predict`.
     default_model: OnceLock<String>,
+    /// The file of the token that opens the admin calls.
+    admin_token: Option<PathBuf>,
     body_limit: usize,
     /// Room for all bodies together, in units of [`BODY_UNIT`].
     bodies: Semaphore,
@@ -43,13 +60,22 @@ pub struct State {
 }
 
 impl State {
-    /// `default_model` answers `/predict`; without one, the only model of the repository does.
+    /// Requests to an engine, as the settings say.
     #[must_use]
-    pub fn new(engine: Engine, default_model: Option<String>, body_limit: usize, bodies_limit: usize) -> Arc<Self> {
+    pub fn new(engine: Engine, doors: Doors) -> Arc<Self> {
+        let Doors { default_model, admin_token, body_limit, bodies_limit } = doors;
         let routes = Routes::new(engine.metrics());
         let default_model = default_model.map(OnceLock::from).unwrap_or_default();
         let bodies = Semaphore::new((bodies_limit / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS));
-        Arc::new(Self { engine, default_model, body_limit, bodies, draining: AtomicBool::new(false), routes })
+        Arc::new(Self {
+            engine,
+            default_model,
+            admin_token,
+            body_limit,
+            bodies,
+            draining: AtomicBool::new(false),
+            routes,
+        })
     }
 
     /// Makes the server not ready; requests are still answered.
@@ -140,6 +166,9 @@ pub fn operations(state: Arc<State>) -> impl Door {
         .route("/metrics", get(ops::metrics))
         .route("/status", get(ops::status))
         .route("/models/{model}/shadow", get(ops::shadow))
+        .route("/models/{model}/reload", post(admin::reload))
+        .route("/models/{model}/promote", post(admin::promote))
+        .route("/models/{model}/rollback", post(admin::roll_back))
         // People open this port in a browser.
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
     Observe::new(finish(router, &state), state)

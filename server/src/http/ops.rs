@@ -1,6 +1,6 @@
 //! Health, metrics, status and the shadow's state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -11,11 +11,15 @@ use serde::Serialize;
 
 use super::State;
 use super::error::Problem;
+use crate::batch::Lane;
+use crate::engine::Engine;
+use crate::guard::GuardStatus;
 use crate::metrics::{Loaded, Page};
 use crate::model::Model;
 use crate::model::check::Profile;
 use crate::serving::ServingSet;
 use crate::shadow::stats::Statistics;
+use crate::source::Download;
 use crate::swap::{Report, unix};
 
 /// The process runs.
@@ -26,9 +30,19 @@ pub(super) async fn live() -> &'static str {
 /// The server takes traffic.
 pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
     match state.readiness() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => ready_text(&state).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
+}
+
+/// A server that cannot read its repository stays ready, and says how old what it serves may be.
+fn ready_text(state: &State) -> String {
+    let reading = state.engine.reading();
+    let Some(error) = reading.error else { return "ready\n".into() };
+    let age = reading.read_at.and_then(|at| at.elapsed().ok());
+    let age = age.map_or_else(|| "never".into(), |age| format!("{} s ago", age.as_secs()));
+    let what = if reading.from_cache { "what serves is from the cache" } else { "what serves goes on" };
+    format!("ready, but the repository cannot be read ({error}); it was last read {age}; {what}\n")
 }
 
 /// Every model was tried once; from then on readiness tells the rest.
@@ -63,6 +77,7 @@ pub(super) async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
         ready: state.readiness().is_ok(),
         onnxruntime: &onnxruntime,
         loaded: loaded.collect(),
+        source: (state.engine.source().kind(), state.engine.reading().read_at.map(unix)),
         queues: lanes.values().map(|lane| (lane.name.as_str(), lane.queued_rows())).collect(),
     };
     let text = state.engine.metrics().render() + &page.render();
@@ -74,10 +89,38 @@ struct Status {
     version: &'static str,
     onnxruntime: String,
     ready: bool,
-    repository: String,
-    repository_error: Option<String>,
-    watching: bool,
+    source: SourceStatus,
+    downloads: Vec<Download>,
     models: Vec<ModelStatus>,
+}
+
+/// Where models come from and how reading it goes.
+#[derive(Serialize)]
+struct SourceStatus {
+    kind: &'static str,
+    repository: String,
+    /// Why it cannot be read at present.
+    error: Option<String>,
+    /// When it was last read without an error (Unix time), by this server or by one before it with the same cache.
+    read_at: Option<f64>,
+    /// Whether what serves was taken from the cache, without asking the repository.
+    from_cache: bool,
+    /// Whether the system tells of changes.
+    watching: bool,
+}
+
+impl SourceStatus {
+    fn of(engine: &Engine) -> Self {
+        let reading = engine.reading();
+        Self {
+            kind: engine.source().kind(),
+            repository: engine.options().source.repository.display().to_string(),
+            error: reading.error,
+            read_at: reading.read_at.map(unix),
+            from_cache: reading.from_cache,
+            watching: engine.is_watching(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -87,9 +130,34 @@ struct ModelStatus {
     champion: Option<Member>,
     challenger: Option<Member>,
     previous: Option<Member>,
+    guard: Option<GuardStatus>,
     queued_rows: usize,
     #[serde(flatten)]
     report: Report,
+}
+
+impl ModelStatus {
+    fn of(name: String, lanes: &BTreeMap<String, Arc<Lane>>, report: Report) -> Self {
+        let lane = lanes.get(&name);
+        let set = lane.and_then(|lane| lane.serving.get());
+        let set = set.as_deref();
+        Self {
+            epoch: set.map_or(0, |s| s.epoch),
+            champion: set.map(|s| Member::of(&s.champion)),
+            challenger: set.and_then(|s| s.challenger.as_ref()).map(|c| Member::of(&c.model)),
+            previous: set.and_then(|s| s.previous.as_ref()).map(|m| Member::of(m)),
+            guard: set.and_then(|s| s.guard.as_ref()).map(|guard| guard.status()),
+            queued_rows: lane.map_or(0, |lane| lane.queued_rows()),
+            report,
+            name,
+        }
+    }
+}
+
+/// The status of one model.
+pub(super) fn model_status(state: &State, name: &str) -> impl Serialize + use<> {
+    let report = state.engine.reports().remove(name).unwrap_or_default();
+    ModelStatus::of(name.into(), &state.engine.lanes(), report)
 }
 
 #[derive(Serialize)]
@@ -120,30 +188,17 @@ pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Response {
     let lanes = state.engine.lanes();
     // What was never published has a report only, what lost its folder serves without one.
     let names: BTreeSet<String> = lanes.keys().chain(reports.keys()).cloned().collect();
-    let models = names
-        .into_iter()
-        .map(|name| {
-            let lane = lanes.get(&name);
-            let set = lane.and_then(|lane| lane.serving.get());
-            let set = set.as_deref();
-            ModelStatus {
-                epoch: set.map_or(0, |s| s.epoch),
-                champion: set.map(|s| Member::of(&s.champion)),
-                challenger: set.and_then(|s| s.challenger.as_ref()).map(|c| Member::of(&c.model)),
-                previous: set.and_then(|s| s.previous.as_ref()).map(|m| Member::of(m)),
-                queued_rows: lane.map_or(0, |lane| lane.queued_rows()),
-                report: reports.remove(&name).unwrap_or_default(),
-                name,
-            }
-        })
-        .collect();
+    let models = names.into_iter().map(|name| {
+        let report = reports.remove(&name).unwrap_or_default();
+        ModelStatus::of(name, &lanes, report)
+    });
+    let models = models.collect();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         onnxruntime: state.engine.runtime().version(),
         ready: state.readiness().is_ok(),
-        repository: state.engine.options().repository.display().to_string(),
-        repository_error: state.engine.unreadable(),
-        watching: state.engine.is_watching(),
+        source: SourceStatus::of(&state.engine),
+        downloads: state.engine.source().downloads(),
         models,
     };
     Json(status).into_response()

@@ -134,7 +134,7 @@ impl Profile {
 /// # Errors
 /// At `load` what ONNX Runtime says, at `verify` what does not fit, at `golden` the sample that differs.
 pub fn open(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signature), Rejection> {
-    let (mut session, io) = session::load(runtime, &artifact.onnx, 1).map_err(|e| Stage::Load.reject(e))?;
+    let (mut session, io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
     let signature = Signature::new(&io, artifact.manifest.as_deref()).map_err(|e| Stage::Verify.reject(e))?;
     session.select_outputs(&signature);
     match &artifact.manifest {
@@ -156,7 +156,13 @@ pub fn open(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signatur
 /// # Errors
 /// The first proof that fails.
 pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Rejection> {
-    let Lint { mut warnings, nodes, steady } = graph::lint(&artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
+    prove(runtime, artifact).map(|(_, _, profile)| profile)
+}
+
+/// [`examine`], and what was proved.
+pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signature, Profile), Rejection> {
+    let Lint { mut warnings, nodes, steady } =
+        graph::lint(&artifact.onnx, &artifact.files()).map_err(|e| Stage::Verify.reject(e))?;
     let (mut session, signature) = open(runtime, artifact)?;
     let limit = artifact.manifest.as_ref().and_then(|m| m.limits.max_batch).unwrap_or(DEFAULT_MAX_BATCH);
     let fixed = signature.fixed_rows.is_some();
@@ -175,10 +181,11 @@ pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Reject
         warnings.push(format!("one row takes {:.1} ms ({nodes} nodes)", one_row_us / 1000.0));
     }
     let steady = steady && signature.inputs.iter().all(|input| input.row_shape.iter().all(Option::is_some));
-    Ok(Profile { invariance, max_batch, one_row_us, row_in_batch_us, steady, nodes, warnings })
+    let profile = Profile { invariance, max_batch, one_row_us, row_in_batch_us, steady, nodes, warnings };
+    Ok((session, signature, profile))
 }
 
-fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, String> {
+pub(super) fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, String> {
     let outputs = session.run(inputs, Instant::now() + RUN_LIMIT).map_err(|e| match e {
         RunError::Deadline => format!("a run of {rows} rows did not end in {} s", RUN_LIMIT.as_secs()),
         RunError::Failed(reason) => reason,
@@ -253,7 +260,7 @@ fn sample_rows(signature: &Signature, manifest: Option<&Manifest>) -> Result<Vec
 }
 
 /// Small deterministic values of each input's type and shape; free dimensions are 1.
-fn invented_rows(signature: &Signature, rows: usize) -> Vec<Tensor> {
+pub(super) fn invented_rows(signature: &Signature, rows: usize) -> Vec<Tensor> {
     let rows = signature.fixed_rows.unwrap_or(rows);
     let small = |i: usize| f64::from(u8::try_from(i * 7919 % 13).unwrap_or(0)) / 4.0;
     signature
@@ -267,7 +274,7 @@ fn invented_rows(signature: &Signature, rows: usize) -> Vec<Tensor> {
         .collect()
 }
 
-fn single(rows: &[Tensor], i: usize) -> Vec<Tensor> {
+pub(super) fn single(rows: &[Tensor], i: usize) -> Vec<Tensor> {
     rows.iter().map(|t| t.slice_rows(i..i + 1)).collect()
 }
 
@@ -313,7 +320,7 @@ fn invariance(session: &mut Session, rows: &[Tensor]) -> Result<Invariance, Reje
     Ok(result)
 }
 
-fn near(a: &[f64], b: &[f64]) -> bool {
+pub(super) fn near(a: &[f64], b: &[f64]) -> bool {
     a.len() == b.len()
         && a.iter().zip(b).all(|(a, b)| (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-6 + 1e-5 * a.abs())
 }

@@ -8,170 +8,36 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use super::onnx::{Graph, Model, Node, TensorProto};
+use super::external::{self, Files};
+use super::facts::{Facts, Problem};
+use super::onnx::{Graph, Model, Node, SparseTensor, TensorProto};
+use super::operators::{GIVES_FLOAT, KEEPS_TYPE};
 
-const FLOAT: i32 = 1;
+pub(super) const FLOAT: i32 = 1;
 const INT32: i32 = 6;
 const INT64: i32 = 7;
 const BOOL: i32 = 9;
+/// More nodes than a model for rows has that was exported well.
+pub(crate) const MANY_NODES: usize = 500;
 /// float32, float16, float64, bfloat16.
 const FLOATS: [i32; 4] = [FLOAT, 10, 11, 16];
 /// The domain of the standard operators has two names.
-const STANDARD: [&str; 2] = ["", "ai.onnx"];
-
-/// Standard operators whose first output has the type of their first input.
-const KEEPS_TYPE: &[&str] = &[
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Add",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "AveragePool",
-    "BatchNormalization",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Compress",
-    "Concat",
-    "Conv",
-    "ConvTranspose",
-    "Cos",
-    "Cosh",
-    "CumSum",
-    "DepthToSpace",
-    "Div",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Expand",
-    "Flatten",
-    "Floor",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Gelu",
-    "Gemm",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "GroupNormalization",
-    "HardSigmoid",
-    "HardSwish",
-    "Hardmax",
-    "Identity",
-    "InstanceNormalization",
-    "LRN",
-    "LayerNormalization",
-    "LeakyRelu",
-    "Log",
-    "LogSoftmax",
-    "LpNormalization",
-    "MatMul",
-    "Max",
-    "MaxPool",
-    "Mean",
-    "Min",
-    "Mish",
-    "Mod",
-    "Mul",
-    "Neg",
-    "PRelu",
-    "Pad",
-    "Pow",
-    "Reciprocal",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-    "Relu",
-    "Reshape",
-    "Resize",
-    "Round",
-    "ScatterElements",
-    "ScatterND",
-    "Selu",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Slice",
-    "Softmax",
-    "Softplus",
-    "Softsign",
-    "SpaceToDepth",
-    "Split",
-    "Sqrt",
-    "Squeeze",
-    "Sub",
-    "Sum",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-    "Tile",
-    "TopK",
-    "Transpose",
-    "Trilu",
-    "Unsqueeze",
-];
-/// Operators of `ai.onnx.ml` that give float32.
-const GIVES_FLOAT: &[&str] = &[
-    "Binarizer",
-    "FeatureVectorizer",
-    "LinearRegressor",
-    "Normalizer",
-    "OneHotEncoder",
-    "SVMRegressor",
-    "Scaler",
-    "TreeEnsembleRegressor",
-];
-/// Operators whose time or memory the values of a request can decide.
-const UNSTEADY: &[&str] = &[
-    "Compress",
-    "ConstantOfShape",
-    "Expand",
-    "If",
-    "Loop",
-    "NonZero",
-    "Pad",
-    "Range",
-    "Resize",
-    "Scan",
-    "SequenceMap",
-    "Tile",
-    "Unique",
-    "Upsample",
-];
+pub(super) const STANDARD: [&str; 2] = ["", "ai.onnx"];
 
 /// What is known of a value while the graph is walked.
 #[derive(Clone, Copy, Default)]
-struct Known {
+pub(super) struct Known {
     /// ONNX element type; 0 when it was not proved.
-    dtype: i32,
+    pub(super) dtype: i32,
     /// A constant that anything may be divided by.
     divides: bool,
+    /// A constant `false`.
+    pub(super) no: bool,
 }
 
-/// The values that are in sight: those of the innermost graph last.
-struct Scopes<'a>(Vec<HashMap<&'a str, Known>>);
-
-impl<'a> Scopes<'a> {
-    fn get(&self, name: &str) -> Known {
-        self.0.iter().rev().find_map(|scope| scope.get(name)).copied().unwrap_or_default()
-    }
-
-    fn set(&mut self, name: &'a str, known: Known) {
-        if let Some(scope) = self.0.last_mut() {
-            scope.insert(name, known);
-        }
+impl Known {
+    const fn typed(dtype: i32) -> Self {
+        Self { dtype, divides: false, no: false }
     }
 }
 
@@ -186,27 +52,51 @@ pub struct Lint {
     pub steady: bool,
 }
 
-/// Refuses a graph that could kill the process.
+/// Refuses a graph that could kill the process, or whose weights lie outside of `files`: names and sizes of those that
+/// come with it.
 ///
 /// # Errors
-/// One sentence that names the node.
-pub fn lint(onnx: &[u8]) -> Result<Lint, String> {
-    let model = Model::decode(onnx).map_err(|_| not_onnx(onnx))?;
-    let graph = model.graph.ok_or_else(|| not_onnx(onnx))?;
+/// One sentence that names the node or the weights.
+pub fn lint(onnx: &[u8], files: &[(&str, u64)]) -> Result<Lint, String> {
+    let (model, graph) = parse(onnx)?;
+    let facts = walk(&model, &graph, files);
+    if let Some(problem) = facts.problems.into_iter().next() {
+        return Err(problem.text);
+    }
+    let mut warnings: Vec<String> = facts.unused.iter().map(|name| unused(name)).collect();
+    let nodes = facts.nodes;
+    if nodes > MANY_NODES {
+        warnings.push(format!("{nodes} nodes: a tree ensemble exported as one node loads and runs far faster"));
+    }
+    Ok(Lint { warnings, nodes, steady: facts.unsteady.is_empty() && model.functions.is_empty() })
+}
+
+/// What is said of a file of weights that is there for nothing.
+pub(crate) fn unused(name: &str) -> String {
+    format!("no weights lie in {name}: take it out of the manifest's artifact.external_data, and out of the folder")
+}
+
+/// Looks at every node and every constant.
+pub(super) fn walk(model: &Model, graph: &Graph, files: &[(&str, u64)]) -> Facts {
+    let mut walk = Walk { scopes: vec![], files: Files::new(files), facts: Facts::default() };
+    walk.graph(graph);
+    for function in &model.functions {
+        // Types are not written in functions, so that only constant divisors pass.
+        walk.scopes = vec![HashMap::new()];
+        walk.nodes(&function.node);
+    }
+    walk.facts.unused = walk.files.unused().map(str::to_owned).collect();
+    walk.facts
+}
+
+/// Takes a model file apart.
+pub(super) fn parse(onnx: &[u8]) -> Result<(Model, Graph), String> {
+    let mut model = Model::decode(onnx).map_err(|_| not_onnx(onnx))?;
+    let graph = model.graph.take().ok_or_else(|| not_onnx(onnx))?;
     if graph.node.is_empty() {
         return Err("the model has no nodes".into());
     }
-    let mut lint = Lint { steady: model.functions.is_empty(), ..Lint::default() };
-    walk(&graph, &mut Scopes(vec![]), &mut lint)?;
-    for function in &model.functions {
-        // Types are not written in functions, so that only constant divisors pass.
-        nodes(&function.node, &mut Scopes(vec![HashMap::new()]), &mut lint)?;
-    }
-    if lint.nodes > 500 {
-        let nodes = lint.nodes;
-        lint.warnings.push(format!("{nodes} nodes: a tree ensemble exported as one node loads and runs far faster"));
-    }
-    Ok(lint)
+    Ok((model, graph))
 }
 
 /// Says what a file that is no model most likely is.
@@ -231,87 +121,127 @@ fn not_onnx(bytes: &[u8]) -> String {
     format!("the model file {what}")
 }
 
-fn walk<'a>(graph: &'a Graph, scopes: &mut Scopes<'a>, lint: &mut Lint) -> Result<(), String> {
-    scopes.0.push(HashMap::new());
-    for input in &graph.input {
-        let dtype = input.r#type.as_ref().and_then(|t| t.tensor.as_ref()).map_or(0, |t| t.elem_type);
-        scopes.set(&input.name, Known { dtype, divides: false });
-    }
-    let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
-    for tensor in graph.initializer.iter().chain(sparse) {
-        scopes.set(&tensor.name, constant(tensor)?);
-    }
-    nodes(&graph.node, scopes, lint)?;
-    scopes.0.pop();
-    Ok(())
+/// A walk through the graph, in the order in which it runs.
+struct Walk<'a> {
+    /// The values that are in sight: those of the innermost graph last.
+    scopes: Vec<HashMap<&'a str, Known>>,
+    files: Files<'a>,
+    facts: Facts,
 }
 
-fn nodes<'a>(list: &'a [Node], scopes: &mut Scopes<'a>, lint: &mut Lint) -> Result<(), String> {
-    for node in list {
-        lint.nodes += 1;
-        let op = node.op_type.as_str();
-        let standard = STANDARD.contains(&node.domain.as_str());
-        lint.steady &= !UNSTEADY.contains(&op);
-        let inputs: Vec<Known> = node.input.iter().map(|name| scopes.get(name)).collect();
-        let is = |i: usize| inputs.get(i).copied().unwrap_or_default();
-        if standard && matches!(op, "Div" | "Mod") {
-            // Both inputs have one type, so it is enough to know that of one.
-            let float = [is(0), is(1)].iter().any(|known| FLOATS.contains(&known.dtype));
-            if !float && !is(1).divides {
-                return Err(format!(
-                    "node {:?} ({op}) may divide integers by 0 or -1, which could kill the process: cast to float before \
-                     dividing, or divide by a constant",
-                    node.name
-                ));
-            }
-        }
-        for attribute in &node.attribute {
-            if let Some(tensor) = &attribute.t {
-                constant(tensor)?;
-            }
-            for body in attribute.g.iter().chain(&attribute.graphs) {
-                walk(body, scopes, lint)?;
-            }
-        }
-        for (i, output) in node.output.iter().enumerate() {
-            let known = match i {
-                0 => first_output(node, standard, &inputs)?,
-                _ if standard && op == "Split" => Known { dtype: is(0).dtype, divides: false },
-                _ => Known::default(),
-            };
-            scopes.set(output, known);
+impl<'a> Walk<'a> {
+    fn get(&self, name: &str) -> Known {
+        self.scopes.iter().rev().find_map(|scope| scope.get(name)).copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, name: &'a str, known: Known) {
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.insert(name, known);
         }
     }
-    Ok(())
+
+    fn graph(&mut self, graph: &'a Graph) {
+        self.scopes.push(HashMap::new());
+        for input in &graph.input {
+            let dtype = input.r#type.as_ref().and_then(|t| t.tensor.as_ref()).map_or(0, |t| t.elem_type);
+            self.set(&input.name, Known::typed(dtype));
+        }
+        for sparse in &graph.sparse_initializer {
+            self.sparse(sparse);
+            if let Some(values) = &sparse.values {
+                self.set(&values.name, constant(values));
+            }
+        }
+        for tensor in &graph.initializer {
+            self.tensor(tensor);
+            self.set(&tensor.name, constant(tensor));
+        }
+        self.nodes(&graph.node);
+        self.scopes.pop();
+    }
+
+    fn nodes(&mut self, list: &'a [Node]) {
+        for node in list {
+            let op = node.op_type.as_str();
+            let standard = STANDARD.contains(&node.domain.as_str());
+            let inputs: Vec<Known> = node.input.iter().map(|name| self.get(name)).collect();
+            let is = |i: usize| inputs.get(i).copied().unwrap_or_default();
+            if standard && matches!(op, "Div" | "Mod") {
+                // Both inputs have one type, so it is enough to know that of one.
+                let float = [is(0), is(1)].iter().any(|known| FLOATS.contains(&known.dtype));
+                if !float && !is(1).divides {
+                    let text = format!(
+                        "node {:?} ({op}) may divide integers by 0 or -1, which could kill the process: cast to float \
+                         before dividing, or divide by a constant",
+                        node.name
+                    );
+                    self.facts.problems.push(Problem { location: None, text });
+                }
+            }
+            self.facts.node(node, &inputs);
+            for attribute in &node.attribute {
+                for tensor in attribute.t.iter().chain(&attribute.tensors) {
+                    self.tensor(tensor);
+                }
+                for sparse in attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors) {
+                    self.sparse(sparse);
+                }
+                for body in attribute.g.iter().chain(&attribute.graphs) {
+                    self.graph(body);
+                }
+            }
+            for (i, output) in node.output.iter().enumerate() {
+                let known = match i {
+                    0 => first_output(node, standard, &inputs),
+                    _ if standard && op == "Split" => Known::typed(is(0).dtype),
+                    _ => Known::default(),
+                };
+                self.set(output, known);
+            }
+        }
+    }
+
+    fn tensor(&mut self, tensor: &TensorProto) {
+        if let Err(text) = self.files.check(tensor) {
+            let location = external::place(tensor).ok().and_then(|place| place.location).unwrap_or_default().to_owned();
+            self.facts.problems.push(Problem { location: Some(location), text });
+        }
+        self.facts.tensor(tensor);
+    }
+
+    /// ONNX Runtime puts files in the place of dense tensors only.
+    fn sparse(&mut self, sparse: &SparseTensor) {
+        for t in sparse.values.iter().chain(&sparse.indices).filter(|tensor| external::is_external(tensor)) {
+            let text = format!("sparse weights {:?} lie in another file: save the model as one file", t.name);
+            self.facts.problems.push(Problem { location: Some(String::new()), text });
+        }
+    }
 }
 
-/// What is known of a constant tensor; refused when it lies in another file.
-fn constant(tensor: &TensorProto) -> Result<Known, String> {
-    if tensor.data_location == 1 {
-        return Err(format!(
-            "weights {:?} lie in another file (external data), which is not served: save the model as one file",
-            tensor.name
-        ));
-    }
+/// What is known of a constant tensor. One that lies in another file is not read: it is not known to be harmless.
+fn constant(tensor: &TensorProto) -> Known {
     let harmless = |v: i64| v != 0 && v != -1;
     let raw = &tensor.raw_data;
     let listed = tensor.int64_data.iter().copied().chain(tensor.int32_data.iter().map(|v| i64::from(*v)));
     let divides = match tensor.data_type {
+        _ if external::is_external(tensor) => false,
         INT64 => raw.chunks_exact(8).all(|c| c.try_into().is_ok_and(|c| harmless(i64::from_le_bytes(c)))),
         INT32 => raw.chunks_exact(4).all(|c| c.try_into().is_ok_and(|c| harmless(i32::from_le_bytes(c).into()))),
         // Other integers are as rare as they are hard to prove.
         _ => false,
     };
-    Ok(Known { dtype: tensor.data_type, divides: divides && listed.into_iter().all(harmless) })
+    let divides = divides && listed.into_iter().all(harmless);
+    let no = tensor.data_type == BOOL && (raw == &[0] || tensor.int32_data == [0]);
+    Known { dtype: tensor.data_type, divides, no }
 }
 
 /// Type of a node's first output where it is sure, and whether it is a constant that may divide.
-fn first_output(node: &Node, standard: bool, inputs: &[Known]) -> Result<Known, String> {
+fn first_output(node: &Node, standard: bool, inputs: &[Known]) -> Known {
     let is = |i: usize| inputs.get(i).copied().unwrap_or_default();
     let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name);
-    let typed = |dtype: i32| Known { dtype, divides: false };
+    let typed = Known::typed;
     let op = node.op_type.as_str();
-    Ok(match op {
+    match op {
         _ if node.domain == "ai.onnx.ml" => match op {
             "Imputer" | "ArrayFeatureExtractor" => typed(is(0).dtype),
             _ if GIVES_FLOAT.contains(&op) => typed(FLOAT),
@@ -324,7 +254,7 @@ fn first_output(node: &Node, standard: bool, inputs: &[Known]) -> Result<Known, 
             }
             let one = attribute("value_int").map(|a| a.i);
             match one {
-                Some(v) => Known { dtype: INT64, divides: v != 0 && v != -1 },
+                Some(v) => Known { divides: v != 0 && v != -1, ..typed(INT64) },
                 None if attribute("value_float").or_else(|| attribute("value_floats")).is_some() => typed(FLOAT),
                 None => Known::default(),
             }
@@ -339,12 +269,12 @@ fn first_output(node: &Node, standard: bool, inputs: &[Known]) -> Result<Known, 
         | "Xor" => typed(BOOL),
         _ if KEEPS_TYPE.contains(&op) => typed(is(0).dtype),
         _ => Known::default(),
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::onnx::{Attribute, Function, TensorType, TypeProto, ValueInfo};
+    use super::super::onnx::{Attribute, Function, StringEntry, TensorType, TypeProto, ValueInfo};
     use super::*;
 
     fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<Attribute>) -> Node {
@@ -366,8 +296,8 @@ mod tests {
     }
 
     fn input(name: &str, dtype: i32) -> ValueInfo {
-        let tensor = Some(TensorType { elem_type: dtype });
-        ValueInfo { name: name.into(), r#type: Some(TypeProto { tensor }) }
+        let tensor = Some(TensorType { elem_type: dtype, shape: None });
+        ValueInfo { name: name.into(), r#type: Some(TypeProto { tensor, ..TypeProto::default() }) }
     }
 
     fn integers(name: &str, values: &[i64]) -> TensorProto {
@@ -378,11 +308,11 @@ mod tests {
     fn graph(node: Vec<Node>) -> Graph {
         let initializer = vec![integers("three", &[3, 5]), integers("minus", &[7, -1]), integers("none", &[0])];
         let input = vec![input("i", INT64), input("j", INT32), input("f", FLOAT)];
-        Graph { node, initializer, input, sparse_initializer: vec![] }
+        Graph { node, initializer, input, ..Graph::default() }
     }
 
     fn check(graph: Graph, functions: Vec<Function>) -> Result<Lint, String> {
-        lint(&Model { graph: Some(graph), functions }.encode_to_vec())
+        lint(&Model { graph: Some(graph), functions, ..Model::default() }.encode_to_vec(), &[("w.bin", 8)])
     }
 
     fn div(a: &str, b: &str) -> Node {
@@ -431,9 +361,46 @@ mod tests {
             let reason = check(graph(nodes), vec![]).expect_err(name);
             assert!(reason.contains("could kill the process"), "{name}: {reason}");
         }
-        let function = Function { node: vec![div("a", "b")] };
+        let function = Function { node: vec![div("a", "b")], ..Function::default() };
         let reason = check(graph(vec![div("f", "f")]), vec![function]).expect_err("in a function");
         assert!(reason.contains("could kill the process"), "{reason}");
+    }
+
+    /// ONNX Runtime looks for them in all these places.
+    #[test]
+    fn weights_in_a_file_are_looked_at_wherever_they_are() {
+        let far = || TensorProto {
+            dims: vec![9],
+            data_location: 1,
+            external_data: vec![StringEntry { key: "location".into(), value: "w.bin".into() }],
+            ..integers("far", &[])
+        };
+        let far_constant = || node("Constant", &[], "c", attribute("value", |a| a.t = Some(far())));
+        let inner = Graph { initializer: vec![far()], ..Graph::default() };
+        let sparse = || SparseTensor { values: None, indices: Some(far()) };
+        let ok = || vec![node("Relu", &["f"], "y", vec![])];
+        for (name, graph) in [
+            ("an initializer", Graph { initializer: vec![far()], ..graph(ok()) }),
+            ("a Constant node", graph(vec![far_constant()])),
+            ("a branch", graph(vec![node("If", &["f"], "u", attribute("then_branch", |a| a.g = Some(inner)))])),
+            ("a sparse initializer", Graph { sparse_initializer: vec![sparse()], ..graph(ok()) }),
+            (
+                "a sparse constant",
+                graph(vec![node("Constant", &[], "c", attribute("", |a| a.sparse_tensor = Some(sparse())))]),
+            ),
+            ("a list", graph(vec![node("Unknown", &[], "c", attribute("", |a| a.tensors = vec![far()]))])),
+        ] {
+            let reason = check(graph, vec![]).expect_err(name);
+            assert!(reason.contains("beyond the end") || reason.contains("sparse"), "{name}: {reason}");
+        }
+        let one = |t: TensorProto| TensorProto { dims: vec![1], ..t };
+        let good = Graph { initializer: vec![one(far())], ..graph(ok()) };
+        assert_eq!(check(good, vec![]).expect("inside").warnings, Vec::<String>::new());
+        let warnings = check(graph(ok()), vec![]).expect("nothing outside").warnings;
+        assert!(warnings[0].contains("no weights lie in w.bin"), "{warnings:?}");
+        // Nothing is read of the file, so that nothing is known of the divisor.
+        let divides = Graph { initializer: vec![one(far())], ..graph(vec![div("i", "far")]) };
+        assert!(check(divides, vec![]).expect_err("unknown").contains("could kill the process"));
     }
 
     #[test]

@@ -60,7 +60,18 @@ pub struct Artifact {
     pub format: String,
     /// Further files with weights.
     #[serde(default)]
-    pub external_data: Vec<Value>,
+    pub external_data: Vec<ExternalData>,
+}
+
+/// A file of weights beside the ONNX file.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ExternalData {
+    /// A plain file name inside the version's folder, by which the graph refers to it.
+    pub path: String,
+    /// Lower-case hexadecimal SHA-256 of the file.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// Whether the features share one tensor or have one each.
@@ -257,17 +268,15 @@ impl Manifest {
         if self.artifact.format != "onnx" {
             return Err(format!("artifact.format is {:?}, not \"onnx\"", self.artifact.format));
         }
-        let path = &self.artifact.path;
-        if path.is_empty() || path.contains(['/', '\\']) || path.starts_with('.') {
-            return Err(format!("artifact.path {path:?} must be a plain file name in the version's folder"));
-        }
-        if self.artifact.sha256.len() != 64 || !self.artifact.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err("artifact.sha256 must be 64 hexadecimal digits".into());
-        }
-        if !self.artifact.external_data.is_empty() {
-            return Err("artifact.external_data: models with external data are not served, \
-                        save the model as one file (onnx.save(..., save_as_external_data=False))"
-                .into());
+        let artifact = &self.artifact;
+        check_file("artifact", &artifact.path, &artifact.sha256)?;
+        let mut names = vec!["manifest.json", artifact.path.as_str()];
+        for file in &artifact.external_data {
+            check_file("artifact.external_data", &file.path, &file.sha256)?;
+            if names.contains(&file.path.as_str()) {
+                return Err(format!("artifact.external_data: {:?} is named twice", file.path));
+            }
+            names.push(&file.path);
         }
         if self.golden.samples.is_empty() {
             return Err("golden.samples is empty: at least one row with its answer is needed".into());
@@ -287,4 +296,14 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+fn check_file(key: &str, path: &str, sha256: &str) -> Result<(), String> {
+    if path.is_empty() || path.contains(['/', '\\', '\0']) || path.starts_with('.') {
+        return Err(format!("{key}.path {path:?} must be a plain file name in the version's folder"));
+    }
+    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(format!("{key}.sha256 of {path:?} must be 64 hexadecimal digits"));
+    }
+    Ok(())
 }

@@ -3,9 +3,13 @@
 //! `ort` is named only under this module. Nothing here knows of HTTP, queues or where the bytes came from.
 
 pub mod check;
+pub mod derive;
+mod external;
+pub mod facts;
 pub mod graph;
 pub mod manifest;
 mod onnx;
+mod operators;
 pub mod runtime;
 pub mod session;
 pub mod signature;
@@ -16,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use self::manifest::Manifest;
 use self::runtime::Runtime;
@@ -49,6 +54,12 @@ pub trait Infer: Send {
     /// # Errors
     /// [`RunError::Deadline`] when the run was stopped at `deadline`.
     fn run(&mut self, inputs: &[Tensor], deadline: Instant) -> Result<Vec<Tensor>, RunError>;
+}
+
+/// Lower-case hexadecimal SHA-256.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Which bytes a model was loaded from.
@@ -85,6 +96,14 @@ pub struct Artifact {
     pub external: Vec<External>,
     /// Its manifest, when there is one.
     pub manifest: Option<std::sync::Arc<Manifest>>,
+}
+
+impl Artifact {
+    /// Names and sizes of the files of weights.
+    #[must_use]
+    pub fn files(&self) -> Vec<(&str, u64)> {
+        self.external.iter().map(|file| (file.path.as_str(), file.bytes.len() as u64)).collect()
+    }
 }
 
 /// A file of weights beside the ONNX file.

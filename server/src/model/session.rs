@@ -12,7 +12,7 @@ use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 use super::runtime::Runtime;
 use super::signature::{GraphIo, Port, Signature};
 use super::tensor::{DType, Tensor};
-use super::{Infer, RunError};
+use super::{Artifact, Infer, RunError};
 
 /// How often running sessions are checked against their deadlines.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
@@ -25,22 +25,26 @@ pub struct Session {
     watched: Arc<Watched>,
 }
 
-/// Loads a graph from memory, never from a path, so that the file cannot make ONNX Runtime open others.
+/// Loads a graph from memory, never from a path, so that the file cannot make ONNX Runtime open others. Files of weights
+/// are given by name and bytes; the session has its own copy of them when this returns.
 ///
 /// `intra_threads` is the size of the session's own pool; its threads never spin.
 ///
 /// # Errors
 /// ONNX Runtime's own message.
-pub fn load(runtime: &Runtime, onnx: &[u8], intra_threads: usize) -> Result<(Session, GraphIo), String> {
+pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Result<(Session, GraphIo), String> {
     let build = || -> ort::Result<ort::session::Session> {
-        ort::session::Session::builder(&runtime.environment)?
+        let mut builder = ort::session::Session::builder(&runtime.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(intra_threads)?
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?
-            .with_log_level(ort::logging::LogLevel::Fatal)?
-            .commit_from_memory(onnx)
+            .with_log_level(ort::logging::LogLevel::Fatal)?;
+        for file in &artifact.external {
+            builder = builder.with_external_initializer_file_in_memory(&file.path, Arc::clone(&file.bytes))?;
+        }
+        builder.commit_from_memory(&artifact.onnx)
     };
     let inner = build().map_err(|e| e.to_string())?;
     let ports = |outlets: &[ort::value::Outlet]| {

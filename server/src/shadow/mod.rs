@@ -134,7 +134,7 @@ impl Shadow {
             stop: AtomicBool::new(false),
         });
         let cpu = limits.cpu.clamp(0.001, 1.0);
-        let scorer = Scorer { queue: Arc::clone(&queue), metrics, cpu, breaker: Breaker::default() };
+        let scorer = Scorer { queue: Arc::clone(&queue), metrics, cpu, breakers: vec![] };
         let thread = std::thread::Builder::new().name("shadow".into()).spawn(move || scorer.work())?;
         Ok(Self { sample: limits.sample, offered: AtomicUsize::new(0), queue, thread: Some(thread) })
     }
@@ -151,7 +151,9 @@ impl Shadow {
                 }
             }
             Err(pair) => {
-                metrics.lost(Lost::Full, pair.rows as u64);
+                if !pair.challenger.is_previous {
+                    metrics.lost(Lost::Full, pair.rows as u64);
+                }
                 pair.challenger.refused(pair.rows as u64);
             }
         }
@@ -183,7 +185,8 @@ struct Scorer {
     queue: Arc<Queue>,
     metrics: Arc<ModelMetrics>,
     cpu: f64,
-    breaker: Breaker,
+    /// One for each model that scores here.
+    breakers: Vec<Breaker>,
 }
 
 impl Scorer {
@@ -192,7 +195,7 @@ impl Scorer {
         while let Some(batch) = self.batch() {
             let rows: usize = batch.iter().map(|pair| pair.rows).sum();
             let Some(challenger) = batch.first().map(|pair| Arc::clone(&pair.challenger)) else { continue };
-            if self.breaker.is_open(&challenger) {
+            if breaker(&mut self.breakers, &challenger).is_open() {
                 self.lose(&challenger, Lost::Paused, rows);
                 continue;
             }
@@ -200,10 +203,10 @@ impl Scorer {
             let result = self.score(&challenger, &batch, rows);
             let took = threads::cpu_time().saturating_sub(start);
             match result {
-                Ok(()) => self.breaker.close(),
+                Ok(()) => breaker(&mut self.breakers, &challenger).close(),
                 Err((reason, detail)) => {
                     self.lose(&challenger, reason, rows);
-                    if let Some(pause) = self.breaker.failed() {
+                    if let Some(pause) = breaker(&mut self.breakers, &challenger).failed() {
                         let id = &challenger.model.id;
                         tracing::warn!(
                             model = id.name,
@@ -243,7 +246,9 @@ impl Scorer {
     }
 
     fn lose(&self, challenger: &Challenger, reason: Lost, rows: usize) {
-        self.metrics.lost(reason, rows as u64);
+        if !challenger.is_previous {
+            self.metrics.lost(reason, rows as u64);
+        }
         challenger.record(|statistics| statistics.lose(reason.name(), rows as u64));
     }
 
@@ -272,7 +277,9 @@ impl Scorer {
         }
         let compared = statistics.compare((champion, &theirs), (signature, &mine));
         challenger.record(|total| total.merge(&statistics));
-        self.metrics.compared(rows as u64, &compared);
+        if !challenger.is_previous {
+            self.metrics.compared(rows as u64, &compared);
+        }
         Ok(())
     }
 
@@ -288,7 +295,9 @@ impl Scorer {
             RunError::Deadline => (Lost::Deadline, format!("a run took longer than {} s", RUN_LIMIT.as_secs())),
             RunError::Failed(reason) => (Lost::Failed, reason),
         })?;
-        self.metrics.challenger().run(signature, &outputs, rows, took);
+        if !challenger.is_previous {
+            self.metrics.challenger().run(signature, &outputs, rows, took);
+        }
         match signature.not_finite(&outputs, 0..rows) {
             Some(output) => Err((Lost::NonFinite, format!("output {} is not finite", output.name))),
             None => Ok(outputs),
@@ -325,11 +334,19 @@ struct Breaker {
     challenger: Weak<Challenger>,
 }
 
+/// The breaker of a challenger; those of challengers that are gone are dropped.
+fn breaker<'a>(breakers: &'a mut Vec<Breaker>, challenger: &Arc<Challenger>) -> &'a mut Breaker {
+    let is_its = |breaker: &Breaker| breaker.challenger.as_ptr() == Arc::as_ptr(challenger);
+    let at = breakers.iter().position(is_its).unwrap_or_else(|| {
+        breakers.retain(|breaker| breaker.challenger.strong_count() > 0);
+        breakers.push(Breaker { challenger: Arc::downgrade(challenger), ..Breaker::default() });
+        breakers.len() - 1
+    });
+    &mut breakers[at]
+}
+
 impl Breaker {
-    fn is_open(&mut self, challenger: &Arc<Challenger>) -> bool {
-        if self.challenger.as_ptr() != Arc::as_ptr(challenger) {
-            *self = Self { challenger: Arc::downgrade(challenger), ..Self::default() };
-        }
+    fn is_open(&self) -> bool {
         self.open_until.is_some_and(|until| Instant::now() < until)
     }
 

@@ -3,7 +3,7 @@
 //! Events of the file system are hints. What is there is read again and decided by its content.
 
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
@@ -12,33 +12,30 @@ use std::time::{Duration, SystemTime};
 use notify::{EventKind, RecursiveMode, Watcher};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Fetched, Listing, Revision, Wanted};
+use super::aliases::ALIASES;
+use super::{
+    Condition, Fetched, Files, Found, Hint, Keys, MANIFEST, MANIFEST_BYTES, MODEL, Object, Revision, SIGNATURE,
+    SIGNATURE_BYTES, Written,
+};
 use crate::model::check::{Rejection, Stage};
 
-const ALIASES: &str = "aliases.json";
-const MANIFEST: &str = "manifest.json";
-const MODEL: &str = "model.onnx";
-const ALIASES_BYTES: u64 = 64 << 10;
-const MANIFEST_BYTES: u64 = 4 << 20;
-/// A model is held in memory while it is tried out and loaded.
-const MODEL_BYTES: u64 = 1 << 30;
 /// A file without a manifest that changed less than this ago may still be being written.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// A folder of models, or one model file.
-pub struct Repository {
+pub(super) struct Folder {
     /// What the user named.
     root: PathBuf,
     /// Set when that is a file: the model's name.
     single: Option<String>,
 }
 
-impl Repository {
+impl Folder {
     /// Checks that the path is something that can be served.
     ///
     /// # Errors
     /// One sentence that says what is there instead.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
         let shown = path.display();
         let kind =
             std::fs::metadata(path).map_err(|e| format!("{shown}: {e}: name a model repository or an .onnx file"))?;
@@ -60,94 +57,159 @@ impl Repository {
         Ok(Self { root: path.into(), single: None })
     }
 
-    /// Every model with what is wanted of it.
+    /// The names of all folders that may hold a model.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn look(&self) -> Result<Listing, String> {
-        let mut listing = Listing::new();
+    pub(super) fn models(&self) -> Result<Vec<String>, String> {
         if let Some(name) = &self.single {
-            let fingerprint = std::fs::metadata(&self.root).map(|m| stamp(&m)).map_err(|e| e.to_string());
-            let wanted = fingerprint.map(|fingerprint| {
-                let champion = Revision { version: "1".into(), manifest_sha256: None, fingerprint };
-                Wanted::of(champion)
-            });
-            listing.insert(name.clone(), wanted);
-            return Ok(listing);
+            return Ok(vec![name.clone()]);
         }
         let entries = std::fs::read_dir(&self.root).map_err(|e| format!("{}: {e}", self.root.display()))?;
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !super::is_model_name(&name) || !entry.path().is_dir() {
-                continue;
-            }
-            if let Some(wanted) = self.wanted(&name) {
-                listing.insert(name, wanted);
-            }
-        }
-        Ok(listing)
+        let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+        Ok(folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
     }
 
-    /// What is wanted of one model; `None` when its folder holds no model.
-    fn wanted(&self, model: &str) -> Option<Result<Wanted, String>> {
+    /// Reads one small file; `None` when there is none.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub(super) fn read(&self, key: &str, most: u64) -> Result<Option<Object>, String> {
+        let path = self.root.join(key);
+        // A broken link is an error, not a missing file.
+        if self.single.is_some() || std::fs::symlink_metadata(&path).is_err() {
+            return Ok(None);
+        }
+        let name = key.rsplit('/').next().unwrap_or_default();
+        let (bytes, _) = self.read_file(&path, most).map_err(|e| format!("{name}: {e}"))?;
+        Ok(Some(Object { tag: super::sha256(&bytes), bytes: bytes.into() }))
+    }
+
+    /// The versions of a model that hold one.
+    ///
+    /// # Errors
+    /// When the model's folder cannot be read.
+    pub(super) fn versions(&self, model: &str) -> Result<Vec<Found>, String> {
+        if self.single.is_some() {
+            let stamp = std::fs::metadata(&self.root).map(|m| stamp(&m)).map_err(|e| e.to_string())?;
+            return Ok(vec![Found { version: "1".into(), manifest: false, stamp, bytes: 0 }]);
+        }
         let folder = self.root.join(model);
-        if std::fs::symlink_metadata(folder.join(ALIASES)).is_ok() {
-            let read = self.read(&folder.join(ALIASES), ALIASES_BYTES).map_err(|e| format!("{ALIASES}: {e}"));
-            return Some(read.and_then(|(bytes, _)| super::parse_aliases(&bytes)));
-        }
-        let versions: Vec<String> = std::fs::read_dir(&folder)
-            .ok()?
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| super::is_version(name) && folder.join(name).join(MODEL).exists())
-            .collect();
-        // Where versions have manifests, one without is not complete yet: the manifest is written last.
-        let has_manifest = |version: &&String| folder.join(version).join(MANIFEST).exists();
-        let complete = versions.iter().filter(has_manifest).max_by_key(|v| v.parse::<u64>().unwrap_or(0));
-        let newest = complete.or_else(|| versions.iter().max_by_key(|v| v.parse::<u64>().unwrap_or(0)))?;
-        Some(self.revision(&folder.join(newest), newest.clone()).map(Wanted::of))
+        let entries = match std::fs::read_dir(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+            entries => entries.map_err(|e| e.to_string())?,
+        };
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let found = names.filter(|name| super::is_version(name)).filter_map(|version| {
+            let folder = folder.join(&version);
+            let manifest = std::fs::symlink_metadata(folder.join(MANIFEST)).is_ok();
+            let model = std::fs::metadata(folder.join(MODEL)).ok();
+            if !manifest && model.is_none() {
+                return None;
+            }
+            let (stamp, bytes) = model.map_or_else(Default::default, |m| (stamp(&m), m.len()));
+            Some(Found { version, manifest, stamp, bytes })
+        });
+        Ok(found.collect())
     }
 
-    fn revision(&self, folder: &Path, version: String) -> Result<Revision, String> {
-        if std::fs::symlink_metadata(folder.join(MANIFEST)).is_ok() {
-            let (bytes, _) =
-                self.read(&folder.join(MANIFEST), MANIFEST_BYTES).map_err(|e| format!("{MANIFEST}: {e}"))?;
-            let sha256 = super::sha256(&bytes);
-            return Ok(Revision { version, manifest_sha256: Some(sha256.clone()), fingerprint: sha256 });
+    /// The size of a file; `None` when there is none.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub(super) fn size(&self, key: &str) -> Result<Option<u64>, String> {
+        match std::fs::metadata(self.root.join(key)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.to_string()),
         }
-        let fingerprint = std::fs::metadata(folder.join(MODEL)).map(|m| stamp(&m)).map_err(|e| e.to_string())?;
-        Ok(Revision { version, manifest_sha256: None, fingerprint })
     }
 
     /// Reads and verifies one version.
     ///
     /// # Errors
     /// At `fetch` what could not be read, at `verify` what is wrong with it.
-    pub fn fetch(&self, model: &str, revision: &Revision) -> Result<Fetched, Rejection> {
+    pub(super) fn fetch(
+        &self,
+        model: &str,
+        revision: &Revision,
+        keys: Option<&Keys>,
+        most: u64,
+    ) -> Result<Fetched, Rejection> {
         let unreadable = |name: &str, e: String| Stage::Fetch.not_yet(format!("{name}: {e}"));
-        let version = &revision.version;
-        let folder = self.root.join(model).join(version);
+        let folder = self.root.join(model).join(&revision.version);
+        let read = |name: &str, most: u64| {
+            self.read_file(&folder.join(name), most).map(|(bytes, _)| bytes).map_err(|e| unreadable(name, e))
+        };
         if revision.manifest_sha256.is_some() {
-            let (bytes, _) = self.read(&folder.join(MANIFEST), MANIFEST_BYTES).map_err(|e| unreadable(MANIFEST, e))?;
-            let manifest = super::verify_manifest(model, revision, &bytes)?;
-            let path = &manifest.artifact.path;
-            let (onnx, _) = self.read(&folder.join(path), MODEL_BYTES).map_err(|e| unreadable(path, e))?;
-            let sha = super::verify_onnx(&manifest, &onnx)?;
-            return Ok(super::fetched(model, version, onnx, sha, Some((manifest, bytes))));
+            let manifest = super::verify_manifest(model, revision, &read(MANIFEST, MANIFEST_BYTES)?)?;
+            if let Some(keys) = keys {
+                keys.check(&manifest.1, self.read_signature(&folder)?.as_deref())?;
+            }
+            let mut files = Files::new(manifest, most)?;
+            while let Some(file) = files.next() {
+                files.take(&file, read(&file.path, most)?.into())?;
+            }
+            return Ok(files.fetched(model, revision));
         }
+        Keys::refuse_without_manifest(keys)?;
         let path = if self.single.is_some() { self.root.clone() } else { folder.join(MODEL) };
-        let (onnx, before) = self.read(&path, MODEL_BYTES).map_err(|e| unreadable(MODEL, e))?;
+        let (onnx, before) = self.read_file(&path, most).map_err(|e| unreadable(MODEL, e))?;
         let age = before.modified().ok().and_then(|m| SystemTime::now().duration_since(m).ok());
         let moved = std::fs::metadata(&path).map_or(true, |after| stamp(&after) != stamp(&before));
         if moved || age.is_some_and(|age| age < SETTLE) {
             return Err(unreadable(MODEL, "it is still being written".into()));
         }
-        let sha = super::sha256(&onnx);
-        Ok(super::fetched(model, version, onnx, sha, None))
+        Ok(Fetched::bare(model, revision, onnx.into()))
+    }
+
+    fn read_signature(&self, folder: &Path) -> Result<Option<Vec<u8>>, Rejection> {
+        let path = folder.join(SIGNATURE);
+        if std::fs::symlink_metadata(&path).is_err() {
+            return Ok(None);
+        }
+        let read = self.read_file(&path, SIGNATURE_BYTES);
+        read.map(|(bytes, _)| Some(bytes)).map_err(|e| Stage::Fetch.not_yet(format!("{SIGNATURE}: {e}")))
+    }
+
+    /// Writes a file whole or not at all: beside it, to the disk, then in its place.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub(super) fn write(&self, key: &str, bytes: &[u8], condition: &Condition) -> Result<Written, String> {
+        let path = self.root.join(key);
+        let model = self.root.join(key.split('/').next().unwrap_or_default());
+        let write = || -> std::io::Result<Written> {
+            let folder = path.parent().unwrap_or(&self.root);
+            std::fs::create_dir_all(folder)?;
+            // Held until the function ends: what is compared does not change before it is replaced.
+            let lock = File::options().create(true).truncate(false).write(true).open(model.join(".lock"))?;
+            lock.lock()?;
+            let present = match std::fs::read(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+                present => Some(super::sha256(&present?)),
+            };
+            let expected = match condition {
+                Condition::New => None,
+                Condition::Unchanged(tag) => Some(tag.clone()),
+            };
+            if present != expected {
+                return Ok(Written::Lost);
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let temporary = folder.join(format!(".{name}.tmp"));
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(folder)?.sync_all()?;
+            Ok(Written::Done)
+        };
+        write().map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Reads a regular file that lies inside the repository after every link is followed.
-    fn read(&self, path: &Path, most: u64) -> Result<(Vec<u8>, Metadata), String> {
+    fn read_file(&self, path: &Path, most: u64) -> Result<(Vec<u8>, Metadata), String> {
         let real = path.canonicalize().map_err(|e| e.to_string())?;
         let root = self.root.canonicalize().map_err(|e| e.to_string())?;
         if !real.starts_with(&root) {
@@ -175,7 +237,7 @@ impl Repository {
     ///
     /// # Errors
     /// When the system cannot watch (network file systems, exhausted limits): polling finds the changes then.
-    pub fn watch(&self, hints: Sender<()>) -> Result<Box<dyn Watcher + Send>, String> {
+    pub(super) fn watch(&self, hints: Sender<Hint>) -> Result<Box<dyn Watcher + Send>, String> {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let matters = event.is_ok_and(|e| match e.kind {
                 // Reading, which this server does itself, must not wake it again.
@@ -184,7 +246,7 @@ impl Repository {
             });
             if matters {
                 // Nobody listens when the server stops.
-                let _ = hints.send(());
+                let _ = hints.send(Hint::Changed);
             }
         })
         .map_err(|e| e.to_string())?;

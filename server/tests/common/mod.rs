@@ -9,7 +9,11 @@
 )]
 
 pub mod http;
+pub mod proxy;
 pub mod repo;
+pub mod s3;
+pub mod s3repo;
+mod wire;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -75,6 +79,7 @@ impl Server {
             .env("ONNXD_DRAIN_DELAY", "0s")
             .env("ONNXD_POLL_INTERVAL", "1s")
             .env("ONNXD_LOG_FORMAT", "json")
+            .envs(s3::ENVIRONMENT)
             .current_dir(root())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

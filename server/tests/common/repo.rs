@@ -49,6 +49,9 @@ impl Repo {
         let (from, to) = (fixture(name), self.version(version));
         fs::create_dir_all(&to).expect("a folder");
         fs::copy(from.join("model.onnx"), to.join("model.onnx")).expect("the fixture's model");
+        if from.join("weights.bin").exists() {
+            fs::copy(from.join("weights.bin"), to.join("weights.bin")).expect("the fixture's weights");
+        }
         let text = fs::read_to_string(from.join("manifest.json")).expect("the fixture's manifest");
         let mut manifest: Value = serde_json::from_str(&text).expect("JSON");
         manifest["version"] = json!(version.to_string());

@@ -1,0 +1,161 @@
+//! Calls that change something, on the operations port, for whoever has the token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State as Shared};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::Problem;
+use super::{State, ops};
+use crate::promotion::{self, Author, Change, ChangeError, Changed};
+use crate::source::{is_model_name, sha256};
+
+/// How long a call waits for the repository to be read.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A token's file is short.
+const TOKEN_BYTES: usize = 4096;
+
+/// The body of a call; all of it may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    version: Option<String>,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    by: String,
+    /// The change is made only if this is still the epoch.
+    epoch: Option<u64>,
+}
+
+/// Reads the repository now, and answers with what became of the model.
+pub(super) async fn reload(
+    Shared(state): Shared<Arc<State>>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    admit(&state, &headers)?;
+    look(&state, &model).await
+}
+
+/// Makes the challenger, or `version`, the champion.
+pub(super) async fn promote(
+    Shared(state): Shared<Arc<State>>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    change(state, model, &headers, &body, "promoted", Change::Promote).await
+}
+
+/// Makes the champion before, or `version`, the champion again.
+pub(super) async fn roll_back(
+    Shared(state): Shared<Arc<State>>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    change(state, model, &headers, &body, "rolled_back", Change::RollBack).await
+}
+
+async fn change(
+    state: Arc<State>,
+    model: String,
+    headers: &HeaderMap,
+    body: &Bytes,
+    done: &'static str,
+    change: impl FnOnce(Option<String>) -> Change,
+) -> Result<Response, Problem> {
+    admit(&state, headers)?;
+    let order: Order = if body.is_empty() {
+        Order::default()
+    } else {
+        serde_json::from_slice(body).map_err(|e| Problem::new(StatusCode::BAD_REQUEST, e.to_string()))?
+    };
+    if !is_model_name(&model) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "that is not a model's name".into()));
+    }
+    let by = if order.by.is_empty() { format!("admin call at {}", promotion::host()) } else { order.by };
+    let author = Author { by, reason: order.reason, evidence: Value::Null };
+    let wanted = change(order.version);
+    let (shared, name) = (Arc::clone(&state), model.clone());
+    // It waits for an S3 server, perhaps.
+    let result = tokio::task::spawn_blocking(move || {
+        promotion::change(shared.engine.source(), &name, &wanted, &author, order.epoch, false)
+    });
+    let result: Result<Changed, ChangeError> = result.await.map_err(|_| Problem::internal())?;
+    let outcome = match &result {
+        Ok(_) => done,
+        Err(ChangeError::Lost(_)) => "lost",
+        Err(ChangeError::Refused(_) | ChangeError::Failed(_)) => "failed",
+    };
+    // Names come from a closed set: those that the repository has.
+    if result.is_ok() || state.engine.lane(&model).is_some() {
+        state.engine.metrics().promotion(&model, outcome);
+    }
+    let changed = result?;
+    if let Some(warning) = &changed.warning {
+        tracing::warn!(model, warning, "a promotion is incomplete");
+    }
+    tracing::info!(
+        model,
+        action = changed.record.action,
+        champion = changed.record.champion,
+        by = changed.record.by,
+        "aliases.json was changed by an admin call"
+    );
+    state.engine.look();
+    Ok(Json(changed).into_response())
+}
+
+async fn look(state: &Arc<State>, model: &str) -> Result<Response, Problem> {
+    let shared = Arc::clone(state);
+    let looked = tokio::task::spawn_blocking(move || shared.engine.look_and_wait(PATIENCE)).await;
+    if !looked.map_err(|_| Problem::internal())? {
+        let detail = format!("the repository was not read within {} s; it is tried again", PATIENCE.as_secs());
+        return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, detail));
+    }
+    if let Some(error) = state.engine.reading().error {
+        return Err(Problem::new(StatusCode::BAD_GATEWAY, format!("the repository cannot be read: {error}")));
+    }
+    if state.engine.lane(model).is_none() && !state.engine.reports().contains_key(model) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "the repository has no such model".into()));
+    }
+    Ok(Json(ops::model_status(state, model)).into_response())
+}
+
+/// Lets in whoever has the token. It is read at each call, so that it can be changed while the server runs.
+fn admit(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
+    let refuse = |status, detail: &str| Err(Problem::new(status, detail.to_owned()));
+    let Some(file) = &state.admin_token else {
+        return refuse(StatusCode::FORBIDDEN, "admin calls are off: serve with --admin-token-file to allow them");
+    };
+    let text = match std::fs::read(file) {
+        Ok(text) if text.len() <= TOKEN_BYTES => text,
+        Ok(_) => return refuse(StatusCode::FORBIDDEN, "the file of --admin-token-file is too long to be a token"),
+        Err(error) => {
+            tracing::error!(%error, file = %file.display(), "the admin token cannot be read");
+            return refuse(StatusCode::FORBIDDEN, "the file of --admin-token-file cannot be read, see the log");
+        }
+    };
+    let expected = text.trim_ascii();
+    if expected.is_empty() {
+        return refuse(StatusCode::FORBIDDEN, "the file of --admin-token-file is empty");
+    }
+    let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    let token = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    // Hashes are compared, so that the time tells nothing of the token.
+    if token.is_some_and(|(_, token)| sha256(token.trim_ascii()) == sha256(expected)) {
+        return Ok(());
+    }
+    refuse(
+        StatusCode::UNAUTHORIZED,
+        "this call needs the header Authorization: Bearer TOKEN with the server's admin token",
+    )
+}

@@ -1,0 +1,250 @@
+//! What an S3 repository gave, kept on disk under the SHA-256 of its content, so that a server starts and serves while the
+//! repository cannot be reached.
+//!
+//! ```text
+//! <cache>/blobs/<sha256>               manifests and model files; `.tmp` while one is written
+//! <cache>/blobs/<sha256>.sig           signatures, by their manifest's hash
+//! <cache>/parts/<name>/<offset>        parts of downloads that are not whole yet
+//! <cache>/served/<repository>/<model>  what served last, see `served.rs`
+//! ```
+//! Everything in it may be deleted at any time. A disk that is full or cannot be written costs the cache, never a model:
+//! files are loaded from memory.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::sha256;
+
+const TEMPORARY: &str = "tmp";
+
+/// The cache folder, or nothing.
+pub(super) struct Cache {
+    folder: Option<PathBuf>,
+    limit: u64,
+    complained: AtomicBool,
+}
+
+impl Cache {
+    /// Opens or makes the folder and removes what a process that was killed left behind. A folder that cannot be used
+    /// is told in the log and done without.
+    pub(super) fn open(folder: Option<&Path>, limit: u64) -> Self {
+        let usable = folder.filter(|folder| {
+            ["blobs", "parts", "served"]
+                .iter()
+                .try_for_each(|name| fs::create_dir_all(folder.join(name)))
+                .inspect_err(|e| {
+                    let folder = folder.display();
+                    tracing::warn!("the cache {folder} cannot be used: {e}; without it, a server that starts while the repository cannot be reached has nothing to serve");
+                })
+                .is_ok()
+        });
+        let cache = Self { folder: usable.map(Into::into), limit, complained: AtomicBool::new(false) };
+        for (path, ..) in ["blobs", "parts", "served"].into_iter().flat_map(|place| cache.files(place)) {
+            if path.extension().is_some_and(|e| e == TEMPORARY) {
+                discard_abandoned(&path);
+            }
+        }
+        cache
+    }
+
+    fn path(&self, place: &str, name: &str) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(place).join(name))
+    }
+
+    /// Content by its hash; what is not whole any more is removed.
+    pub(super) fn get(&self, sha: &str) -> Option<Bytes> {
+        let path = self.path("blobs", sha)?;
+        let bytes = fs::read(&path).ok()?;
+        if sha256(&bytes) != sha {
+            tracing::warn!(file = %path.display(), "a cached file is damaged and is fetched again");
+            let _ = fs::remove_file(&path);
+            return None;
+        }
+        // Its age decides what goes first when room is needed. Read-only caches still serve.
+        let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(bytes.into())
+    }
+
+    /// Keeps content under its hash. `kept` are the hashes that must stay when room is needed.
+    pub(super) fn put(&self, sha: &str, bytes: &[u8], kept: &[String]) {
+        let size = bytes.len() as u64;
+        let Some(path) = self.path("blobs", sha) else { return };
+        if size > self.limit || path.exists() {
+            return;
+        }
+        self.make_room(size, kept);
+        self.note(write(&path, bytes));
+    }
+
+    /// A small file beside the blobs, under a name of its own.
+    pub(super) fn read_named(&self, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.path("blobs", name)?).ok()
+    }
+
+    /// Writes a file of [`Cache::read_named`] anew.
+    pub(super) fn write_named(&self, name: &str, bytes: &[u8]) {
+        if let Some(path) = self.path("blobs", name) {
+            self.note(write(&path, bytes));
+        }
+    }
+
+    /// A part of a download that was kept whole.
+    pub(super) fn part(&self, download: &str, offset: u64, length: u64) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.path("parts", download)?.join(offset.to_string())).ok()?;
+        (bytes.len() as u64 == length).then_some(bytes)
+    }
+
+    /// Keeps a part of a download.
+    pub(super) fn put_part(&self, download: &str, offset: u64, bytes: &[u8]) {
+        let Some(folder) = self.path("parts", download) else { return };
+        let path = folder.join(offset.to_string());
+        self.note(fs::create_dir_all(&folder).and_then(|()| write(&path, bytes)));
+    }
+
+    /// Removes the parts of a download that ended or that were wrong.
+    pub(super) fn drop_parts(&self, download: &str) {
+        if let Some(folder) = self.path("parts", download) {
+            // There are none when the file was small.
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+
+    /// Notes of one repository, by model.
+    pub(super) fn notes(&self, repository: &str) -> Vec<(String, Vec<u8>, SystemTime)> {
+        let Some(folder) = self.path("served", repository) else { return vec![] };
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.path().extension().is_none_or(|e| e != TEMPORARY))
+            .filter_map(|entry| {
+                let modified = entry.metadata().ok()?.modified().ok()?;
+                Some((entry.file_name().into_string().ok()?, fs::read(entry.path()).ok()?, modified))
+            })
+            .collect()
+    }
+
+    /// Writes the note of a model.
+    pub(super) fn write_note(&self, repository: &str, model: &str, bytes: &[u8]) {
+        let Some(folder) = self.path("served", repository) else { return };
+        self.note(fs::create_dir_all(&folder).and_then(|()| write(&folder.join(model), bytes)));
+    }
+
+    /// Marks the notes as true until now.
+    pub(super) fn touch_notes(&self, repository: &str) {
+        let Some(folder) = self.path("served", repository) else { return };
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            // Only a display of age hangs on it.
+            let _ = File::open(entry.path()).and_then(|file| file.set_modified(SystemTime::now()));
+        }
+    }
+
+    /// Every file of a place, and of the folders right in it, with its size and age.
+    fn files(&self, place: &str) -> Vec<(PathBuf, u64, SystemTime)> {
+        let Some(folder) = &self.folder else { return vec![] };
+        let (mut folders, mut files) = (vec![folder.join(place)], vec![]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                match (entry.metadata(), entry.path()) {
+                    (Ok(metadata), path) if metadata.is_dir() => folders.push(path),
+                    (Ok(metadata), path) => {
+                        files.extend(metadata.modified().ok().map(|modified| (path, metadata.len(), modified)));
+                    }
+                    // It went meanwhile.
+                    (Err(_), _) => {}
+                }
+            }
+        }
+        files
+    }
+
+    /// Removes what was not used for longest until `size` more bytes fit, but nothing that serves.
+    fn make_room(&self, size: u64, kept: &[String]) {
+        let mut files: Vec<_> = ["blobs", "parts"].into_iter().flat_map(|place| self.files(place)).collect();
+        let mut total: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+        files.sort_by_key(|(_, _, used)| *used);
+        for (path, bytes, _) in files {
+            if total + size <= self.limit {
+                return;
+            }
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            if !kept.iter().any(|sha| *sha == stem) && fs::remove_file(&path).is_ok() {
+                total -= bytes;
+            }
+        }
+    }
+
+    /// One line for a disk that fails, however often.
+    fn note(&self, result: io::Result<()>) {
+        match result {
+            Ok(()) => self.complained.store(false, Ordering::Relaxed),
+            Err(error) => {
+                if !self.complained.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "the cache cannot be written; models are loaded from memory");
+                }
+            }
+        }
+    }
+}
+
+/// Writes a file whole or not at all. Another process that writes the same content is left to it.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!("{name}.{TEMPORARY}"));
+    let mut file = File::options().create(true).truncate(false).write(true).open(&temporary)?;
+    if file.try_lock().is_err() {
+        return Ok(());
+    }
+    file.set_len(0)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // A disk that is full should not stay full because of this.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()
+}
+
+/// A temporary file that nobody holds open was left by a process that died.
+fn discard_abandoned(path: &Path) {
+    if File::open(path).is_ok_and(|file| file.try_lock().is_ok()) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_used_for_longest_makes_room_but_never_what_serves() {
+        let folder = tempfile::TempDir::new().expect("a temporary folder");
+        let cache = Cache::open(Some(folder.path()), 250);
+        let blobs: Vec<Vec<u8>> = (0..4).map(|i| vec![i; 100]).collect();
+        let names: Vec<String> = blobs.iter().map(|b| sha256(b)).collect();
+        let kept = [names[0].clone()];
+        for (blob, name) in blobs.iter().zip(&names) {
+            cache.put(name, blob, &kept);
+        }
+        let there: Vec<bool> = names.iter().map(|name| cache.get(name).is_some()).collect();
+        assert_eq!(there, [true, false, false, true]);
+        fs::write(folder.path().join("blobs").join(&names[0]), "damaged").expect("a file");
+        assert!(cache.get(&names[0]).is_none(), "content decides");
+        fs::write(folder.path().join("blobs/x.tmp"), "half").expect("a file");
+        let _again = Cache::open(Some(folder.path()), 250);
+        assert!(!folder.path().join("blobs/x.tmp").exists());
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_done_without() {
+        let folder = tempfile::TempDir::new().expect("a temporary folder");
+        let file = folder.path().join("file");
+        fs::write(&file, "").expect("a file");
+        let cache = Cache::open(Some(&file.join("cache")), 250);
+        cache.put("x", b"y", &[]);
+        assert!(cache.get("x").is_none());
+    }
+}

@@ -1,0 +1,180 @@
+//! Fetching one version from a bucket: the cache first, then the manifest, its signature, and each file it names.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::cache::Cache;
+use super::download::{Progress, Target, download};
+use super::fetched::{Fetched, Files, verify_manifest};
+use super::s3::{Client, Fault, Got, Kind};
+use super::signing::Keys;
+use super::{MANIFEST, MANIFEST_BYTES, MODEL, Revision, SIGNATURE, SIGNATURE_BYTES, served, sha256};
+use crate::model::check::{Rejection, Stage};
+use crate::model::manifest::Manifest;
+
+/// What fetches of one repository share.
+pub(super) struct Fetcher {
+    pub(super) client: Client,
+    pub(super) cache: Cache,
+    pub(super) keys: Option<Keys>,
+    pub(super) model_bytes: u64,
+    /// The repository's folder in the cache.
+    pub(super) id: String,
+}
+
+impl Fetcher {
+    /// Reads and verifies a version.
+    pub(super) async fn fetch(
+        &self,
+        model: &str,
+        revision: &Revision,
+        progress: &Progress,
+    ) -> Result<Fetched, Rejection> {
+        let folder = format!("{model}/{}", revision.version);
+        let Some(pinned) = &revision.manifest_sha256 else {
+            return self.bare(model, revision, &folder, progress).await;
+        };
+        let text = match self.cached(pinned) {
+            Some(text) => text,
+            None => {
+                let got = self.client.get(&format!("{folder}/{MANIFEST}"), None, MANIFEST_BYTES).await;
+                match got.map_err(not_yet)? {
+                    Got::Object { bytes, .. } => bytes,
+                    Got::Same | Got::Missing => {
+                        return Err(Stage::Fetch.not_yet(format!("{MANIFEST}: there is no such object")));
+                    }
+                }
+            }
+        };
+        let manifest = verify_manifest(model, revision, &text)?;
+        self.keep(pinned, &text);
+        if let Some(keys) = &self.keys {
+            self.check_signature(keys, &folder, pinned, &text).await?;
+        }
+        let mut files = Files::new(manifest, self.model_bytes)?;
+        progress.of.store(files.bytes(), Ordering::Relaxed);
+        while let Some(file) = files.next() {
+            let key = format!("{folder}/{}", file.path);
+            let bytes = match self.cached(&file.sha256) {
+                Some(bytes) => bytes,
+                None => {
+                    let wanted = Target { key: &key, name: &file.sha256, bytes: file.bytes, tag: None };
+                    self.download(&wanted, progress).await?
+                }
+            };
+            // Parts of an object that was replaced would spoil the next try too.
+            let taken = files.take(&file, bytes.clone());
+            if taken.is_ok() {
+                self.keep(&file.sha256, &bytes);
+            }
+            self.cache.drop_parts(&file.sha256);
+            taken?;
+        }
+        Ok(files.fetched(model, revision))
+    }
+
+    /// A version without a manifest is what its object's tag says it is.
+    async fn bare(
+        &self,
+        model: &str,
+        revision: &Revision,
+        folder: &str,
+        progress: &Progress,
+    ) -> Result<Fetched, Rejection> {
+        Keys::refuse_without_manifest(self.keys.as_ref())?;
+        let key = format!("{folder}/{MODEL}");
+        let (bytes, tag) = revision.fingerprint.split_once(' ').unwrap_or_default();
+        let bytes: u64 = bytes.parse().unwrap_or(0);
+        if bytes > self.model_bytes {
+            return Err(Stage::Verify.reject(format!(
+                "{MODEL} has {bytes} bytes, at most {} are loaded (raise --model-limit to accept it)",
+                self.model_bytes
+            )));
+        }
+        progress.of.store(bytes, Ordering::Relaxed);
+        let name = sha256(format!("{} {tag}", self.client.url(&key)).as_bytes());
+        let note = format!("{name}.tag");
+        let known = self.cache.read_named(&note).and_then(|sha| self.cached(std::str::from_utf8(&sha).ok()?));
+        let onnx = match known {
+            Some(onnx) => onnx,
+            None => {
+                let onnx = self.download(&Target { key: &key, name: &name, bytes, tag: Some(tag) }, progress).await?;
+                let sha = sha256(&onnx);
+                self.keep(&sha, &onnx);
+                self.cache.write_named(&note, sha.as_bytes());
+                self.cache.drop_parts(&name);
+                onnx
+            }
+        };
+        Ok(Fetched::bare(model, revision, onnx))
+    }
+
+    async fn check_signature(&self, keys: &Keys, folder: &str, pinned: &str, text: &[u8]) -> Result<(), Rejection> {
+        let name = format!("{pinned}.sig");
+        let cached = self.cache.read_named(&name).filter(|signature| keys.check(text, Some(signature)).is_ok());
+        if cached.is_some() {
+            return Ok(());
+        }
+        let got = self.client.get(&format!("{folder}/{SIGNATURE}"), None, SIGNATURE_BYTES).await;
+        match got.map_err(not_yet)? {
+            Got::Object { bytes, .. } => {
+                keys.check(text, Some(&bytes))?;
+                self.cache.write_named(&name, &bytes);
+                Ok(())
+            }
+            Got::Same | Got::Missing => keys.check(text, None),
+        }
+    }
+
+    async fn download(&self, wanted: &Target<'_>, progress: &Progress) -> Result<Bytes, Rejection> {
+        download(&self.client, &self.cache, wanted, progress).await.map_err(|fault| {
+            if fault.kind == Kind::Changed {
+                self.cache.drop_parts(wanted.name);
+            }
+            not_yet(fault)
+        })
+    }
+
+    fn cached(&self, sha: &str) -> Option<Bytes> {
+        tokio::task::block_in_place(|| self.cache.get(sha))
+    }
+
+    fn keep(&self, sha: &str, bytes: &[u8]) {
+        tokio::task::block_in_place(|| self.cache.put(sha, bytes, &self.serving()));
+    }
+
+    /// The hashes of everything that the notes name: what a start without the repository needs.
+    fn serving(&self) -> Vec<String> {
+        let mut hashes = vec![];
+        let notes =
+            self.cache.notes(&self.id).into_iter().filter_map(|(model, bytes, _)| Some((model, served::read(&bytes)?)));
+        for (model, wanted) in notes {
+            for revision in wanted.challengers.iter().chain([&wanted.champion]) {
+                match &revision.manifest_sha256 {
+                    Some(sha) => {
+                        hashes.push(sha.clone());
+                        let text = self.cache.read_named(sha).unwrap_or_default();
+                        if let Ok(manifest) = Manifest::parse(&text) {
+                            let external = manifest.artifact.external_data.into_iter().map(|file| file.sha256);
+                            hashes.extend(external.chain([manifest.artifact.sha256]));
+                        }
+                    }
+                    None => {
+                        let key = format!("{model}/{}/{MODEL}", revision.version);
+                        let tag = revision.fingerprint.split_once(' ').unwrap_or_default().1;
+                        let name = sha256(format!("{} {tag}", self.client.url(&key)).as_bytes());
+                        let sha = self.cache.read_named(&format!("{name}.tag"));
+                        hashes.extend(sha.and_then(|sha| String::from_utf8(sha).ok()));
+                        hashes.push(name);
+                    }
+                }
+            }
+        }
+        hashes
+    }
+}
+
+fn not_yet(fault: Fault) -> Rejection {
+    Stage::Fetch.not_yet(fault.message)
+}
