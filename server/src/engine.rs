@@ -358,6 +358,7 @@ impl Engine {
 
     /// Refuses new requests from now on and returns when the accepted ones are answered.
     pub fn close(&self) {
+        self.shared.source.close();
         for lane in self.lanes().values() {
             lane.close();
         }
@@ -371,7 +372,6 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.source.close();
         self.look();
         self.close();
         for thread in self.threads.drain(..) {

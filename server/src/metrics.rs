@@ -289,6 +289,10 @@ impl ModelMetrics {
     /// Registers a model name.
     #[must_use]
     pub fn new(metrics: &Arc<Metrics>, model: &str) -> Self {
+        // What never happened is 0, so that the first time shows in a rate.
+        for outcome in ["promoted", "rolled_back", "guard_rolled_back", "lost", "failed"] {
+            metrics.counter(&PROMOTIONS, &[model, outcome]).increment(0);
+        }
         Self {
             champion: RoleMetrics::new(metrics, model, "champion"),
             challenger: RoleMetrics::new(metrics, model, "challenger"),

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::http::{self, Load, Reply};
 use common::proxy::{Fault, Proxy};
-use common::repo::fixture;
+use common::repo::{fixture, row, serves, settled};
 use common::s3::{Bucket, ENVIRONMENT};
-use common::s3repo::{S3Repo, row, serves, settled};
+use common::s3repo::S3Repo;
 use common::{Server, resident, root, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -65,11 +65,10 @@ fn one_key_promotes_on_every_replica_within_a_poll_interval() {
                 let reply = server.post("/predict", &row(1).to_string());
                 (reply.header("x-model-version") == version.to_string()).then_some(())
             });
+            // The first poll after the write sees it, whatever the interval is.
             let polls = proxy.requests_for(POINTER);
-            let saw = polls.iter().find(|s| s.status == 200).expect("a poll that saw it");
-            let waited = saw.at.saturating_duration_since(written);
-            // The interval, and what a busy machine adds.
-            assert!(waited < Duration::from_millis(1500), "{waited:?}");
+            let first = polls.iter().find(|s| s.at >= written).expect("a poll");
+            assert_eq!(first.status, 200, "{polls:?}");
         }
         assert_eq!(repo.bucket.put_if_match("anomaly/aliases.json", "late", &old), Err(412));
     }

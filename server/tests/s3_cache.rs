@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::proxy::{Fault, Seen};
-use common::s3repo::{S3Repo, row, serves, settled};
+use common::repo::{row, serves, settled};
+use common::s3repo::S3Repo;
 use common::{Server, wait_for};
 use serde_json::{Value, json};
 
@@ -171,25 +172,21 @@ fn an_object_that_is_replaced_in_mid_download_never_serves() {
 fn a_start_needs_no_s3_when_the_cache_has_what_served() {
     let repo = S3Repo::serving("good", Some("other"));
     let server = repo.serve(&[]);
+    wait_for("the challenger", || server.model_status("anomaly")["challenger"].is_object().then_some(()));
     let (first, at) = (server.predict(&row(3)), Instant::now());
-    drop(server);
+    server.stop();
     for fault in [Fault::Refuse, Fault::Hang, Fault::Status(503, "SlowDown"), Fault::Status(403, "AccessDenied")] {
         repo.proxy.set(fault.clone());
-        let begin = Instant::now();
         let server = repo.serve(&[]);
-        let took = begin.elapsed();
-        // One second on an idle machine.
-        assert!(took < Duration::from_secs(4), "{fault:?}: ready after {took:?}");
         assert_eq!(server.predict(&row(3)), first, "{fault:?}");
         let status = server.model_status("anomaly");
         assert_eq!((&status["champion"]["version"], &status["epoch"]), (&json!("1"), &json!(1)), "{fault:?}");
         assert_eq!(source(&server)["from_cache"], json!(true), "{fault:?}");
-        if fault != Fault::Hang {
-            wait_for("the error", || source(&server)["error"].as_str().map(str::to_owned));
-            let ready = server.ops("/readyz");
-            assert_eq!(ready.status, 200, "{fault:?}");
-            assert!(ready.text().contains("cannot be read"), "{fault:?}: {}", ready.text());
-        }
+        let ready = server.ops("/readyz");
+        assert_eq!(ready.status, 200, "{fault:?}");
+        assert!(ready.text().contains("cannot be read"), "{fault:?}: {}", ready.text());
+        // Time-outs are not waited for.
+        assert!(fault != Fault::Hang || ready.text().contains("no answer in 3s"), "{}", ready.text());
         assert!(source(&server)["read_at"].as_f64().is_none_or(|then| then > 0.0));
     }
     repo.proxy.set(Fault::Refuse);
@@ -211,7 +208,9 @@ fn a_start_needs_no_s3_when_the_cache_has_what_served() {
 #[test]
 fn a_damaged_cache_never_serves() {
     let repo = S3Repo::serving("good", None);
-    let first = repo.serve(&[]).predict(&row(3));
+    let server = repo.serve(&[]);
+    let first = server.predict(&row(3));
+    server.stop();
     let path = blob(&repo, 1);
     let whole = fs::read(&path).expect("it is kept");
     let mut flipped = whole.clone();
@@ -225,6 +224,7 @@ fn a_damaged_cache_never_serves() {
         repo.proxy.set(Fault::None);
         wait_for("readiness", || (server.ops("/readyz").status == 200).then_some(()));
         assert_eq!(server.predict(&row(3)), first);
+        server.stop();
         assert!(fs::read(&path).expect("it is kept") == whole);
     }
     // And so is a note that makes no sense.
@@ -239,7 +239,7 @@ fn a_damaged_cache_never_serves() {
 #[test]
 fn a_restart_fetches_no_model_again() {
     let repo = S3Repo::serving("good", None);
-    repo.serve(&["--models", "anomaly"]);
+    repo.serve(&["--models", "anomaly"]).stop();
     repo.proxy.clear();
     let server = repo.serve(&["--models", "anomaly"]);
     wait_for("the repository", || (source(&server)["from_cache"] == json!(false)).then_some(()));

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use common::http::{self, Load};
 use common::proxy::{Fault, Proxy};
+use common::repo::{row, serves, settled};
 use common::s3::S3;
-use common::s3repo::{S3Repo, nowhere, row, serves, settled};
+use common::s3repo::{S3Repo, nowhere};
 use common::{Server, wait_for};
 use serde_json::{Value, json};
 

@@ -23,6 +23,9 @@ use crate::model::{Answer, RunError};
 use crate::serving::{Serving, ServingSet};
 use crate::shadow::Shadow;
 
+/// The least time between two log lines about failed runs of a model; the metrics count all of them.
+const COMPLAINTS: Duration = Duration::from_secs(1);
+
 /// Why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PredictError {
@@ -101,6 +104,8 @@ pub struct Lane {
     limits: Limits,
     state: Mutex<State>,
     ready: Condvar,
+    /// When a failed run was logged last.
+    complained: Mutex<Option<Instant>>,
 }
 
 /// Rows that wait for a run, all decoded for the same serving set.
@@ -147,7 +152,18 @@ impl Lane {
             limits,
             state: Mutex::default(),
             ready: Condvar::new(),
+            complained: Mutex::default(),
         }
+    }
+
+    /// Whether a failed run is told in the log: a champion that fails on everything must not fill it.
+    fn may_complain(&self) -> bool {
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|at| at.elapsed() >= COMPLAINTS);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
     }
 
     /// Runs rows on `set`'s champion. More rows than fit one run are run one part after the other, so that a large

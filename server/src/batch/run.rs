@@ -28,7 +28,9 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
     let outputs = match guarded(session, &inputs, rows, deadline) {
         Ok(outputs) => outputs,
         Err(error) if jobs.len() == 1 || matches!(error, RunError::Deadline) => {
-            if let RunError::Failed(reason) = &error {
+            if let RunError::Failed(reason) = &error
+                && lane.may_complain()
+            {
                 tracing::warn!(model = lane.name, version = set.champion.id.version, rows, reason, "a run failed");
             }
             for job in jobs {

@@ -33,6 +33,8 @@ const PARALLEL: usize = 16;
 const MOMENT: Duration = Duration::from_millis(250);
 /// How long a start that has a cache waits for the server before it serves what it has.
 const FIRST: Duration = Duration::from_secs(3);
+/// How long a server that stops waits for its cache to be written.
+const FLUSH: Duration = Duration::from_secs(2);
 /// How often a long download is told in the log.
 const TELL: Duration = Duration::from_secs(10);
 
@@ -99,7 +101,14 @@ impl Bucket {
         Ok(Self {
             client,
             requests: Some(runtime("s3", 1).build().map_err(failed)?),
-            fetcher: Arc::new(Fetcher { client: apart, cache, keys, model_bytes: options.model_bytes, id }),
+            fetcher: Arc::new(Fetcher {
+                client: apart,
+                cache,
+                keys,
+                model_bytes: options.model_bytes,
+                id,
+                took: Mutex::default(),
+            }),
             downloads: Some(downloads),
             stop: watch::channel(false).0,
             known: Mutex::default(),
@@ -129,6 +138,7 @@ impl Bucket {
 
     pub(super) fn close(&self) {
         self.stop.send_replace(true);
+        self.fetcher.cache.flush(FLUSH);
     }
 
     pub(super) fn hint(&self, hints: Sender<Hint>) {
@@ -338,7 +348,8 @@ impl Bucket {
     }
 
     pub(super) fn note_served(&self, model: &str, wanted: &Wanted) {
-        self.fetcher.cache.write_note(&self.fetcher.id, model, &served::write(wanted));
+        let files = self.fetcher.files(wanted.challengers.iter().chain([&wanted.champion]));
+        self.fetcher.cache.write_note(&self.fetcher.id, model, served::write(wanted, files));
     }
 
     pub(super) fn last_served(&self) -> BTreeMap<String, Wanted> {

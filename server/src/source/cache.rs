@@ -7,26 +7,44 @@
 //! <cache>/parts/<name>/<offset>        parts of downloads that are not whole yet
 //! <cache>/served/<repository>/<model>  what served last, see `served.rs`
 //! ```
-//! Everything in it may be deleted at any time. A disk that is full or cannot be written costs the cache, never a model:
-//! files are loaded from memory.
+//! Everything in it may be deleted at any time. Files are loaded from memory and written by a thread of their own: a disk
+//! that is full, slow or gone costs the cache, never a model, and holds up no promotion.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::sha256;
+use super::{served, sha256};
 
 const TEMPORARY: &str = "tmp";
+/// Writes that may wait for the disk; further ones are left out.
+const WAITING: usize = 256;
 
 /// The cache folder, or nothing.
 pub(super) struct Cache {
     folder: Option<PathBuf>,
     limit: u64,
-    complained: AtomicBool,
+    writes: Option<SyncSender<Write>>,
+}
+
+/// What the writing thread does, in order: a note comes after what it names.
+enum Write {
+    /// Content under its hash, when it is not there yet.
+    Blob(String, Bytes),
+    /// A small file beside the blobs, anew.
+    Named(String, Vec<u8>),
+    /// The parts of a download that ended or that were wrong.
+    DropParts(String),
+    /// What serves under a model's name of a repository.
+    Note(String, String, Vec<u8>),
+    /// The notes of a repository are true until now.
+    Touch(String),
+    /// Told once everything before is written.
+    Flush(SyncSender<()>),
 }
 
 impl Cache {
@@ -43,8 +61,15 @@ impl Cache {
                 })
                 .is_ok()
         });
-        let cache = Self { folder: usable.map(Into::into), limit, complained: AtomicBool::new(false) };
-        for (path, ..) in ["blobs", "parts", "served"].into_iter().flat_map(|place| cache.files(place)) {
+        let folder = usable.map(PathBuf::from);
+        let (writes, waiting) = sync_channel(WAITING);
+        let disk = Disk { folder: folder.clone().unwrap_or_default(), limit, complained: false };
+        let thread = std::thread::Builder::new().name("cache".into());
+        let started = folder.is_some() && thread.spawn(move || disk.work(&waiting)).is_ok();
+        let cache = Self { folder, limit, writes: started.then_some(writes) };
+        for (path, ..) in
+            ["blobs", "parts", "served"].into_iter().flat_map(|place| files(cache.folder.as_deref(), place))
+        {
             if path.extension().is_some_and(|e| e == TEMPORARY) {
                 discard_abandoned(&path);
             }
@@ -70,15 +95,26 @@ impl Cache {
         Some(bytes.into())
     }
 
-    /// Keeps content under its hash. `kept` are the hashes that must stay when room is needed.
-    pub(super) fn put(&self, sha: &str, bytes: &[u8], kept: &[String]) {
-        let size = bytes.len() as u64;
-        let Some(path) = self.path("blobs", sha) else { return };
-        if size > self.limit || path.exists() {
-            return;
+    /// Keeps content under its hash.
+    pub(super) fn put(&self, sha: &str, bytes: &Bytes) {
+        if bytes.len() as u64 <= self.limit {
+            self.write(Write::Blob(sha.into(), bytes.clone()));
         }
-        self.make_room(size, kept);
-        self.note(write(&path, bytes));
+    }
+
+    /// Hands a write to the thread; when the disk is that far behind, it is left out.
+    fn write(&self, write: Write) {
+        if let Some(writes) = &self.writes {
+            let _ = writes.try_send(write);
+        }
+    }
+
+    /// Waits until everything is written, for `limit` at most.
+    pub(super) fn flush(&self, limit: Duration) {
+        let (done, told) = sync_channel(1);
+        self.write(Write::Flush(done));
+        // A disk that is slower than this is not waited for.
+        let _ = told.recv_timeout(limit);
     }
 
     /// A small file beside the blobs, under a name of its own.
@@ -88,9 +124,7 @@ impl Cache {
 
     /// Writes a file of [`Cache::read_named`] anew.
     pub(super) fn write_named(&self, name: &str, bytes: &[u8]) {
-        if let Some(path) = self.path("blobs", name) {
-            self.note(write(&path, bytes));
-        }
+        self.write(Write::Named(name.into(), bytes.into()));
     }
 
     /// A part of a download that was kept whole.
@@ -99,19 +133,19 @@ impl Cache {
         (bytes.len() as u64 == length).then_some(bytes)
     }
 
-    /// Keeps a part of a download.
+    /// Keeps a part of a download, by the thread that downloads: it is the only one that waits.
     pub(super) fn put_part(&self, download: &str, offset: u64, bytes: &[u8]) {
         let Some(folder) = self.path("parts", download) else { return };
-        let path = folder.join(offset.to_string());
-        self.note(fs::create_dir_all(&folder).and_then(|()| write(&path, bytes)));
+        // A part that is not kept is asked for again.
+        let _ = fs::create_dir_all(&folder).and_then(|()| {
+            let temporary = folder.join(format!("{offset}.{TEMPORARY}"));
+            fs::write(&temporary, bytes).and_then(|()| fs::rename(temporary, folder.join(offset.to_string())))
+        });
     }
 
     /// Removes the parts of a download that ended or that were wrong.
     pub(super) fn drop_parts(&self, download: &str) {
-        if let Some(folder) = self.path("parts", download) {
-            // There are none when the file was small.
-            let _ = fs::remove_dir_all(folder);
-        }
+        self.write(Write::DropParts(download.into()));
     }
 
     /// Notes of one repository, by model.
@@ -128,70 +162,117 @@ impl Cache {
     }
 
     /// Writes the note of a model.
-    pub(super) fn write_note(&self, repository: &str, model: &str, bytes: &[u8]) {
-        let Some(folder) = self.path("served", repository) else { return };
-        self.note(fs::create_dir_all(&folder).and_then(|()| write(&folder.join(model), bytes)));
+    pub(super) fn write_note(&self, repository: &str, model: &str, bytes: Vec<u8>) {
+        self.write(Write::Note(repository.into(), model.into(), bytes));
     }
 
     /// Marks the notes as true until now.
     pub(super) fn touch_notes(&self, repository: &str) {
-        let Some(folder) = self.path("served", repository) else { return };
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            // Only a display of age hangs on it.
-            let _ = File::open(entry.path()).and_then(|file| file.set_modified(SystemTime::now()));
+        self.write(Write::Touch(repository.into()));
+    }
+}
+
+/// The writing thread's side.
+struct Disk {
+    folder: PathBuf,
+    limit: u64,
+    complained: bool,
+}
+
+impl Disk {
+    fn work(mut self, writes: &Receiver<Write>) {
+        for write in writes {
+            let result = self.write(write);
+            // One line for a disk that fails, however often.
+            if let Err(error) = &result
+                && !self.complained
+            {
+                tracing::warn!(%error, "the cache cannot be written; models are loaded from memory");
+            }
+            self.complained = result.is_err();
         }
     }
 
-    /// Every file of a place, and of the folders right in it, with its size and age.
-    fn files(&self, place: &str) -> Vec<(PathBuf, u64, SystemTime)> {
-        let Some(folder) = &self.folder else { return vec![] };
-        let (mut folders, mut files) = (vec![folder.join(place)], vec![]);
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                match (entry.metadata(), entry.path()) {
-                    (Ok(metadata), path) if metadata.is_dir() => folders.push(path),
-                    (Ok(metadata), path) => {
-                        files.extend(metadata.modified().ok().map(|modified| (path, metadata.len(), modified)));
-                    }
-                    // It went meanwhile.
-                    (Err(_), _) => {}
+    fn write(&self, write: Write) -> io::Result<()> {
+        match write {
+            Write::Blob(sha, bytes) => {
+                let path = self.folder.join("blobs").join(sha);
+                if path.exists() {
+                    return Ok(());
                 }
+                self.make_room(bytes.len() as u64);
+                write_whole(&path, &bytes)
+            }
+            Write::Named(name, bytes) => write_whole(&self.folder.join("blobs").join(name), &bytes),
+            Write::DropParts(download) => {
+                // There are none when the file was small.
+                let _ = fs::remove_dir_all(self.folder.join("parts").join(download));
+                Ok(())
+            }
+            Write::Note(repository, model, bytes) => {
+                let folder = self.folder.join("served").join(repository);
+                fs::create_dir_all(&folder)?;
+                write_whole(&folder.join(model), &bytes)
+            }
+            Write::Touch(repository) => {
+                for entry in fs::read_dir(self.folder.join("served").join(repository)).into_iter().flatten().flatten() {
+                    // Only a display of age hangs on it.
+                    let _ = File::open(entry.path()).and_then(|file| file.set_modified(SystemTime::now()));
+                }
+                Ok(())
+            }
+            Write::Flush(done) => {
+                // Whoever waited may have left.
+                let _ = done.send(());
+                Ok(())
             }
         }
-        files
     }
 
-    /// Removes what was not used for longest until `size` more bytes fit, but nothing that serves.
-    fn make_room(&self, size: u64, kept: &[String]) {
-        let mut files: Vec<_> = ["blobs", "parts"].into_iter().flat_map(|place| self.files(place)).collect();
-        let mut total: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
-        files.sort_by_key(|(_, _, used)| *used);
-        for (path, bytes, _) in files {
-            if total + size <= self.limit {
-                return;
-            }
+    /// Removes what was not used for longest until `size` more bytes fit, but nothing that a note names.
+    fn make_room(&self, size: u64) {
+        let place = |name| files(Some(&self.folder), name);
+        let mut old: Vec<_> = ["blobs", "parts"].into_iter().flat_map(place).collect();
+        let mut total: u64 = old.iter().map(|(_, bytes, _)| bytes).sum();
+        if total + size <= self.limit {
+            return;
+        }
+        let notes = place("served").into_iter().filter_map(|(path, ..)| fs::read(path).ok());
+        let kept: Vec<String> = notes.flat_map(|note| served::files(&note)).collect();
+        old.sort_by_key(|(_, _, used)| *used);
+        for (path, bytes, _) in old {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
             if !kept.iter().any(|sha| *sha == stem) && fs::remove_file(&path).is_ok() {
                 total -= bytes;
             }
-        }
-    }
-
-    /// One line for a disk that fails, however often.
-    fn note(&self, result: io::Result<()>) {
-        match result {
-            Ok(()) => self.complained.store(false, Ordering::Relaxed),
-            Err(error) => {
-                if !self.complained.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "the cache cannot be written; models are loaded from memory");
-                }
+            if total + size <= self.limit {
+                return;
             }
         }
     }
 }
 
+/// Every file of a place, and of the folders right in it, with its size and age.
+fn files(cache: Option<&Path>, place: &str) -> Vec<(PathBuf, u64, SystemTime)> {
+    let Some(cache) = cache else { return vec![] };
+    let (mut folders, mut files) = (vec![cache.join(place)], vec![]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            match (entry.metadata(), entry.path()) {
+                (Ok(metadata), path) if metadata.is_dir() => folders.push(path),
+                (Ok(metadata), path) => {
+                    files.extend(metadata.modified().ok().map(|modified| (path, metadata.len(), modified)));
+                }
+                // It went meanwhile.
+                (Err(_), _) => {}
+            }
+        }
+    }
+    files
+}
+
 /// Writes a file whole or not at all. Another process that writes the same content is left to it.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!("{name}.{TEMPORARY}"));
     let mut file = File::options().create(true).truncate(false).write(true).open(&temporary)?;
@@ -219,16 +300,20 @@ fn discard_abandoned(path: &Path) {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     #[test]
     fn what_was_not_used_for_longest_makes_room_but_never_what_serves() {
         let folder = tempfile::TempDir::new().expect("a temporary folder");
         let cache = Cache::open(Some(folder.path()), 250);
-        let blobs: Vec<Vec<u8>> = (0..4).map(|i| vec![i; 100]).collect();
+        let blobs: Vec<Bytes> = (0..4).map(|i| vec![i; 100].into()).collect();
         let names: Vec<String> = blobs.iter().map(|b| sha256(b)).collect();
-        let kept = [names[0].clone()];
+        let note = served::tests::note(&names[..1]);
+        cache.write_note("repository", "model", note);
         for (blob, name) in blobs.iter().zip(&names) {
-            cache.put(name, blob, &kept);
+            cache.put(name, blob);
         }
+        cache.flush(PATIENCE);
         let there: Vec<bool> = names.iter().map(|name| cache.get(name).is_some()).collect();
         assert_eq!(there, [true, false, false, true]);
         fs::write(folder.path().join("blobs").join(&names[0]), "damaged").expect("a file");
@@ -244,7 +329,8 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").expect("a file");
         let cache = Cache::open(Some(&file.join("cache")), 250);
-        cache.put("x", b"y", &[]);
+        cache.put("x", &Bytes::from_static(b"y"));
+        cache.flush(PATIENCE);
         assert!(cache.get("x").is_none());
     }
 }

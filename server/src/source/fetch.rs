@@ -1,6 +1,8 @@
 //! Fetching one version from a bucket: the cache first, then the manifest, its signature, and each file it names.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -9,9 +11,8 @@ use super::download::{Progress, Target, download};
 use super::fetched::{Fetched, Files, verify_manifest};
 use super::s3::{Client, Fault, Got, Kind};
 use super::signing::Keys;
-use super::{MANIFEST, MANIFEST_BYTES, MODEL, Revision, SIGNATURE, SIGNATURE_BYTES, served, sha256};
+use super::{MANIFEST, MANIFEST_BYTES, MODEL, Revision, SIGNATURE, SIGNATURE_BYTES, sha256};
 use crate::model::check::{Rejection, Stage};
-use crate::model::manifest::Manifest;
 
 /// What fetches of one repository share.
 pub(super) struct Fetcher {
@@ -21,7 +22,12 @@ pub(super) struct Fetcher {
     pub(super) model_bytes: u64,
     /// The repository's folder in the cache.
     pub(super) id: String,
+    /// The names in the cache of all that a version took, by its fingerprint.
+    pub(super) took: Mutex<HashMap<String, Vec<String>>>,
 }
+
+/// Versions that are remembered in [`Fetcher::took`].
+const REMEMBERED: usize = 64;
 
 impl Fetcher {
     /// Reads and verifies a version.
@@ -48,11 +54,12 @@ impl Fetcher {
             }
         };
         let manifest = verify_manifest(model, revision, &text)?;
-        self.keep(pinned, &text);
+        self.cache.put(pinned, &text);
         if let Some(keys) = &self.keys {
             self.check_signature(keys, &folder, pinned, &text).await?;
         }
         let mut files = Files::new(manifest, self.model_bytes)?;
+        let mut names = vec![pinned.clone()];
         progress.of.store(files.bytes(), Ordering::Relaxed);
         while let Some(file) = files.next() {
             let key = format!("{folder}/{}", file.path);
@@ -66,11 +73,13 @@ impl Fetcher {
             // Parts of an object that was replaced would spoil the next try too.
             let taken = files.take(&file, bytes.clone());
             if taken.is_ok() {
-                self.keep(&file.sha256, &bytes);
+                self.cache.put(&file.sha256, &bytes);
             }
             self.cache.drop_parts(&file.sha256);
             taken?;
+            names.push(file.sha256);
         }
+        self.remember(revision, names);
         Ok(files.fetched(model, revision))
     }
 
@@ -101,13 +110,15 @@ impl Fetcher {
             None => {
                 let onnx = self.download(&Target { key: &key, name: &name, bytes, tag: Some(tag) }, progress).await?;
                 let sha = sha256(&onnx);
-                self.keep(&sha, &onnx);
+                self.cache.put(&sha, &onnx);
                 self.cache.write_named(&note, sha.as_bytes());
                 self.cache.drop_parts(&name);
                 onnx
             }
         };
-        Ok(Fetched::bare(model, revision, onnx))
+        let fetched = Fetched::bare(model, revision, onnx);
+        self.remember(revision, vec![fetched.artifact.id.sha256.clone(), name]);
+        Ok(fetched)
     }
 
     async fn check_signature(&self, keys: &Keys, folder: &str, pinned: &str, text: &[u8]) -> Result<(), Rejection> {
@@ -127,6 +138,20 @@ impl Fetcher {
         }
     }
 
+    /// The names in the cache of all that versions took.
+    pub(super) fn files<'a>(&self, revisions: impl Iterator<Item = &'a Revision>) -> Vec<String> {
+        let took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        revisions.filter_map(|revision| took.get(&revision.fingerprint)).flatten().cloned().collect()
+    }
+
+    fn remember(&self, revision: &Revision, names: Vec<String>) {
+        let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        if took.len() >= REMEMBERED {
+            took.clear();
+        }
+        took.insert(revision.fingerprint.clone(), names);
+    }
+
     async fn download(&self, wanted: &Target<'_>, progress: &Progress) -> Result<Bytes, Rejection> {
         download(&self.client, &self.cache, wanted, progress).await.map_err(|fault| {
             if fault.kind == Kind::Changed {
@@ -138,40 +163,6 @@ impl Fetcher {
 
     fn cached(&self, sha: &str) -> Option<Bytes> {
         tokio::task::block_in_place(|| self.cache.get(sha))
-    }
-
-    fn keep(&self, sha: &str, bytes: &[u8]) {
-        tokio::task::block_in_place(|| self.cache.put(sha, bytes, &self.serving()));
-    }
-
-    /// The hashes of everything that the notes name: what a start without the repository needs.
-    fn serving(&self) -> Vec<String> {
-        let mut hashes = vec![];
-        let notes =
-            self.cache.notes(&self.id).into_iter().filter_map(|(model, bytes, _)| Some((model, served::read(&bytes)?)));
-        for (model, wanted) in notes {
-            for revision in wanted.challengers.iter().chain([&wanted.champion]) {
-                match &revision.manifest_sha256 {
-                    Some(sha) => {
-                        hashes.push(sha.clone());
-                        let text = self.cache.read_named(sha).unwrap_or_default();
-                        if let Ok(manifest) = Manifest::parse(&text) {
-                            let external = manifest.artifact.external_data.into_iter().map(|file| file.sha256);
-                            hashes.extend(external.chain([manifest.artifact.sha256]));
-                        }
-                    }
-                    None => {
-                        let key = format!("{model}/{}/{MODEL}", revision.version);
-                        let tag = revision.fingerprint.split_once(' ').unwrap_or_default().1;
-                        let name = sha256(format!("{} {tag}", self.client.url(&key)).as_bytes());
-                        let sha = self.cache.read_named(&format!("{name}.tag"));
-                        hashes.extend(sha.and_then(|sha| String::from_utf8(sha).ok()));
-                        hashes.push(name);
-                    }
-                }
-            }
-        }
-        hashes
     }
 }
 

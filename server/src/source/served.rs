@@ -7,6 +7,9 @@ use super::{Revision, Wanted};
 #[derive(Serialize, Deserialize)]
 struct Note {
     epoch: u64,
+    /// The hashes of all that it takes: the cache keeps them.
+    #[serde(default)]
+    files: Vec<String>,
     champion: Version,
     challengers: Vec<Version>,
 }
@@ -33,9 +36,10 @@ impl From<Version> for Revision {
 }
 
 /// The note's text.
-pub(super) fn write(wanted: &Wanted) -> Vec<u8> {
+pub(super) fn write(wanted: &Wanted, files: Vec<String>) -> Vec<u8> {
     let note = Note {
         epoch: wanted.epoch,
+        files,
         champion: (&wanted.champion).into(),
         challengers: wanted.challengers.iter().map(Into::into).collect(),
     };
@@ -50,4 +54,27 @@ pub(super) fn read(bytes: &[u8]) -> Option<Wanted> {
         challengers: note.challengers.into_iter().map(Into::into).collect(),
         ..Wanted::of(note.champion.into())
     })
+}
+
+/// The hashes that a note keeps in the cache.
+pub(super) fn files(bytes: &[u8]) -> Vec<String> {
+    serde_json::from_slice::<Note>(bytes).map(|note| note.files).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A note that keeps these.
+    pub(in crate::source) fn note(files: &[String]) -> Vec<u8> {
+        write(&Wanted::of(Revision::pinned("1", "aa")), files.to_vec())
+    }
+
+    #[test]
+    fn a_note_is_read_as_it_was_written() {
+        let wanted = Wanted { epoch: 3, ..Wanted::of(Revision::pinned("1", "aa")) };
+        let bytes = write(&wanted, vec!["bb".into()]);
+        assert_eq!((read(&bytes), files(&bytes)), (Some(wanted), vec!["bb".into()]));
+        assert_eq!((read(b"damaged"), files(b"damaged")), (None, vec![]));
+    }
 }

@@ -148,6 +148,12 @@ impl Server {
         assert!(status.success());
     }
 
+    /// Stops it in good order, its cache written.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        assert!(self.wait().success(), "{}", self.log());
+    }
+
     /// Waits for the end.
     pub fn wait(&mut self) -> ExitStatus {
         wait_for("the server to end", || self.child.try_wait().expect("a child"))

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::{Server, wait_for};
 use onnxd::source::sha256;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -87,4 +88,29 @@ impl Repo {
         fs::write(&temporary, text).expect("a file");
         fs::rename(temporary, self.path().join("anomaly/aliases.json")).expect("a rename");
     }
+}
+
+/// Waits until an epoch was taken up: published or refused.
+#[track_caller]
+pub fn settled(server: &Server, epoch: u64) -> Value {
+    wait_for("the swap", || {
+        let status = server.model_status("anomaly");
+        let done = status["wanted"]["epoch"] == json!(epoch)
+            && (status["epoch"] == json!(epoch) || !status["rejected"].as_array()?.is_empty());
+        done.then_some(status)
+    })
+}
+
+/// Waits until this version serves.
+#[track_caller]
+pub fn serves(server: &Server, version: u32) -> Value {
+    wait_for(&format!("version {version}"), || {
+        let status = server.model_status("anomaly");
+        (status["champion"]["version"] == json!(version.to_string())).then_some(status)
+    })
+}
+
+/// A row that `good` and `other` answer differently.
+pub fn row(turn: usize) -> Value {
+    json!({"cpu_zscore": turn % 60, "memory_zscore": 1, "cpu_baseline": 50, "cpu_scale": 10})
 }

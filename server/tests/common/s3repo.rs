@@ -4,13 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 
 use onnxd::source::sha256;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
+use super::Server;
 use super::proxy::Proxy;
 use super::repo::{Repo, fixture};
 use super::s3::{Bucket, S3};
-use super::{Server, wait_for};
 
 /// What the server under test reads and writes, and where.
 pub struct S3Repo {
@@ -127,30 +127,6 @@ fn large(onnx: &[u8], bytes: usize, seed: u32) -> Vec<u8> {
     };
     let padding: Vec<u8> = (0..bytes).map(|_| letter()).collect();
     [onnx, &field(14, &[field(1, b"padding"), field(2, &padding)].concat())].concat()
-}
-
-/// Waits until an epoch was taken up: published or refused.
-#[track_caller]
-pub fn settled(server: &Server, epoch: u64) -> Value {
-    wait_for("the swap", || {
-        let status = server.model_status("anomaly");
-        let done = status["wanted"]["epoch"] == json!(epoch)
-            && (status["epoch"] == json!(epoch) || !status["rejected"].as_array()?.is_empty());
-        done.then_some(status)
-    })
-}
-
-/// Waits until this version serves.
-#[track_caller]
-pub fn serves(server: &Server, version: u32) -> Value {
-    wait_for(&format!("version {version}"), || {
-        let status = server.model_status("anomaly");
-        (status["champion"]["version"] == json!(version.to_string())).then_some(status)
-    })
-}
-
-pub fn row(turn: usize) -> Value {
-    json!({"cpu_zscore": turn % 60, "memory_zscore": 1, "cpu_baseline": 50, "cpu_scale": 10})
 }
 
 /// An address where nobody listens.

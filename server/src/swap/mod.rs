@@ -1,9 +1,12 @@
-//! The transaction that changes what serves: fetch, verify, probe, load, publish.
+//! What serves is brought to what the repository asks for, again and again. How one name is brought there is in
+//! `transact.rs`.
 //!
 //! Either the new set serves, or the old one goes on as if nothing had happened and the reason is in one log line, one
 //! metric and the status. A bad champion refuses the whole set; a bad challenger only leaves its own place empty, since a
 //! challenger must never hold the champion back. One thread does all of it, the heavy parts at low priority,
 //! away from requests.
+
+mod transact;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,14 +14,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::runtime::Runtime;
-use crate::model::{Duty, Model, ModelId, Threads};
+use crate::model::{ModelId, Threads};
 use crate::probe::Probe;
-use crate::serving::{Challenger, ServingSet};
-use crate::source::{Hint, Listing, Revision, Source, Wanted};
+use crate::serving::ServingSet;
+use crate::source::{Hint, Listing, Source, Wanted};
 use crate::threads::LowPriority;
 
 /// Profiles that are remembered, so that going back to a version does not probe it again.
@@ -92,49 +94,6 @@ pub struct Reading {
     pub from_cache: bool,
 }
 
-impl Context {
-    /// Fetches, probes and loads; a model in `memory` with the same bytes is taken as it is.
-    fn load(
-        &self,
-        name: &str,
-        wanted: &Revision,
-        duty: Duty,
-        profiles: &mut HashMap<ModelId, Profile>,
-        memory: &[Arc<Model>],
-    ) -> Result<Option<Arc<Model>>, Rejection> {
-        let start = Instant::now();
-        let Some(fetched) = self.source.fetch(name, wanted)? else { return Ok(None) };
-        self.metrics.stage("fetch", start.elapsed());
-        let id = &fetched.artifact.id;
-        if let Some(model) = memory.iter().find(|model| model.id == *id) {
-            return Ok(Some(Arc::clone(model)));
-        }
-        let profile = match profiles.get(id) {
-            Some(profile) => profile.clone(),
-            None => {
-                let start = Instant::now();
-                tracing::info!(
-                    model = name,
-                    version = id.version,
-                    bytes = fetched.artifact.onnx.len(),
-                    "trying out a model"
-                );
-                let profile = self.probe.examine(&self.runtime, &fetched.artifact, fetched.manifest.as_deref())?;
-                self.metrics.stage("probe", start.elapsed());
-                if profiles.len() >= KNOWN_PROFILES {
-                    profiles.clear();
-                }
-                profiles.insert(id.clone(), profile.clone());
-                profile
-            }
-        };
-        let start = Instant::now();
-        let model = Model::load(&self.runtime, &fetched.artifact, profile, duty, self.threads)?;
-        self.metrics.stage("load", start.elapsed());
-        Ok(Some(Arc::new(model)))
-    }
-}
-
 /// The last try for one name.
 #[derive(Default)]
 struct Attempt {
@@ -200,10 +159,6 @@ impl Swapper {
         let listing = self.listing.take().unwrap_or_default();
         let due: Vec<&String> =
             listing.iter().filter(|(name, wanted)| self.is_due(name, wanted)).map(|(name, _)| name).collect();
-        if look && self.state.error.is_none() {
-            let outcome = if due.is_empty() { "unchanged" } else { "changed" };
-            self.context.metrics.poll(self.context.source.kind(), outcome);
-        }
         for name in due {
             let report = self.attempt(name, listing[name].clone(), lanes);
             lanes.report(name, report);
@@ -224,6 +179,8 @@ impl Swapper {
                 self.attempts.retain(|name, _| listing.contains_key(name));
                 lanes.forget(&listing);
                 source.keep_only(&listing);
+                let outcome = if self.listing.as_ref() == Some(&listing) { "unchanged" } else { "changed" };
+                self.context.metrics.poll(source.kind(), outcome);
                 self.listing = Some(listing);
             }
             Err(error) => {
@@ -355,153 +312,6 @@ impl Swapper {
         }
         tracing::error!(model = name, role, version, stage, reason, "a model was refused; what serves goes on");
         self.context.metrics.swap(name, role, "rejected", stage);
-    }
-
-    /// Publishes the wanted set or leaves the present one.
-    fn transact(&mut self, name: &str, wanted: &Wanted, lanes: &impl Lanes) -> Outcome {
-        let old = lanes.serving(name);
-        let champion = match self.champion(name, &wanted.champion, old.as_deref()) {
-            Ok(Some(champion)) => champion,
-            Ok(None) => return Outcome { champion_comes: true, ..Outcome::default() },
-            Err(rejection) => return rejection.of("champion", &wanted.champion.version).into(),
-        };
-        let mut outcome = Outcome::default();
-        for (version, reason) in &wanted.misnamed {
-            outcome.rejected.push(Stage::Fetch.reject(reason).of("challenger", version));
-        }
-        let challenger = wanted.challengers.first().and_then(|revision| {
-            match self.challenger(name, revision, &champion, old.as_deref()) {
-                Ok(challenger) => {
-                    outcome.challenger_comes = challenger.is_none();
-                    challenger
-                }
-                Err(rejection) => {
-                    outcome.rejected.push(rejection.of("challenger", &revision.version));
-                    None
-                }
-            }
-        });
-        if wanted.challengers.len() > 1 {
-            let count = wanted.challengers.len();
-            tracing::warn!(model = name, "aliases.json names {count} challengers; the first one is scored");
-        }
-        let same = |a: &Arc<Model>, b: &Arc<Model>| Arc::ptr_eq(a, b);
-        let unchanged = old.as_ref().is_some_and(|old| {
-            same(&old.champion, &champion)
-                && old.epoch == wanted.epoch
-                && old.challenger.as_ref().map(Arc::as_ptr) == challenger.as_ref().map(Arc::as_ptr)
-        });
-        if unchanged {
-            return outcome;
-        }
-        let previous = old.as_ref().and_then(|old| {
-            if same(&old.champion, &champion) { old.previous.clone() } else { Some(Arc::clone(&old.champion)) }
-        });
-        let (now, shadowed) = (Arc::clone(&champion), challenger.as_ref().map(|c| c.model.id.version.clone()));
-        let (tally, guard) = match &old {
-            Some(old) if same(&old.champion, &now) => (Arc::clone(&old.tally), old.guard.clone()),
-            Some(old) => (Arc::default(), self.guard(old, &now, wanted)),
-            None => (Arc::default(), None),
-        };
-        let set = ServingSet { champion, challenger, previous, tally, guard, epoch: wanted.epoch };
-        match lanes.publish(name, set) {
-            Ok(old) => self.retired.extend(old),
-            Err(reason) => return Stage::Load.not_yet(reason).of("champion", &now.id.version).into(),
-        }
-        let served = if shadowed.is_some() { wanted.challengers.iter().take(1).cloned().collect() } else { vec![] };
-        self.context.source.note_served(name, &Wanted { challengers: served, ..wanted.clone() });
-        let (champion, sha256) = (&now.id.version, &now.id.sha256);
-        tracing::info!(model = name, champion, challenger = shadowed, epoch = wanted.epoch, sha256, "serving");
-        for warning in &now.profile.warnings {
-            tracing::warn!(model = name, version = champion, "{warning}");
-        }
-        self.context.metrics.swap(name, "champion", "published", "publish");
-        if shadowed.is_some() {
-            self.context.metrics.swap(name, "challenger", "published", "publish");
-        }
-        outcome
-    }
-
-    /// The watch over a champion that was promoted. Going back is not watched, so that nothing goes to and fro, and what
-    /// nobody promoted cannot be rolled back.
-    fn guard(&self, old: &ServingSet, champion: &Arc<Model>, wanted: &Wanted) -> Option<Arc<Guard>> {
-        let goes_back = old.previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, champion));
-        let promoted = wanted.epoch > old.epoch && old.champion.id.manifest_sha256.is_some();
-        if goes_back || !promoted || self.context.guard_period.is_zero() {
-            return None;
-        }
-        let previous = Arc::new(Challenger::previous(Arc::clone(&old.champion)));
-        Some(Arc::new(Guard::new(previous, &old.tally, self.context.guard_period)))
-    }
-
-    fn champion(
-        &mut self,
-        name: &str,
-        wanted: &Revision,
-        old: Option<&ServingSet>,
-    ) -> Result<Option<Arc<Model>>, Rejection> {
-        let Some(champion) = self.obtain(name, wanted, Duty::Serve, old)? else { return Ok(None) };
-        if let Some(old) = old
-            && !self.context.allow_signature_change
-            // Going back is always allowed, and so is the manifest of what was served without one.
-            && !old.previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, &champion))
-            && !(old.champion.signature.inferred && old.champion.id.version == champion.id.version)
-        {
-            champion.signature.can_replace(&old.champion.signature).map_err(|reason| {
-                Stage::Verify.reject(format!("{reason} (serve with --allow-signature-change to accept it)"))
-            })?;
-        }
-        Ok(Some(champion))
-    }
-
-    fn challenger(
-        &mut self,
-        name: &str,
-        wanted: &Revision,
-        champion: &Arc<Model>,
-        old: Option<&ServingSet>,
-    ) -> Result<Option<Arc<Challenger>>, Rejection> {
-        let Some(model) = self.obtain(name, wanted, Duty::Shadow, old)? else { return Ok(None) };
-        model.signature.can_shadow(&champion.signature).map_err(|e| Stage::Verify.reject(e))?;
-        // The statistics are of one champion against one challenger: they go on only while both stay.
-        let kept = old.filter(|old| Arc::ptr_eq(&old.champion, champion)).and_then(|old| old.challenger.clone());
-        Ok(Some(kept.filter(|c| Arc::ptr_eq(&c.model, &model)).unwrap_or_else(|| Arc::new(Challenger::new(model)))))
-    }
-
-    /// The model in memory if it is there, else fetched, probed and loaded; `None` while it is being downloaded.
-    fn obtain(
-        &mut self,
-        name: &str,
-        wanted: &Revision,
-        duty: Duty,
-        old: Option<&ServingSet>,
-    ) -> Result<Option<Arc<Model>>, Rejection> {
-        let in_memory: Vec<&Arc<Model>> = old
-            .into_iter()
-            .flat_map(|old| {
-                let challenger = old.challenger.as_ref().map(|c| &c.model);
-                [Some(&old.champion), challenger, old.previous.as_ref()].into_iter().flatten()
-            })
-            .filter(|model| model.can_do(duty))
-            .collect();
-        if let Some(sha256) = &wanted.manifest_sha256
-            && let Some(model) = in_memory
-                .iter()
-                .find(|m| m.id.version == wanted.version && m.id.manifest_sha256.as_ref() == Some(sha256))
-        {
-            return Ok(Some(Arc::clone(model)));
-        }
-        let (context, name, wanted) = (Arc::clone(&self.context), name.to_owned(), wanted.clone());
-        let memory: Vec<Arc<Model>> = in_memory.into_iter().map(Arc::clone).collect();
-        let mut profiles = std::mem::take(&mut self.profiles);
-        let done = self.loader.run(move || {
-            let model = context.load(&name, &wanted, duty, &mut profiles, &memory);
-            (model, profiles)
-        });
-        let (model, profiles) =
-            done.unwrap_or_else(|| (Err(Stage::Load.reject("loading it panicked, see the log")), HashMap::new()));
-        self.profiles = profiles;
-        model
     }
 }
 

@@ -1,0 +1,155 @@
+//! The guard after a promotion: a champion that is far worse than the one before is rolled back, with the evidence in the
+//! ledger, and nothing else is.
+
+mod common;
+
+use std::fs;
+
+use common::http::Load;
+use common::proxy::{Fault, Proxy};
+use common::repo::{Repo, row, serves, settled};
+use common::s3repo::S3Repo;
+use common::{Server, wait_for};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Requests that all have this `cpu_zscore`; whatever the server answers is fine.
+fn load(server: &Server, cpu: f64) -> Load {
+    let body = move |turn: usize| json!({"cpu_zscore": cpu, "memory_zscore": turn % 2}).to_string();
+    Load::start(server.http, 4, body, |_, _| Ok(()))
+}
+
+fn record(repo: &Repo, epoch: u64) -> Value {
+    let path = repo.path().join(format!("anomaly/ledger/{epoch}.json"));
+    // It is written after the pointer.
+    let text = wait_for("the record", || fs::read_to_string(&path).ok());
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Promotes a model that passes every check and is worse on what really comes; gives the ledger's record.
+fn rolled_back(worse: &str, cpu: f64) -> Value {
+    let repo = Repo::serving("good", None);
+    repo.install(2, worse);
+    let server = Server::start(repo.path(), &[]);
+    let load = load(&server, cpu);
+    wait_for("some requests", || (load.answered() > 500).then_some(()));
+    assert_eq!(server.model_status("anomaly")["guard"], json!(null), "nothing was promoted yet");
+    let epoch = repo.point(2, None);
+    settled(&server, epoch);
+    let status = serves(&server, 1);
+    assert_eq!((&status["epoch"], &status["guard"]), (&json!(epoch + 1), &json!(null)), "going back is not watched");
+    let (_, problems) = load.finish();
+    assert!(problems.is_empty(), "{problems:?}");
+    let record = record(&repo, epoch + 1);
+    assert_eq!(
+        (&record["action"], &record["champion"], &record["replaced"]),
+        (&json!("rollback"), &json!("1"), &json!("2"))
+    );
+    assert!(record["by"].as_str().is_some_and(|by| by.starts_with("guard of onnxd at ")), "{record}");
+    assert_eq!(
+        record["reason"],
+        json!(format!("version 2: {}", record["evidence"]["finding"].as_str().expect("text")))
+    );
+    let counted = "onnxd_promotions_total{model=\"anomaly\",outcome=\"guard_rolled_back\"}";
+    wait_for("the count", || server.metric(counted).filter(|n| *n == 1.0));
+    let aliases = fs::read_to_string(repo.path().join("anomaly/aliases.json")).expect("a pointer");
+    let aliases: Value = serde_json::from_str(&aliases).expect("JSON");
+    assert_eq!(aliases["previous"], json!(null), "a second rollback cannot bring the faulty version again");
+    record
+}
+
+#[test]
+fn a_champion_that_fails_is_rolled_back() {
+    let record = rolled_back("fails-sometimes", 55.0);
+    assert_eq!(record["evidence"]["test"], "errors");
+    assert!(record["evidence"]["champion"]["failed"].as_u64().is_some_and(|n| n >= 4), "{record}");
+    assert_eq!(record["evidence"]["previous"]["failed"], json!(0));
+}
+
+#[test]
+fn a_champion_whose_answers_are_not_finite_is_rolled_back() {
+    assert_eq!(rolled_back("nan-sometimes", 55.0)["evidence"]["test"], "not_finite");
+}
+
+#[test]
+fn a_champion_that_is_far_slower_is_rolled_back() {
+    assert_eq!(rolled_back("slow", 1.0)["evidence"]["test"], "latency");
+}
+
+/// `other` decides true for all of these rows, `good` for none.
+#[test]
+fn a_champion_that_cries_wolf_is_rolled_back() {
+    let record = rolled_back("other", 4.0);
+    assert_eq!(record["evidence"]["test"], "alerts", "{record}");
+    assert!(record["evidence"]["decisions"]["true>false"].as_u64().is_some_and(|n| n >= 30), "{record}");
+}
+
+/// An incident: every row is an anomaly, and the new champion says so as the one before does.
+#[test]
+fn an_incident_after_a_promotion_is_no_reason_to_go_back() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "good");
+    let server = Server::start(repo.path(), &["--guard-period", "4s"]);
+    let quiet = load(&server, 0.0);
+    wait_for("some requests", || (quiet.answered() > 500).then_some(()));
+    drop(quiet.finish());
+    settled(&server, repo.point(2, None));
+    assert_eq!(server.model_status("anomaly")["guard"]["state"], "watching");
+    let incident = load(&server, 12.0);
+    wait_for("the end of the watch", || (server.model_status("anomaly")["guard"]["state"] == "ended").then_some(()));
+    let (answered, problems) = incident.finish();
+    assert!(problems.is_empty() && answered > 500, "{answered}: {problems:?}");
+    let status = server.model_status("anomaly");
+    assert_eq!((&status["champion"]["version"], &status["guard"]["against"]), (&json!("2"), &json!("1")));
+    // The champion before is no challenger: nothing of it shows where challengers are counted.
+    assert_eq!(server.metric("onnxd_shadow_pairs_total{model=\"anomaly\",outcome=\"compared\"}"), Some(0.0));
+}
+
+#[test]
+fn without_a_period_nothing_is_rolled_back() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "fails-sometimes");
+    let server = Server::start(repo.path(), &["--guard-period", "0s"]);
+    let epoch = repo.point(2, None);
+    settled(&server, epoch);
+    let load = load(&server, 55.0);
+    let looks = "onnxd_source_polls_total{source=\"file\",outcome=\"unchanged\"}";
+    let before = server.metric(looks).unwrap_or(0.0);
+    wait_for("three looks", || server.metric(looks).filter(|n| *n > before + 3.0));
+    drop(load.finish());
+    let status = server.model_status("anomaly");
+    assert_eq!((&status["epoch"], &status["guard"]), (&json!(epoch), &json!(null)));
+}
+
+/// Both replicas find the champion faulty; one of them may not write, and tries again until it sees that the other did.
+#[test]
+fn of_two_replicas_one_rolls_back_and_both_follow() {
+    let repo = S3Repo::serving("good", None);
+    repo.install(2, "fails-sometimes");
+    let first = repo.serve(&["--models", "anomaly"]);
+    let (proxy, cache) = (Proxy::start(repo.bucket.s3.address()), TempDir::new().expect("a folder"));
+    let cache = cache.path().to_str().expect("text");
+    let args = repo.args(&proxy.endpoint(), &["--models", "anomaly", "--cache", cache]).join("\n");
+    let second = Server::start(repo.bucket.url().as_ref(), &args.lines().collect::<Vec<_>>());
+    let loads = [load(&first, 55.0), load(&second, 55.0)];
+    let epoch = repo.point(2, None);
+    settled(&first, epoch);
+    settled(&second, epoch);
+    // The one that may not read the manifest of the version to go back to cannot promote it either.
+    proxy.set_for("1/manifest.json", Fault::Status(403, "AccessDenied"));
+    for server in [&first, &second] {
+        let status = serves(server, 1);
+        assert_eq!(status["epoch"], json!(epoch + 1));
+    }
+    for load in loads {
+        let (_, problems) = load.finish();
+        assert!(problems.is_empty(), "{problems:?}");
+    }
+    let written = |epoch: u64| {
+        let ledger = repo.bucket.list("anomaly/ledger/");
+        ledger.iter().any(|key| key.ends_with(&format!("/{epoch}.json")))
+    };
+    wait_for("the record", || written(epoch + 1).then_some(()));
+    assert!(!written(epoch + 2));
+    assert_eq!(first.post("/predict", &row(1).to_string()).header("x-model-version"), "1");
+}
