@@ -23,6 +23,7 @@ mod engine;
 pub mod guard;
 pub mod http;
 pub mod inspect;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod probe;

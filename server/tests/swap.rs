@@ -309,3 +309,17 @@ fn a_default_that_does_not_fit_its_type_is_refused() {
         assert!(status["rejected"][0]["reason"].as_str().expect("text").contains(reason), "{status}");
     }
 }
+
+/// With little memory the champion before is not kept; going back to it loads it again.
+#[test]
+fn a_rollback_works_without_room_for_the_champion_before() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "other");
+    let server = Server::start(repo.path(), &["--memory-limit", "1MiB"]);
+    let before = server.predict(&row(3));
+    let status = settled(&server, repo.point(2, None));
+    assert_eq!((&status["previous"], &status["guard"]), (&json!(null), &json!(null)));
+    assert!(server.log().contains("memory is short"));
+    settled(&server, repo.point(1, None));
+    assert_eq!(server.predict(&row(3)), before);
+}

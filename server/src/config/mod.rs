@@ -239,6 +239,7 @@ impl Raw {
                 },
                 poll_interval: r.duration("poll-interval", Duration::from_millis(100)),
                 allow_signature_change: r.parse("allow-signature-change", "true or false", bool::from_str),
+                memory_limit: if r.text("memory-limit") == "auto" { None } else { Some(r.size("memory-limit")) },
                 guard_period: r.duration("guard-period", Duration::ZERO),
                 probe: r.probe(),
             },

@@ -54,6 +54,7 @@ settings! {
         "default-model" "NAME" = "", "The model that answers /predict. Not needed when the repository holds one model.";
         "poll-interval" "DURATION" = "5s", "How often the repository is read when the system tells of no change (buckets and network file systems never tell).";
         "guard-period" "DURATION" = "10m", "How long a new champion is watched after a promotion: when it fails, or is slow, not finite or alerting far beyond the one before, it is rolled back. 0s: not at all.";
+        "memory-limit" "SIZE" = "auto", "The memory that the process may use. Beyond three quarters of it, the champion before is not kept in memory, and a rollback loads it. auto: what the cgroup allows.";
         "require-signature" "FILE" = "", "Public keys (Ed25519, PEM): only versions load whose manifest.json.sig was made by one of them.";
         "model-limit" "SIZE" = "2GiB", "The files of one version together; they are held in memory while it is tried out and loaded.";
         "allow-signature-change" "BOOL" = "false", "Lets a champion replace one that takes or gives other things. Clients of the old one may get errors.";

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 
 use crate::batch::{self, Call, Lane, PredictError};
 use crate::codec::{self, DecodeError};
+use crate::memory::Memory;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::model::Threads;
 use crate::model::runtime::Runtime;
@@ -45,6 +46,8 @@ pub struct Options {
     pub poll_interval: Duration,
     /// Whether a champion may take or give other things than the one before.
     pub allow_signature_change: bool,
+    /// Memory that the process may use; what the system allows when `None`.
+    pub memory_limit: Option<u64>,
     /// How long a new champion is watched against the one before; zero for not at all.
     pub guard_period: Duration,
     /// How new models are tried out.
@@ -71,6 +74,7 @@ impl Options {
             shadow: shadow::Limits { sample: 1.0, queue_rows: 8192, cpu: 0.25 },
             poll_interval: Duration::from_secs(5),
             allow_signature_change: false,
+            memory_limit: None,
             guard_period: Duration::from_secs(600),
             probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
         }
@@ -152,6 +156,7 @@ impl Engine {
             allow_signature_change: options.allow_signature_change,
             poll_interval: options.poll_interval,
             guard_period: options.guard_period,
+            memory: Memory::new(options.memory_limit),
             metrics: Arc::clone(&metrics),
         };
         let shared = Arc::new(Shared {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::runtime::Runtime;
@@ -65,6 +66,7 @@ pub(crate) struct Context {
     pub(crate) allow_signature_change: bool,
     pub(crate) poll_interval: Duration,
     pub(crate) guard_period: Duration,
+    pub(crate) memory: Memory,
     pub(crate) metrics: Arc<Metrics>,
 }
 

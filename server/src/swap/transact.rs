@@ -95,10 +95,22 @@ impl Swapper {
         let previous = old.as_ref().and_then(|old| {
             if same(&old.champion, &champion) { old.previous.clone() } else { Some(Arc::clone(&old.champion)) }
         });
+        let previous = previous.filter(|previous| {
+            let has_room = self.context.memory.has_room();
+            if !has_room {
+                let version = &previous.id.version;
+                tracing::warn!(
+                    model = name,
+                    version,
+                    "memory is short: the champion before is not kept, so a rollback loads it and no guard compares with it"
+                );
+            }
+            has_room
+        });
         let (now, shadowed) = (Arc::clone(&champion), challenger.as_ref().map(|c| c.model.id.version.clone()));
         let (tally, guard) = match &old {
             Some(old) if same(&old.champion, &now) => (Arc::clone(&old.tally), old.guard.clone()),
-            Some(old) => (Arc::default(), self.guard(old, &now, wanted)),
+            Some(old) => (Arc::default(), previous.as_ref().and_then(|_| self.guard(old, &now, wanted))),
             None => (Arc::default(), None),
         };
         let set = ServingSet { champion, challenger, previous, tally, guard, epoch: wanted.epoch };

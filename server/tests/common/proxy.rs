@@ -55,6 +55,7 @@ pub struct Seen {
     pub range: Option<String>,
     pub if_match: Option<String>,
     pub if_none_match: Option<String>,
+    pub authorization: Option<String>,
     /// Bytes of the body.
     pub sent: usize,
     /// When the answer ended.
@@ -194,6 +195,7 @@ impl Shared {
                 status: 0,
                 range: header("range"),
                 if_match: header("if-match"),
+                authorization: header("authorization"),
                 if_none_match: header("if-none-match"),
                 sent: 0,
                 until: None,
