@@ -7,6 +7,7 @@ use std::path::Path;
 
 use common::proxy::Fault;
 use common::repo::{row, serves};
+use common::s3::{ENVIRONMENT, python};
 use common::s3repo::S3Repo;
 use common::{Server, wait_for};
 use serde_json::json;
@@ -90,13 +91,36 @@ fn a_web_identity_is_exchanged_for_credentials() {
     assert!(ids(&repo).iter().all(|id| id.starts_with("ASIA")), "{:?}", ids(&repo));
 }
 
+/// Over TLS, with an authority of one's own: it is trusted when SSL_CERT_FILE names it, and refused otherwise.
+#[test]
+fn a_server_of_an_own_authority_is_trusted_when_it_is_named() {
+    let repo = S3Repo::serving("good", None);
+    let folder = TempDir::new().expect("a folder");
+    let upstream = repo.bucket.s3.address().port().to_string();
+    let (mut relay, address) = python("tls_relay.py", &[&upstream, folder.path().to_str().expect("text")]);
+    let endpoint = format!("https://localhost:{}", address.port());
+    let args = repo.args(&endpoint, &["--models", "anomaly"]);
+    let start = |more: &[(&str, &str)]| {
+        Server::launch_with(repo.bucket.url().as_ref(), &args, &[ENVIRONMENT.as_slice(), more].concat())
+    };
+    let stranger = start(&[]);
+    let error = wait_for("the error", || stranger.ops("/status").json()["source"]["error"].as_str().map(str::to_owned));
+    assert!(error.contains("certificate"), "{error}");
+    let authority = folder.path().join("ca.pem");
+    let server = start(&[("SSL_CERT_FILE", authority.to_str().expect("text"))]);
+    serves(&server, 1);
+    // It is a child of this process and has nothing left to do.
+    let _ = relay.kill();
+    let _ = relay.wait();
+}
+
 #[test]
 fn without_credentials_the_reason_says_where_they_come_from() {
     let repo = S3Repo::serving("good", None);
     let server = start(&repo, &[("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")]);
     let status = server.ops("/status").json();
     let error = status["source"]["error"].as_str().expect("a reason");
-    assert!(error.contains("credentials come from"), "{error}");
+    assert!(error.contains("there are no credentials: they come from"), "{error}");
     assert_eq!((server.ops("/readyz").status, server.ops("/livez").status), (503, 200));
     assert_eq!(status["models"], json!([]));
 }

@@ -389,7 +389,8 @@ where
         SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".into(),
         SdkError::DispatchFailure(failure) if failure.is_io() => format!("cannot be reached: {}", innermost(error)),
         SdkError::DispatchFailure(_) => format!(
-            "{}: credentials come from the environment, ~/.aws, the pod's or the instance's role",
+            "there are no credentials: they come from the environment (AWS_ACCESS_KEY_ID, ..), ~/.aws, the pod's or the \
+             instance's role ({})",
             innermost(error)
         ),
         _ if status == Some(301) => format!("{said} (the bucket is in another region: set AWS_REGION)"),

@@ -1,9 +1,7 @@
 //! An S3 server (moto, see `s3_server.py`), one for all tests of a file, and what the tests themselves read and write there.
 
-use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,22 +40,7 @@ impl S3 {
     }
 
     fn launch() -> Self {
-        let python: PathBuf =
-            std::env::var_os("ONNXD_TEST_MOTO").map_or_else(|| super::root().join(".venv/bin/python"), OsString::into);
-        let missing = |what: &str| format!("{}: {what}: run `make test`, which installs moto", python.display());
-        let mut server = Command::new(&python)
-            .arg(super::root().join("server/tests/s3_server.py"))
-            .envs(ENVIRONMENT)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // It logs every request.
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{}", missing(&e.to_string())));
-        let mut port = String::new();
-        let said = server.stdout.take().map(|out| BufReader::new(out).read_line(&mut port));
-        assert!(matches!(said, Some(Ok(n)) if n > 0), "{}", missing("it has no moto"));
-        let address = format!("127.0.0.1:{}", port.trim()).parse().expect("an address");
+        let (server, address) = python("s3_server.py", &[]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -86,6 +69,26 @@ impl S3 {
         self.runtime.block_on(self.client.create_bucket().bucket(&name).send()).expect("a bucket");
         Bucket { s3: self, name }
     }
+}
+
+/// Starts a script of the tests that listens somewhere; it ends when its standard input does, so with this process.
+pub fn python(script: &str, args: &[&str]) -> (Child, SocketAddr) {
+    let python = super::root().join(".venv/bin/python");
+    let missing = |what: &str| format!("{}: {what}: run `make test`, which installs what it needs", python.display());
+    let mut child = Command::new(&python)
+        .arg(super::root().join("server/tests").join(script))
+        .args(args)
+        .envs(ENVIRONMENT)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // It logs every request.
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{}", missing(&e.to_string())));
+    let mut port = String::new();
+    let said = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut port));
+    assert!(matches!(said, Some(Ok(n)) if n > 0), "{}", missing("it does not start"));
+    (child, format!("127.0.0.1:{}", port.trim()).parse().expect("an address"))
 }
 
 /// A bucket with a model repository under a prefix; keys are told from there.
