@@ -383,3 +383,26 @@ fn what_a_killed_process_left_is_cleaned_up() {
     let _server = repo.serve(&[]);
     wait_for("the files to go", || temporary(repo.cache()).is_empty().then_some(()));
 }
+
+/// A disk that is full: what does not fit is served all the same, nothing half is left, and what fits is kept.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_costs_the_cache_and_nothing_else() {
+    let repo = S3Repo::new();
+    repo.install_large(1, "good", 200 << 10);
+    repo.install(2, "other");
+    repo.point(1, None);
+    let small_disk = format!("mount -t tmpfs -o size=100k none {}", repo.cache().display());
+    let endpoint = repo.proxy.endpoint();
+    let server = Server::launch_after(&small_disk, repo.bucket.url().as_ref(), &repo.args(&endpoint, &[]));
+    serves(&server, 1);
+    wait_for("the warning", || server.log().contains("the cache cannot be written").then_some(()));
+    // The disk as the server sees it.
+    let disk = PathBuf::from(format!("/proc/{}/root{}", server.pid(), repo.cache().display()));
+    assert_eq!(temporary(&disk), Vec::<PathBuf>::new());
+    repo.point(2, None);
+    serves(&server, 2);
+    let kept = fs::read(repo.local().version(2).join("model.onnx")).expect("a model");
+    let path = disk.join("blobs").join(onnxd::source::sha256(&kept));
+    wait_for("what fits", || (fs::read(&path).ok()? == kept).then_some(()));
+}

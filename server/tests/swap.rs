@@ -323,3 +323,18 @@ fn a_rollback_works_without_room_for_the_champion_before() {
     settled(&server, repo.point(1, None));
     assert_eq!(server.predict(&row(3)), before);
 }
+
+/// Where the system cannot watch (limits reached, some network file systems), polling finds the changes.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_watches_changes_are_found_by_polling() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "other");
+    let no_watches = "echo 0 > /proc/sys/user/max_inotify_instances";
+    let server = Server::launch_after(no_watches, repo.path(), &["--poll-interval", "100ms"]);
+    settled(&server, 1);
+    assert_eq!(server.ops("/status").json()["source"]["watching"], json!(false));
+    assert!(server.log().contains("changes are looked for every 100ms only"), "{}", server.log());
+    settled(&server, repo.point(2, None));
+    assert_eq!(server.model_status("anomaly")["champion"]["version"], json!("2"));
+}

@@ -68,12 +68,24 @@ impl Server {
         Self::launch_with(repository, args, &s3::ENVIRONMENT)
     }
 
+    /// Starts a server in user and mount namespaces of its own, after this shell script has changed them.
+    pub fn launch_after(script: &str, repository: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-ec", &format!("{script}; exec \"$@\""), "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_onnxd"));
+        Self::spawn(command, repository, args, &s3::ENVIRONMENT)
+    }
+
     /// Starts a server with these variables in its environment and waits until it listens.
     pub fn launch_with(repository: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_onnxd")), repository, args, environment)
+    }
+
+    fn spawn(mut command: Command, repository: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let ports = folder.path().join("ports.json");
         let log = fs::File::create(folder.path().join("log")).expect("a log file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_onnxd"))
+        let mut child = command
             .arg("serve")
             .arg(repository)
             .args(args)
