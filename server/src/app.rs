@@ -17,6 +17,8 @@ use crate::shutdown::{Reason, Signals};
 
 /// Models that load for longer than this are never reported as late.
 const LONGEST_START: Duration = Duration::from_secs(24 * 3600);
+/// Blocking threads of a runtime at least: admin calls, of which 4 at a time are made, may wait for S3.
+const BLOCKING: usize = 8;
 /// Connections of the operations port.
 const OPS_CONNECTIONS: usize = 256;
 
@@ -80,10 +82,10 @@ fn runtime(threads: usize, name: &'static str) -> Result<Runtime, String> {
     if threads > 1 {
         builder.worker_threads(threads);
     }
-    // The blocking threads decode large bodies.
+    // The blocking threads decode large bodies and make admin calls.
     builder
         .thread_name(name)
-        .max_blocking_threads(threads.max(2))
+        .max_blocking_threads(threads.max(BLOCKING))
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start threads: {e}"))

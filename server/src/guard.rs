@@ -1,9 +1,9 @@
 //! The guard after a promotion: the new champion is compared with the one before while it serves, and rolled back when it
 //! is far worse. It is coarse and quick; whether a challenger deserves to be promoted is for the shadow's statistics.
 //!
-//! What is counted of a champion's requests and runs ([`Tally`]) is compared with what was counted of the one before.
-//! Decisions are compared on the same rows, which the champion before scores in the shadow meanwhile: an incident makes
-//! both alert, and is no reason to go back.
+//! The champion before scores the same rows in the shadow meanwhile. So an incident, on which both alert, and rows on which
+//! both fail, which any client can send, are no reason to go back. The time of runs is compared with what was counted
+//! ([`Tally`]) while the other was champion; how long requests waited says more of the load than of the champion.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,12 @@ use crate::shadow::stats::Statistics;
 
 /// A share of failures below this is not told apart from none.
 const FLOOR: f64 = 0.01;
-/// How many times the rate, the run time or the alerts of the one before are too many.
+/// How many times the failures, the run time or the alerts of the one before are too many.
 const TIMES: f64 = 3.0;
 /// Natural logarithm of the odds against chance, for one look; 600 looks (one a second in 10 minutes) make 5e-4.
 const EVIDENCE: f64 = 14.0;
+/// Retries before they say whose fault it was.
+const RETRIES: u64 = 4;
 /// Runs before their times are compared, and by how much a run must be longer to matter.
 const RUNS: u64 = 50;
 const SLOWER: Duration = Duration::from_millis(2);
@@ -29,6 +31,8 @@ const DIFFERENT: u64 = 30;
 const SHARE: f64 = 0.005;
 /// The first pause before a rollback that failed is tried again; doubled each time.
 const RETRY: Duration = Duration::from_secs(2);
+/// A rollback of which nothing was heard for this long is tried again.
+const SILENT: Duration = Duration::from_secs(120);
 
 /// What is counted of a champion while it serves.
 #[derive(Debug, Default)]
@@ -53,6 +57,26 @@ pub enum End {
     NotFinite,
     /// It was not run in time, or refused because the queue was full.
     Unanswered,
+}
+
+/// What the champion before made of requests on which the champion failed, as far as it came to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Retried {
+    /// Requests that it answers.
+    pub answered: u64,
+    /// Requests on which it fails too: the rows are to blame.
+    pub failed: u64,
+}
+
+impl Retried {
+    /// Of `bad` requests on which the champion failed, those that are its own fault. The shadow does not come to all.
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
+    fn own(self, bad: u64) -> u64 {
+        if self.answered + self.failed < RETRIES {
+            return 0;
+        }
+        (bad as f64 * share(self.answered, self.answered + self.failed)) as u64
+    }
 }
 
 /// The numbers of a [`Tally`] at one moment.
@@ -118,7 +142,7 @@ impl Counts {
 /// Why a champion is rolled back: what the ledger keeps.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evidence {
-    /// errors, not_finite, unanswered, latency or alerts.
+    /// errors, not_finite, latency or alerts.
     pub test: &'static str,
     /// One sentence.
     pub finding: String,
@@ -126,6 +150,10 @@ pub struct Evidence {
     pub champion: Counts,
     /// What was counted of the one before, while it was champion.
     pub previous: Counts,
+    /// What the one before made of requests on which it failed.
+    pub retried_failed: Retried,
+    /// What the one before made of requests with an answer that was not finite.
+    pub retried_not_finite: Retried,
     /// Rows that both scored, by decision: the new champion's, then the other's.
     pub decisions: std::collections::BTreeMap<String, u64>,
     /// How long the new champion had served.
@@ -147,8 +175,8 @@ pub struct Guard {
 #[derive(Debug)]
 enum State {
     Watching,
-    /// Tripped; being rolled back, or to be tried again then.
-    Tripped(Box<Evidence>, Option<Instant>, u32),
+    /// Tripped; it is tried again then, if it is not done before.
+    Tripped(Box<Evidence>, Instant, u32),
     Ended,
 }
 
@@ -207,14 +235,19 @@ impl Guard {
                 None
             }
             State::Watching => {
-                let evidence =
-                    judge(&tally.counts(), &self.baseline, &self.previous.statistics(), self.since.elapsed())?;
-                *state = State::Tripped(Box::new(evidence.clone()), None, 0);
+                // The shadow's thread may be off the CPU for long while it holds them: then the next look sees them.
+                let pairs = self.previous.try_statistics()?;
+                let (now, retried) = (tally.counts(), self.previous.retried());
+                let evidence = judge(&now, &self.baseline, &pairs, retried, self.since.elapsed())?;
+                *state = State::Tripped(Box::new(evidence.clone()), Instant::now() + SILENT, 0);
                 Some(evidence)
             }
             State::Tripped(evidence, retry, _) => {
-                let due = retry.take_if(|at| Instant::now() >= *at);
-                due.map(|_| (**evidence).clone())
+                let due = Instant::now() >= *retry;
+                if due {
+                    *retry = Instant::now() + SILENT;
+                }
+                due.then(|| (**evidence).clone())
             }
         }
     }
@@ -227,7 +260,7 @@ impl Guard {
     /// The rollback could not be made; it is tried again after a while.
     pub fn failed(&self) {
         if let State::Tripped(_, retry, tries) = &mut *self.lock() {
-            *retry = Some(Instant::now() + RETRY * (1 << (*tries).min(5)));
+            *retry = Instant::now() + RETRY * (1 << (*tries).min(5));
             *tries += 1;
         }
     }
@@ -239,22 +272,27 @@ impl Guard {
 }
 
 /// Compares a champion with the one before.
-fn judge(now: &Counts, before: &Counts, pairs: &Statistics, after: Duration) -> Option<Evidence> {
+fn judge(
+    now: &Counts,
+    before: &Counts,
+    pairs: &Statistics,
+    [failed, not_finite]: [Retried; 2],
+    after: Duration,
+) -> Option<Evidence> {
     let rates = [
-        ("errors", "of the requests failed in the model", now.failed, before.failed),
-        ("not_finite", "of the requests got an answer that was not finite", now.not_finite, before.not_finite),
-        ("unanswered", "of the requests were not run in time or refused", now.unanswered, before.unanswered),
+        ("errors", "failed in the model", failed.own(now.failed), before.failed),
+        ("not_finite", "got an answer that was not finite", not_finite.own(now.not_finite), before.not_finite),
     ];
     let rate = rates.into_iter().find_map(|(test, what, bad, bad_before)| {
         let usual = share(bad_before, before.requests());
         exceeds(bad, now.requests(), (TIMES * usual).max(FLOOR)).then(|| {
-            let finding = format!(
-                "{:.1} % {what} ({bad} of {}), with the champion before {:.1} %",
-                100.0 * share(bad, now.requests()),
-                now.requests(),
-                100.0 * usual
+            let (all, percent) = (now.requests(), 100.0 * share(bad, now.requests()));
+            let usual = 100.0 * usual;
+            let text = format!(
+                "{percent:.1} % of the requests {what} ({bad} of {all}) and do not with the champion before, which failed on \
+                 {usual:.1} % in its time"
             );
-            (test, finding)
+            (test, text)
         })
     });
     let found = rate.or_else(|| slower(now, before)).or_else(|| alerts(pairs))?;
@@ -263,6 +301,8 @@ fn judge(now: &Counts, before: &Counts, pairs: &Statistics, after: Duration) -> 
         finding: found.1,
         champion: *now,
         previous: *before,
+        retried_failed: failed,
+        retried_not_finite: not_finite,
         decisions: pairs.decisions.clone(),
         after_seconds: after.as_secs_f64(),
     })
@@ -330,7 +370,8 @@ mod tests {
     }
 
     fn test(now: Counts, before: Counts, pairs: &Statistics) -> Option<&'static str> {
-        judge(&now, &before, pairs, Duration::ZERO).map(|evidence| evidence.test)
+        let answered = Retried { answered: 10, failed: 0 };
+        judge(&now, &before, pairs, [answered; 2], Duration::ZERO).map(|evidence| evidence.test)
     }
 
     #[test]
@@ -343,6 +384,12 @@ mod tests {
         assert_eq!(test(counts(700, 300), counts(950, 50), &none), Some("errors"));
         let not_finite = Counts { not_finite: 50, ..counts(50, 0) };
         assert_eq!(test(not_finite, Counts::default(), &none), Some("not_finite"));
+        let judged = |retried| judge(&counts(5000, 1000), &counts(1000, 0), &none, [retried; 2], Duration::ZERO);
+        assert_eq!(judged(Retried { answered: 0, failed: 100 }), None, "any client can send what no model takes");
+        assert_eq!(judged(Retried::default()), None, "nothing was tried with the one before");
+        assert!(judged(Retried { answered: 50, failed: 50 }).is_some(), "half of them are its own");
+        let overload = Counts { unanswered: 900, ..counts(100, 0) };
+        assert_eq!(test(overload, counts(1000, 0), &none), None, "a busy hour");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What a model's name stands for right now: one immutable set, replaced whole, so that a request sees one of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::ArcSwapOption;
 
-use crate::guard::{Guard, Tally};
+use crate::guard::{End, Guard, Retried, Tally};
 use crate::model::Model;
 use crate::shadow::Lost;
 use crate::shadow::stats::Statistics;
@@ -41,6 +41,8 @@ pub struct Challenger {
     /// Whether it is the champion before, which is compared for the guard and stands in no metric of challengers.
     pub is_previous: bool,
     statistics: Mutex<Statistics>,
+    /// Requests on which the champion failed, and those where it was not finite: those that this one answers, the others.
+    retried: [[AtomicU64; 2]; 2],
     /// Rows for which the queue had no room; counted by threads that must not wait for the lock.
     refused: AtomicU64,
 }
@@ -49,7 +51,13 @@ impl Challenger {
     /// A challenger that was never compared.
     #[must_use]
     pub fn new(model: Arc<Model>) -> Self {
-        Self { model, is_previous: false, statistics: Mutex::default(), refused: AtomicU64::new(0) }
+        Self {
+            model,
+            is_previous: false,
+            statistics: Mutex::default(),
+            retried: Default::default(),
+            refused: AtomicU64::new(0),
+        }
     }
 
     /// The champion before, which was never compared with the new one.
@@ -58,10 +66,36 @@ impl Challenger {
         Self { is_previous: true, ..Self::new(model) }
     }
 
-    /// What was counted up to now.
+    /// What was counted up to now. It may have to wait until the shadow's thread gets a CPU.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let mut statistics = self.lock().clone();
+        self.with_refused(self.lock().clone())
+    }
+
+    /// The same, unless it would have to wait.
+    #[must_use]
+    pub fn try_statistics(&self) -> Option<Statistics> {
+        match self.statistics.try_lock() {
+            Ok(statistics) => Some(self.with_refused(statistics.clone())),
+            Err(TryLockError::Poisoned(poisoned)) => Some(self.with_refused(poisoned.into_inner().clone())),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// What this model made of requests on which the champion failed, and of those where it was not finite.
+    #[must_use]
+    pub fn retried(&self) -> [Retried; 2] {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.retried.each_ref().map(|[answered, failed]| Retried { answered: read(answered), failed: read(failed) })
+    }
+
+    /// Counts requests on which the champion failed, and whether this one did not.
+    pub(crate) fn count_retried(&self, end: End, answered: bool, requests: u64) {
+        let counters = &self.retried[usize::from(end == End::NotFinite)];
+        counters[usize::from(!answered)].fetch_add(requests, Ordering::Relaxed);
+    }
+
+    fn with_refused(&self, mut statistics: Statistics) -> Statistics {
         let refused = self.refused.load(Ordering::Relaxed);
         if refused > 0 {
             statistics.lose(Lost::Full.name(), refused);

@@ -54,13 +54,13 @@ impl LowPriority {
     }
 }
 
-/// Lets others go before the calling thread: it gets about a tenth of what one of them gets. At the lowest priority (19, a
-/// seventieth) a server with all CPUs busy takes minutes to load a model. Where the system refuses, it works at the
-/// priority that it has.
+/// Lets others go before the calling thread: it gets about a third of what one of them gets. At lower priorities (10 a
+/// tenth, 19 a seventieth) a server with all CPUs busy took minutes to load a model. Where the system refuses, it works at
+/// the priority that it has.
 pub(crate) fn lower_priority() {
     // On Linux a thread id is taken in the place of a process id and means that thread alone.
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 5);
 }
 
 /// Makes the calling thread run only on a CPU that nothing else wants, and leave it at once when something does.

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// Requests that all have this `cpu_zscore`; whatever the server answers is fine.
 fn load(server: &Server, cpu: f64) -> Load {
     let body = move |turn: usize| json!({"cpu_zscore": cpu, "memory_zscore": turn % 2}).to_string();
-    Load::start(server.http, 4, body, |_, _| Ok(()))
+    Load::start(server.http, 2, body, |_, _| Ok(()))
 }
 
 fn record(repo: &Repo, epoch: u64) -> Value {
@@ -103,6 +103,62 @@ fn an_incident_after_a_promotion_is_no_reason_to_go_back() {
     assert_eq!((&status["champion"]["version"], &status["guard"]["against"]), (&json!("2"), &json!("1")));
     // The champion before is no challenger: nothing of it shows where challengers are counted.
     assert_eq!(server.metric("onnxd_shadow_pairs_total{model=\"anomaly\",outcome=\"compared\"}"), Some(0.0));
+}
+
+/// Rows on which both fail, which any client can send, are no reason to go back.
+#[test]
+fn rows_that_no_model_takes_are_no_reason_to_go_back() {
+    let repo = Repo::serving("nan-sometimes", None);
+    repo.install(2, "nan-sometimes");
+    let server = Server::start(repo.path(), &["--guard-period", "4s"]);
+    settled(&server, repo.point(2, None));
+    let load = load(&server, 55.0);
+    wait_for("the end of the watch", || (server.model_status("anomaly")["guard"]["state"] == "ended").then_some(()));
+    let (answered, _) = load.finish();
+    assert!(answered > 100, "{answered}");
+    assert_eq!(server.model_status("anomaly")["champion"]["version"], json!("2"));
+}
+
+/// A server that started with the faulty champion does not take the rollback for a promotion and undo it.
+#[test]
+fn a_rollback_is_not_watched_by_a_server_that_never_saw_the_champion_before() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "other");
+    repo.point(2, None);
+    let server = Server::start(repo.path(), &[]);
+    serves(&server, 2);
+    let rollback = std::process::Command::new(env!("CARGO_BIN_EXE_onnxd"))
+        .args(["rollback", "--repository", repo.path().to_str().expect("text")])
+        .output()
+        .expect("it runs");
+    assert!(rollback.status.success(), "{rollback:?}");
+    let status = serves(&server, 1);
+    assert_eq!(status["guard"], json!(null));
+}
+
+/// A change that leaves the champion, which this server has not seen yet, does not disarm the guard.
+#[test]
+fn a_new_challenger_does_not_keep_the_guard_from_rolling_back() {
+    let repo = S3Repo::serving("good", None);
+    repo.install(2, "fails-sometimes");
+    let token = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(token.path(), "secret").expect("written");
+    let token = token.path().to_str().expect("text");
+    let server = repo.serve(&["--models", "anomaly", "--poll-interval", "1h", "--admin-token-file", token]);
+    repo.point(2, None);
+    let headers = [("authorization", "Bearer secret")];
+    let reload = common::http::request(server.ops, "POST", "/models/anomaly/reload", &headers, b"");
+    assert_eq!(reload.status, 200, "{}", reload.text());
+    assert_eq!(server.model_status("anomaly")["guard"]["state"], "watching");
+    // Unseen, since nothing polls.
+    let mut aliases: Value = serde_json::from_slice(&repo.aliases()).expect("JSON");
+    let epoch = aliases["epoch"].as_u64().expect("a number") + 1;
+    (aliases["epoch"], aliases["challengers"]) = (json!(epoch), json!(["1"]));
+    repo.bucket.put("anomaly/aliases.json", aliases.to_string());
+    let load = load(&server, 55.0);
+    let status = serves(&server, 1);
+    drop(load.finish());
+    assert_eq!(status["epoch"], json!(epoch + 1));
 }
 
 #[test]

@@ -142,6 +142,7 @@ fn a_download_goes_on_after_a_kill() {
     serves(&server, 2);
     let sent = sent(&repo.proxy.requests_for(MODEL));
     assert!(sent <= onnx.len() - 2 * PART, "{sent} bytes more for {}", onnx.len());
+    server.stop();
     assert!(files(&repo.cache().join("parts")).is_empty());
     assert_eq!(temporary(repo.cache()), Vec::<PathBuf>::new());
 }
@@ -320,7 +321,7 @@ fn the_cache_is_bounded_and_keeps_what_serves() {
     assert!(seen.iter().any(|all| *all > 2 << 20), "it is used: {seen:?}");
     assert!(!blob(&repo, 2).exists());
     let last = server.predict(&row(3));
-    drop(server);
+    server.stop();
     repo.proxy.set(Fault::Refuse);
     let server = repo.serve(&more);
     assert_eq!(server.predict(&row(3)), last);
@@ -367,6 +368,7 @@ fn a_kill_at_any_moment_leaves_a_set_that_serves() {
     }
     let server = repo.serve(&["--models", "anomaly"]);
     serves(&server, last);
+    server.stop();
     assert_eq!(temporary(repo.cache()), Vec::<PathBuf>::new());
 }
 

@@ -146,7 +146,7 @@ fn only_shadow_and_loading_step_back() {
         let field = |n: usize| rest.split_whitespace().nth(n - 3).expect("a field");
         let idle_policy = field(41) == "5";
         assert_eq!(idle_policy, name == "shadow", "{name} has policy {}", field(41));
-        assert_eq!(field(19), if name == "load" { "10" } else { "0" }, "nice of {name}");
+        assert_eq!(field(19), if name == "load" { "5" } else { "0" }, "nice of {name}");
         shadows += usize::from(idle_policy);
     }
     assert_eq!(shadows, 1);

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Job, Lane, PredictError};
+use crate::guard::End;
 use crate::model::tensor::{self, Tensor};
 use crate::model::{Answer, Infer, RunError};
 use crate::serving::{Challenger, ServingSet};
-use crate::shadow::Pair;
+use crate::shadow::{Pair, Theirs};
+
+/// A run that is stopped after this long was slow by itself.
+const LONG_RUN: Duration = Duration::from_secs(1);
 
 /// Runs jobs that share a set and a shape, and answers each of them. When a run of several fails, each job is run once
 /// more by itself, so that one bad row fails alone.
@@ -25,6 +29,13 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
         return alone(lane, jobs, session);
     };
     let start = Instant::now();
+    let guard = set.guard.as_ref().filter(|guard| guard.is_active());
+    let blame = |inputs: Vec<Tensor>, rows: usize, end: End, requests: usize| {
+        if let Some(guard) = guard {
+            let theirs = Theirs::Fault(end, requests as u64);
+            lane.shadow.offer(pair(&set, &guard.previous, inputs, theirs, rows, start.elapsed()), &lane.metrics);
+        }
+    };
     let outputs = match guarded(session, &inputs, rows, deadline) {
         Ok(outputs) => outputs,
         Err(error) if jobs.len() == 1 || matches!(error, RunError::Deadline) => {
@@ -32,6 +43,10 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
                 && lane.may_complain()
             {
                 tracing::warn!(model = lane.name, version = set.champion.id.version, rows, reason, "a run failed");
+            }
+            // A run that had little time left, since its jobs had waited, is no fault of the champion.
+            if matches!(error, RunError::Failed(_)) || start.elapsed() > LONG_RUN {
+                blame(inputs, rows, End::Failed, jobs.len());
             }
             for job in jobs {
                 job.answer(Err(error.clone().into()));
@@ -51,6 +66,9 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
         let range = begin..begin + job.rows;
         begin = range.end;
         let bad = if finite { None } else { signature.not_finite(&outputs, range.clone()) };
+        if bad.is_some() {
+            blame(inputs.iter().map(|t| t.slice_rows(range.clone())).collect(), range.len(), End::NotFinite, 1);
+        }
         job.answer(match bad {
             Some(output) => Err(PredictError::NonFinite(output.name.clone())),
             None => Ok(Answer { outputs: Arc::clone(&outputs), rows: range }),
@@ -63,24 +81,32 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
 
 /// Hands the rows to those that score them in the shadow: the challenger, and after a promotion the champion before.
 fn shadow(lane: &Lane, set: &ServingSet, inputs: Vec<Tensor>, outputs: Arc<[Tensor]>, rows: usize, took: Duration) {
-    let pair = |challenger: &Arc<Challenger>, inputs| Pair {
-        challenger: Arc::clone(challenger),
-        champion: Arc::clone(&set.champion),
-        inputs,
-        outputs: Arc::clone(&outputs),
-        rows,
-        took,
+    let offer = |challenger: &Arc<Challenger>, inputs| {
+        let theirs = Theirs::Answers(Arc::clone(&outputs));
+        lane.shadow.offer(pair(set, challenger, inputs, theirs, rows, took), &lane.metrics);
     };
     let guard = set.guard.as_ref().filter(|guard| guard.is_active());
     match (&set.challenger, guard) {
         (None, None) => {}
-        (Some(challenger), None) => lane.shadow.offer(pair(challenger, inputs), &lane.metrics),
-        (None, Some(guard)) => lane.shadow.offer(pair(&guard.previous, inputs), &lane.metrics),
+        (Some(challenger), None) => offer(challenger, inputs),
+        (None, Some(guard)) => offer(&guard.previous, inputs),
         (Some(challenger), Some(guard)) => {
-            lane.shadow.offer(pair(challenger, inputs.clone()), &lane.metrics);
-            lane.shadow.offer(pair(&guard.previous, inputs), &lane.metrics);
+            offer(challenger, inputs.clone());
+            offer(&guard.previous, inputs);
         }
     }
+}
+
+fn pair(
+    set: &ServingSet,
+    challenger: &Arc<Challenger>,
+    inputs: Vec<Tensor>,
+    theirs: Theirs,
+    rows: usize,
+    took: Duration,
+) -> Pair {
+    let (challenger, champion) = (Arc::clone(challenger), Arc::clone(&set.champion));
+    Pair { challenger, champion, inputs, theirs, rows, took }
 }
 
 fn alone(lane: &Lane, jobs: Vec<Job>, session: &mut dyn Infer) {

@@ -137,6 +137,9 @@ impl Engine {
     /// One sentence: ONNX Runtime or the repository cannot be used, or the system refuses a thread.
     pub fn open(options: Options) -> Result<Self, String> {
         let source = Arc::new(Source::open(&options.source)?);
+        if source.kind() == "s3" && options.source.cache.is_none() {
+            tracing::warn!("there is no cache (see --cache): a start without the repository has nothing to serve");
+        }
         let runtime = Runtime::load(options.onnxruntime.as_deref())?;
         let metrics = Arc::new(Metrics::default());
         let (hints, hinted) = channel();
@@ -391,6 +394,11 @@ impl Shared {
     fn swap(&self, mut swapper: Swapper, hints: &Receiver<Hint>) {
         let mut hint = None;
         loop {
+            // Who asks counts first and hints then: whoever is counted here is answered by this look.
+            let asked = self.asked.load(Ordering::SeqCst);
+            if asked > *lock(&self.answered) {
+                hint = Some(Hint::Changed);
+            }
             // One look answers all hints that came before it.
             while let Ok(more) = hints.try_recv() {
                 hint = stronger(hint, more);
@@ -398,10 +406,10 @@ impl Shared {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            let asked = self.asked.load(Ordering::SeqCst);
             swapper.step(self, hint.take());
             *lock(&self.reading) = swapper.reading();
-            if swapper.has_tried_all() {
+            // A model that takes long to come does not keep those that serve from being used.
+            if swapper.has_tried_all() || self.is_serving() {
                 *lock(&self.looked) = true;
                 self.first_look.notify_all();
             }

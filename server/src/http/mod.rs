@@ -161,7 +161,7 @@ pub fn data(state: Arc<State>) -> impl Door {
 pub fn operations(state: Arc<State>) -> impl Door {
     let router = Router::new()
         .route("/livez", get(ops::live))
-        .route("/readyz", get(ops::ready))
+        .route("/readyz", get(ops::ready_in_detail))
         .route("/startupz", get(ops::started))
         .route("/metrics", get(ops::metrics))
         .route("/status", get(ops::status))

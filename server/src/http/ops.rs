@@ -27,22 +27,32 @@ pub(super) async fn live() -> &'static str {
     "live\n"
 }
 
-/// The server takes traffic.
+/// The server takes traffic; for whoever sends requests.
 pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
+    tell_readiness(&state, false)
+}
+
+/// The server takes traffic; for whoever runs it.
+pub(super) async fn ready_in_detail(Shared(state): Shared<Arc<State>>) -> Response {
+    tell_readiness(&state, true)
+}
+
+fn tell_readiness(state: &State, in_detail: bool) -> Response {
     match state.readiness() {
-        Ok(()) => ready_text(&state).into_response(),
+        Ok(()) => ready_text(state, in_detail).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
 }
 
 /// A server that cannot read its repository stays ready, and says how old what it serves may be.
-fn ready_text(state: &State) -> String {
+fn ready_text(state: &State, in_detail: bool) -> String {
     let reading = state.engine.reading();
     let Some(error) = reading.error else { return "ready\n".into() };
     let age = reading.read_at.and_then(|at| at.elapsed().ok());
     let age = age.map_or_else(|| "never".into(), |age| format!("{} s ago", age.as_secs()));
     let what = if reading.from_cache { "what serves is from the cache" } else { "what serves goes on" };
-    format!("ready, but the repository cannot be read ({error}); it was last read {age}; {what}\n")
+    let reason = if in_detail { format!(" ({error})") } else { String::new() };
+    format!("ready, but the repository cannot be read{reason}; it was last read {age}; {what}\n")
 }
 
 /// Every model was tried once; from then on readiness tells the rest.
@@ -229,7 +239,10 @@ impl Version {
 pub(super) async fn shadow(Shared(state): Shared<Arc<State>>, Path(model): Path<String>) -> Result<Response, Problem> {
     let lane = state.lane(Some(&model))?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
-    let statistics = set.challenger.as_ref().map(|c| c.statistics());
+    let shadowed = Arc::clone(&set);
+    // The shadow's thread, which gets a CPU only when it is idle, may hold them.
+    let statistics = tokio::task::spawn_blocking(move || shadowed.challenger.as_ref().map(|c| c.statistics())).await;
+    let statistics = statistics.map_err(|_| Problem::internal())?;
     let answer = ShadowState {
         model,
         champion: Version::of(&set.champion),

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::batch::run_guarded;
+use crate::guard::End;
 use crate::metrics::ModelMetrics;
 use crate::model::tensor::{self, Tensor};
 use crate::model::{Model, RunError};
@@ -75,10 +76,18 @@ pub(crate) struct Pair {
     pub(crate) challenger: Arc<Challenger>,
     pub(crate) champion: Arc<Model>,
     pub(crate) inputs: Vec<Tensor>,
-    pub(crate) outputs: Arc<[Tensor]>,
+    pub(crate) theirs: Theirs,
     pub(crate) rows: usize,
     /// Duration of the champion's run.
     pub(crate) took: Duration,
+}
+
+/// What came of the champion's run.
+pub(crate) enum Theirs {
+    /// Its outputs.
+    Answers(Arc<[Tensor]>),
+    /// It failed on these rows, which are this many requests: the champion before shows whether that was the rows' fault.
+    Fault(End, u64),
 }
 
 /// The entrance of the lane, and its thread.
@@ -141,7 +150,7 @@ impl Shadow {
 
     /// Hands a batch to the challenger if there is room; never waits.
     pub(crate) fn offer(&self, pair: Pair, metrics: &ModelMetrics) {
-        if !self.sampled() {
+        if matches!(pair.theirs, Theirs::Answers(_)) && !self.sampled() {
             return;
         }
         match self.queue.push(pair) {
@@ -193,6 +202,12 @@ impl Scorer {
     fn work(mut self) {
         threads::run_when_idle();
         while let Some(batch) = self.batch() {
+            if let [pair] = batch.as_slice()
+                && let Theirs::Fault(end, requests) = pair.theirs
+            {
+                self.retry(pair, end, requests);
+                continue;
+            }
             let rows: usize = batch.iter().map(|pair| pair.rows).sum();
             let Some(challenger) = batch.first().map(|pair| Arc::clone(&pair.challenger)) else { continue };
             if breaker(&mut self.breakers, &challenger).is_open() {
@@ -252,20 +267,38 @@ impl Scorer {
         challenger.record(|statistics| statistics.lose(reason.name(), rows as u64));
     }
 
-    /// Runs the challenger part by part and compares.
+    /// Runs what the champion failed on, and counts whether this model does too.
+    fn retry(&self, pair: &Pair, end: End, requests: u64) {
+        let start = threads::cpu_time();
+        let answered = self.run_parts(&pair.challenger, &pair.inputs, pair.rows).is_ok();
+        pair.challenger.count_retried(end, answered, requests);
+        self.rest(threads::cpu_time().saturating_sub(start).mul_f64(1.0 / self.cpu - 1.0));
+    }
+
+    /// Runs the challenger part by part.
+    fn run_parts(
+        &self,
+        challenger: &Challenger,
+        inputs: &[Tensor],
+        rows: usize,
+    ) -> Result<Vec<Vec<Tensor>>, (Lost, String)> {
+        let most = challenger.model.max_batch();
+        let run = |begin: usize| {
+            let part = begin..(begin + most).min(rows);
+            let slice: Vec<Tensor> = inputs.iter().map(|t| t.slice_rows(part.clone())).collect();
+            self.run(challenger, &slice, part.len())
+        };
+        (0..rows).step_by(most).map(run).collect()
+    }
+
+    /// Runs the challenger and compares.
     fn score(&self, challenger: &Challenger, batch: &[Pair], rows: usize) -> Result<(), (Lost, String)> {
         let stacked = tensor::stack(batch.iter().map(|pair| pair.inputs.as_slice()));
         let inputs = stacked.ok_or((Lost::Failed, "the rows differ in shape".to_owned()))?;
-        let most = challenger.model.max_batch();
-        let mut parts = vec![];
-        for begin in (0..rows).step_by(most) {
-            let part = begin..(begin + most).min(rows);
-            let slice: Vec<Tensor> = inputs.iter().map(|t| t.slice_rows(part.clone())).collect();
-            parts.push(self.run(challenger, &slice, part.len())?);
-        }
+        let parts = self.run_parts(challenger, &inputs, rows)?;
         let champion = &batch[0].champion.signature;
         let signature = &challenger.model.signature;
-        let theirs = tensor::stack(batch.iter().map(|pair| &*pair.outputs));
+        let theirs = tensor::stack(batch.iter().map(Pair::answers));
         let mine = tensor::stack(parts.iter().map(Vec::as_slice));
         let (Some(theirs), Some(mine)) = (theirs, mine) else {
             return Err((Lost::Failed, "the outputs differ in shape from run to run".into()));
@@ -318,8 +351,18 @@ impl Scorer {
 }
 
 impl Pair {
+    fn answers(&self) -> &[Tensor] {
+        match &self.theirs {
+            Theirs::Answers(outputs) => outputs,
+            Theirs::Fault(..) => &[],
+        }
+    }
+
     fn joins(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.challenger, &other.challenger)
+        let answered = |pair: &Self| matches!(pair.theirs, Theirs::Answers(_));
+        answered(self)
+            && answered(other)
+            && Arc::ptr_eq(&self.challenger, &other.challenger)
             && Arc::ptr_eq(&self.champion, &other.champion)
             && tensor::same_rows(&self.inputs, &other.inputs)
     }

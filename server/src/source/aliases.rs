@@ -87,6 +87,10 @@ impl Aliases {
                 "{ALIASES}: manifest_sha256 has no entry for version {version}: add the SHA-256 of {version}/manifest.json"
             )
         })?;
+        // It becomes a file name in the cache.
+        if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(format!("{ALIASES}: manifest_sha256 of version {version} is not 64 hexadecimal digits"));
+        }
         Ok(Revision::pinned(version, sha256))
     }
 
@@ -115,7 +119,7 @@ impl Aliases {
             |v: &String| *v == self.champion || self.challengers.contains(v) || self.previous.as_ref() == Some(v);
         self.manifest_sha256 =
             std::mem::take(&mut self.manifest_sha256).into_iter().filter(|(v, _)| named(v)).collect();
-        self.epoch += 1;
+        self.epoch = self.epoch.saturating_add(1);
         self
     }
 }
@@ -125,8 +129,13 @@ mod tests {
     use super::*;
 
     fn aliases() -> Aliases {
-        let text = r#"{"champion":"3","challengers":["4"],"previous":"2","epoch":17,
-                       "manifest_sha256":{"2":"aa","3":"bb","4":"cc"},"team":"ml"}"#;
+        let text = format!(
+            r#"{{"champion":"3","challengers":["4"],"previous":"2","epoch":17,
+                "manifest_sha256":{{"2":"{}","3":"{}","4":"{}"}},"team":"ml"}}"#,
+            "a".repeat(64),
+            "b".repeat(64),
+            "c".repeat(64)
+        );
         Aliases::parse(text.as_bytes()).expect("it is whole")
     }
 
@@ -148,6 +157,12 @@ mod tests {
         assert_eq!(wanted.previous.map(|p| p.version), Some("2".into()));
         let unpinned = Aliases { manifest_sha256: BTreeMap::new(), ..aliases() };
         assert!(unpinned.wanted().is_err_and(|e| e.contains("no entry for version 3")));
+        // Whoever can write a pointer must not name files of the server with it.
+        for pin in ["/dev/zero", "../../etc/passwd", "aa", ""] {
+            let pins = BTreeMap::from([("3".to_owned(), pin.to_owned())]);
+            let odd = Aliases { manifest_sha256: pins, ..aliases() };
+            assert!(odd.wanted().is_err_and(|e| e.contains("64 hexadecimal digits")), "{pin}");
+        }
         let misnamed = Aliases { challengers: vec!["x".into()], ..aliases() }.wanted().expect("the champion is good");
         assert_eq!(misnamed.misnamed.len(), 1);
     }

@@ -1,6 +1,6 @@
 //! A repository in a bucket: conditional reads of what may change, downloads in the background, the cache behind both.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -17,7 +17,7 @@ use super::cache::Cache;
 use super::download::{Download, PART, Progress};
 use super::fetch::Fetcher;
 use super::fetched::Fetched;
-use super::s3::{Client, Fault, Got};
+use super::s3::{Client, Fault, Got, Listed};
 use super::signing::Keys;
 use super::{
     Condition, Found, Hint, Listing, MANIFEST, MODEL, Object, Options, Revision, Wanted, Written, served, sha256,
@@ -27,6 +27,8 @@ use crate::threads::lower_priority;
 
 /// How long new names may go unnoticed: a listing costs ten times what a read costs.
 const NAMES: Duration = Duration::from_secs(60);
+/// How many of the highest versions are looked into for one that is complete.
+const CANDIDATES: usize = 8;
 /// Reads at a time.
 const PARALLEL: usize = 16;
 /// A fetch that ends within this is waited for, so that champion and challenger of a small set are published together.
@@ -50,6 +52,8 @@ pub(super) struct Bucket {
     /// What was read last of each object that is read again and again.
     known: Mutex<HashMap<String, Object>>,
     names: Mutex<Option<(Vec<String>, Instant)>>,
+    /// Folders that hold no version.
+    empty: Mutex<HashSet<String>>,
     tasks: Mutex<HashMap<Task, Fetching>>,
     hints: OnceLock<Sender<Hint>>,
     failing: AtomicBool,
@@ -113,6 +117,7 @@ impl Bucket {
             stop: watch::channel(false).0,
             known: Mutex::default(),
             names: Mutex::default(),
+            empty: Mutex::default(),
             tasks: Mutex::default(),
             hints: OnceLock::new(),
             failing: AtomicBool::new(false),
@@ -160,6 +165,7 @@ impl Bucket {
         let known = lock(&self.names).clone();
         if let Some((names, at)) = &known
             && !now
+            && !names.is_empty()
             && at.elapsed() < NAMES
         {
             return Ok(names.clone());
@@ -168,6 +174,7 @@ impl Bucket {
             Ok(listed) => {
                 let names: Vec<String> = listed.into_iter().map(|l| l.key.trim_end_matches('/').to_owned()).collect();
                 *lock(&self.names) = Some((names.clone(), Instant::now()));
+                lock(&self.empty).clear();
                 Ok(names)
             }
             Err(error) => match known {
@@ -177,7 +184,7 @@ impl Bucket {
                 }
                 None => {
                     self.failing.store(true, Ordering::Relaxed);
-                    Err(format!("{error}: the models cannot be listed (name them with --models to do without)"))
+                    Err(format!("{error}: the models cannot be listed (servers do without when --models names them)"))
                 }
             },
         }
@@ -215,9 +222,6 @@ impl Bucket {
         let results = results.unwrap_or_else(|error| keys.iter().map(|_| Err(error.clone())).collect());
         let failing = !results.is_empty() && results.iter().all(Result::is_err);
         self.failing.store(failing, Ordering::Relaxed);
-        if !failing {
-            self.fetcher.cache.touch_notes(&self.fetcher.id);
-        }
         results
     }
 
@@ -226,26 +230,44 @@ impl Bucket {
         lock(&self.known).retain(|key, _| !key.starts_with(&folder));
     }
 
-    pub(super) fn versions(&self, model: &str) -> Result<Vec<Found>, String> {
-        let mut found: BTreeMap<String, Found> = BTreeMap::new();
-        for listed in self.wait(self.client.list(&format!("{model}/"), false))? {
-            let mut parts = listed.key.split('/').skip(1);
-            let (Some(version), Some(name), None) = (parts.next(), parts.next(), parts.next()) else { continue };
-            if !super::is_version(version) || !matches!(name, MODEL | MANIFEST) {
-                continue;
-            }
-            let entry = found.entry(version.into()).or_insert_with(|| Found {
-                version: version.into(),
-                manifest: false,
-                stamp: String::new(),
-                bytes: 0,
-            });
-            match name {
-                MODEL => (entry.stamp, entry.bytes) = (format!("{} {}", listed.bytes, listed.tag), listed.bytes),
-                _ => entry.manifest = true,
-            }
+    /// The versions that may be served of a model without a pointer. A folder that has none, which may hold millions of other
+    /// things, is not listed again before new names are looked for.
+    pub(super) fn candidates(&self, model: &str) -> Result<Vec<Found>, String> {
+        if lock(&self.empty).contains(model) {
+            return Ok(vec![]);
         }
-        Ok(found.into_values().collect())
+        let found = self.versions(model, CANDIDATES)?;
+        if found.iter().all(|found| found.stamp.is_empty()) {
+            lock(&self.empty).insert(model.into());
+        }
+        Ok(found)
+    }
+
+    /// The numbered folders of a model, the highest `most` of them with what is in them.
+    pub(super) fn versions(&self, model: &str, most: usize) -> Result<Vec<Found>, String> {
+        let folders = self.wait(self.client.list(&format!("{model}/"), true))?;
+        let name = |listed: Listed| listed.key.trim_end_matches('/').rsplit('/').next().map(str::to_owned);
+        let mut numbers: Vec<String> = folders.into_iter().filter_map(name).filter(|n| super::is_version(n)).collect();
+        numbers.sort_by_key(|number| std::cmp::Reverse(number.parse::<u64>().unwrap_or(0)));
+        let look = |(at, version): (usize, String)| async move {
+            if at >= most {
+                return Ok(Found { version, ..Found::default() });
+            }
+            let folder = format!("{model}/{version}/");
+            let mut found = Found { version, ..Found::default() };
+            for listed in self.client.list(&folder, false).await? {
+                match listed.key.strip_prefix(&folder) {
+                    Some(MODEL) => {
+                        (found.stamp, found.bytes) = (format!("{} {}", listed.bytes, listed.tag), listed.bytes);
+                    }
+                    Some(MANIFEST) => found.manifest = true,
+                    _ => {}
+                }
+            }
+            Ok(found)
+        };
+        let all = stream::iter(numbers.into_iter().enumerate().map(look)).buffered(PARALLEL).collect::<Vec<_>>();
+        self.wait(async { all.await.into_iter().collect::<Result<Vec<_>, Fault>>() })
     }
 
     pub(super) fn size(&self, key: &str) -> Result<Option<u64>, String> {
@@ -315,12 +337,17 @@ impl Bucket {
         Fetching { done, handle: handle.abort_handle(), progress }
     }
 
-    pub(super) fn keep_only(&self, listing: &Listing) {
+    /// Ends the fetches that neither the listing nor `served`, which is what may serve instead, asks for.
+    pub(super) fn keep_only(&self, listing: &Listing, served: &BTreeMap<String, Wanted>) {
+        let names = |wanted: &Wanted, task: &Task| {
+            let mut all = wanted.challengers.iter().chain(&wanted.previous).chain([&wanted.champion]);
+            all.any(|revision| Task::of(&task.model, revision) == *task)
+        };
+        self.fetcher.cache.touch_notes(&self.fetcher.id, listing.keys().cloned().collect());
         lock(&self.tasks).retain(|task, fetching| {
             let wanted = match listing.get(&task.model) {
                 Some(Ok(wanted)) => {
-                    let mut all = wanted.challengers.iter().chain(&wanted.previous).chain([&wanted.champion]);
-                    all.any(|revision| Task::of(&task.model, revision) == *task)
+                    names(wanted, task) || served.get(&task.model).is_some_and(|served| names(served, task))
                 }
                 Some(Err(_)) => true,
                 None => false,

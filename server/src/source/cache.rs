@@ -21,6 +21,8 @@ use bytes::Bytes;
 use super::{served, sha256};
 
 const TEMPORARY: &str = "tmp";
+/// What was not seen in its repository for this long makes room for other things.
+const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Writes that may wait for the disk; further ones are left out.
 const WAITING: usize = 256;
 
@@ -41,8 +43,8 @@ enum Write {
     DropParts(String),
     /// What serves under a model's name of a repository.
     Note(String, String, Vec<u8>),
-    /// The notes of a repository are true until now.
-    Touch(String),
+    /// The notes of these models of a repository are true until now.
+    Touch(String, Vec<String>),
     /// Told once everything before is written.
     Flush(SyncSender<()>),
 }
@@ -77,8 +79,12 @@ impl Cache {
         cache
     }
 
+    /// A file's path; none for a name that could lead elsewhere.
     fn path(&self, place: &str, name: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(place).join(name))
+        let is_plain = !name.is_empty()
+            && !name.starts_with('.')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        Some(self.folder.as_ref().filter(|_| is_plain)?.join(place).join(name))
     }
 
     /// Content by its hash; what is not whole any more is removed.
@@ -167,8 +173,8 @@ impl Cache {
     }
 
     /// Marks the notes as true until now.
-    pub(super) fn touch_notes(&self, repository: &str) {
-        self.write(Write::Touch(repository.into()));
+    pub(super) fn touch_notes(&self, repository: &str, models: Vec<String>) {
+        self.write(Write::Touch(repository.into(), models));
     }
 }
 
@@ -210,14 +216,24 @@ impl Disk {
                 Ok(())
             }
             Write::Note(repository, model, bytes) => {
+                // A note that names what did not fit would take the place of one that can be served.
+                let is_whole = |name: &String| self.folder.join("blobs").join(name).exists();
+                if !served::files(&bytes).iter().all(is_whole) {
+                    tracing::warn!(
+                        model,
+                        "what serves now is not in the cache: a start without the repository would serve what did before"
+                    );
+                    return Ok(());
+                }
                 let folder = self.folder.join("served").join(repository);
                 fs::create_dir_all(&folder)?;
                 write_whole(&folder.join(model), &bytes)
             }
-            Write::Touch(repository) => {
-                for entry in fs::read_dir(self.folder.join("served").join(repository)).into_iter().flatten().flatten() {
-                    // Only a display of age hangs on it.
-                    let _ = File::open(entry.path()).and_then(|file| file.set_modified(SystemTime::now()));
+            Write::Touch(repository, models) => {
+                for model in models {
+                    let note = self.folder.join("served").join(&repository).join(model);
+                    // Only its age hangs on it, and not every model has one.
+                    let _ = File::open(note).and_then(|file| file.set_modified(SystemTime::now()));
                 }
                 Ok(())
             }
@@ -237,12 +253,16 @@ impl Disk {
         if total + size <= self.limit {
             return;
         }
-        let notes = place("served").into_iter().filter_map(|(path, ..)| fs::read(path).ok());
+        // Notes of models that are gone, and of repositories that nobody serves any more, keep nothing after a while.
+        let is_fresh = |at: &SystemTime| at.elapsed().is_ok_and(|age| age < FORGOTTEN) || at.elapsed().is_err();
+        let notes = place("served").into_iter().filter(|(_, _, at)| is_fresh(at));
+        let notes = notes.filter_map(|(path, ..)| fs::read(path).ok());
         let kept: Vec<String> = notes.flat_map(|note| served::files(&note)).collect();
         old.sort_by_key(|(_, _, used)| *used);
         for (path, bytes, _) in old {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            if !kept.iter().any(|sha| *sha == stem) && fs::remove_file(&path).is_ok() {
+            let parts = [path.file_name(), path.file_stem(), path.parent().and_then(Path::file_name)];
+            let is_kept = |name: &String| parts.iter().flatten().any(|part| *part == name.as_str());
+            if !kept.iter().any(is_kept) && fs::remove_file(&path).is_ok() {
                 total -= bytes;
             }
             if total + size <= self.limit {
@@ -271,15 +291,13 @@ fn files(cache: Option<&Path>, place: &str) -> Vec<(PathBuf, u64, SystemTime)> {
     files
 }
 
-/// Writes a file whole or not at all. Another process that writes the same content is left to it.
+/// Writes a file whole or not at all. The lock on the temporary file tells other processes that it is not abandoned.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!("{name}.{TEMPORARY}"));
-    let mut file = File::options().create(true).truncate(false).write(true).open(&temporary)?;
-    if file.try_lock().is_err() {
-        return Ok(());
-    }
-    file.set_len(0)?;
+    let (name, process) = (path.file_name().unwrap_or_default().to_string_lossy(), std::process::id());
+    let temporary = path.with_file_name(format!("{name}.{process}.{TEMPORARY}"));
+    let mut file = File::create(&temporary)?;
+    // Where locks do not work, it may be taken for abandoned, and the rename then fails: nothing worse.
+    let _ = file.try_lock();
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // A disk that is full should not stay full because of this.
@@ -309,6 +327,7 @@ mod tests {
         let blobs: Vec<Bytes> = (0..4).map(|i| vec![i; 100].into()).collect();
         let names: Vec<String> = blobs.iter().map(|b| sha256(b)).collect();
         let note = served::tests::note(&names[..1]);
+        cache.put(&names[0], &blobs[0]);
         cache.write_note("repository", "model", note);
         for (blob, name) in blobs.iter().zip(&names) {
             cache.put(name, blob);

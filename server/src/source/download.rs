@@ -110,7 +110,7 @@ impl Part<'_> {
             let range = offset + before as u64..offset + length;
             let result = self.client.get_range(key, range, tag.as_deref(), &mut buffer, &came).await;
             let fault = match result {
-                Ok((_, whole)) if whole != bytes => {
+                Ok((_, Some(whole))) if whole != bytes => {
                     let message = format!("{}: it has {whole} bytes instead of {bytes}", self.client.url(key));
                     return Err(Fault { kind: Kind::Changed, message });
                 }

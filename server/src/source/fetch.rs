@@ -27,7 +27,7 @@ pub(super) struct Fetcher {
 }
 
 /// Versions that are remembered in [`Fetcher::took`].
-const REMEMBERED: usize = 64;
+const REMEMBERED: usize = 4096;
 
 impl Fetcher {
     /// Reads and verifies a version.
@@ -117,7 +117,7 @@ impl Fetcher {
             }
         };
         let fetched = Fetched::bare(model, revision, onnx);
-        self.remember(revision, vec![fetched.artifact.id.sha256.clone(), name]);
+        self.remember(revision, vec![fetched.artifact.id.sha256.clone(), note]);
         Ok(fetched)
     }
 

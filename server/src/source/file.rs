@@ -85,7 +85,7 @@ impl Folder {
         Ok(Some(Object { tag: super::sha256(&bytes), bytes: bytes.into() }))
     }
 
-    /// The versions of a model that hold one.
+    /// The numbered folders of a model.
     ///
     /// # Errors
     /// When the model's folder cannot be read.
@@ -100,15 +100,12 @@ impl Folder {
             entries => entries.map_err(|e| e.to_string())?,
         };
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let found = names.filter(|name| super::is_version(name)).filter_map(|version| {
+        let found = names.filter(|name| super::is_version(name)).map(|version| {
             let folder = folder.join(&version);
             let manifest = std::fs::symlink_metadata(folder.join(MANIFEST)).is_ok();
             let model = std::fs::metadata(folder.join(MODEL)).ok();
-            if !manifest && model.is_none() {
-                return None;
-            }
             let (stamp, bytes) = model.map_or_else(Default::default, |m| (stamp(&m), m.len()));
-            Some(Found { version, manifest, stamp, bytes })
+            Found { version, manifest, stamp, bytes }
         });
         Ok(found.collect())
     }

@@ -13,7 +13,7 @@ mod served;
 pub mod signing;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
 
@@ -144,7 +144,7 @@ pub(crate) enum Written {
 }
 
 /// A version that a model's folder holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) version: String,
     pub(crate) manifest: bool,
@@ -236,7 +236,10 @@ impl Source {
 
     /// Without `aliases.json`, the highest complete version is the champion; `None` when there is no version.
     fn highest(&self, model: &str) -> Result<Option<Wanted>, String> {
-        let found = self.versions(model)?;
+        let found = match &self.store {
+            Store::Folder(folder) => folder.versions(model)?,
+            Store::Bucket(bucket) => bucket.candidates(model)?,
+        };
         let number = |found: &&Found| found.version.parse::<u64>().unwrap_or(0);
         // Where versions have manifests, one without is not complete yet: the manifest is written last.
         let whole = found.iter().filter(|found| !found.stamp.is_empty());
@@ -292,10 +295,10 @@ impl Source {
         }
     }
 
-    /// Ends the downloads that nobody wants any more.
-    pub fn keep_only(&self, listing: &Listing) {
+    /// Ends the downloads that neither `listing` nor `served`, which may serve instead, asks for.
+    pub fn keep_only(&self, listing: &Listing, served: &BTreeMap<String, Wanted>) {
         if let Store::Bucket(bucket) = &self.store {
-            bucket.keep_only(listing);
+            bucket.keep_only(listing, served);
         }
     }
 
@@ -380,10 +383,11 @@ impl Source {
         names.map(|names| names.into_iter().filter(|name| is_model_name(name)).collect())
     }
 
+    /// The numbered folders of a model and what is in them.
     pub(crate) fn versions(&self, model: &str) -> Result<Vec<Found>, String> {
         match &self.store {
             Store::Folder(folder) => folder.versions(model),
-            Store::Bucket(bucket) => bucket.versions(model),
+            Store::Bucket(bucket) => bucket.versions(model, usize::MAX),
         }
     }
 
@@ -436,12 +440,6 @@ impl Source {
             Store::Bucket(bucket) => bucket.upload(key, bytes, progress),
         }
     }
-}
-
-/// Whether a repository path is an S3 address.
-#[must_use]
-pub fn is_s3(repository: &Path) -> bool {
-    repository.to_str().is_some_and(|path| path.starts_with("s3://"))
 }
 
 pub(crate) fn is_version(text: &str) -> bool {

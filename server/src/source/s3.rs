@@ -27,6 +27,11 @@ const SILENCE: Duration = Duration::from_secs(10);
 const SMALL: Duration = Duration::from_secs(10);
 /// One part of an upload.
 const UPLOAD: Duration = Duration::from_secs(300);
+/// An object from which on an upload gets that much time.
+const PATIENT: usize = 1 << 20;
+/// How often a part of an upload is sent before the upload fails.
+const TRIES: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Errors after which credentials are read again: they may have been renewed where they come from.
 const DENIED: &[&str] = &[
     "AccessDenied",
@@ -158,7 +163,8 @@ impl Client {
                     return if fault.kind == Kind::Missing { Ok(Got::Missing) } else { Err(fault) };
                 }
             };
-            let tag = output.e_tag().unwrap_or_default().to_owned();
+            // Servers behind some proxies mark it as weak, and then do not take it back like that.
+            let tag = output.e_tag().unwrap_or_default().trim_start_matches("W/").to_owned();
             let bytes = self.collect(key, output.body, most).await?;
             Ok(Got::Object { bytes, tag })
         };
@@ -179,7 +185,7 @@ impl Client {
     }
 
     /// Reads a range of an object into `into`, which has what came even when it ends early. `tag` is the one that the
-    /// object must have; the tag that it has is returned with the size of the whole object.
+    /// object must have; the tag that it has is returned with the size of the whole object, where the server tells it.
     pub(super) async fn get_range(
         &self,
         key: &str,
@@ -187,7 +193,7 @@ impl Client {
         tag: Option<&str>,
         into: &mut BytesMut,
         progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<(String, u64), Fault> {
+    ) -> Result<(String, Option<u64>), Fault> {
         let request = self
             .sdk()
             .await
@@ -203,8 +209,8 @@ impl Client {
         }
         // Without Content-Range the answer is the whole object.
         let whole = match output.content_range() {
-            Some(text) => text.rsplit('/').next().and_then(|size| size.parse().ok()).unwrap_or(0),
-            None if range.start == 0 => u64::try_from(output.content_length().unwrap_or(0)).unwrap_or(0),
+            Some(text) => text.rsplit('/').next().and_then(|size| size.parse().ok()),
+            None if range.start == 0 => output.content_length().and_then(|size| u64::try_from(size).ok()),
             None => return Err(self.other(key, "the server does not answer ranges")),
         };
         let most = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
@@ -269,12 +275,17 @@ impl Client {
 
     /// Writes an object if the condition holds.
     pub(super) async fn put(&self, key: &str, bytes: Bytes, condition: &Condition) -> Result<Written, Fault> {
+        let size = bytes.len();
         let request = self.sdk().await.put_object().bucket(&self.bucket).key(self.key(key)).body(bytes.into());
         let request = match condition {
             Condition::New => request.if_none_match("*"),
+            Condition::Unchanged(tag) if tag.is_empty() => {
+                return Err(self.other(key, "the server gives no ETag, so nothing can be changed safely"));
+            }
             Condition::Unchanged(tag) => request.if_match(tag),
         };
-        let done = tokio::time::timeout(UPLOAD, request.customize().config_override(patient()).send()).await;
+        let patience = if size < PATIENT { SMALL } else { UPLOAD };
+        let done = tokio::time::timeout(patience, request.customize().config_override(patient()).send()).await;
         match done {
             Ok(Ok(_)) => Ok(Written::Done),
             Ok(Err(error)) => {
@@ -305,10 +316,22 @@ impl Client {
             for (number, start) in (1_i32..).zip((0..bytes.len()).step_by(part)) {
                 let piece = bytes.slice(start..(start + part).min(bytes.len()));
                 let size = piece.len() as u64;
-                let request = sdk.upload_part().bucket(&self.bucket).key(&name).upload_id(&id).part_number(number);
-                let request = request.body(piece.into()).customize().config_override(patient());
-                let output = request.send().await.map_err(|e| self.fault(key, &e))?;
-                let tag = output.e_tag().unwrap_or_default();
+                let mut tries = 0;
+                let tag = loop {
+                    let request = sdk.upload_part().bucket(&self.bucket).key(&name).upload_id(&id).part_number(number);
+                    let request = request.body(piece.clone().into()).customize().config_override(patient());
+                    match request.send().await {
+                        Ok(output) => break output.e_tag().unwrap_or_default().to_owned(),
+                        Err(error) => {
+                            tries += 1;
+                            let fault = self.fault(key, &error);
+                            if tries == TRIES || fault.kind != Kind::Other {
+                                return Err(fault);
+                            }
+                            tokio::time::sleep(FIRST_PAUSE * (1 << tries)).await;
+                        }
+                    }
+                };
                 done = done.parts(CompletedPart::builder().part_number(number).e_tag(tag).build());
                 progress(size);
             }
@@ -352,7 +375,7 @@ impl Client {
             Some(404) if code != "NoSuchBucket" => {
                 return Fault { kind: Kind::Missing, message: format!("{}: there is no such object", self.url(key)) };
             }
-            Some(409 | 412) => return self.changed(key),
+            Some(412) => return self.changed(key),
             _ => {}
         }
         // A fault of the connection says nothing of the credentials; a provider that fails counts as neither.

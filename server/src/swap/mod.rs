@@ -78,6 +78,8 @@ pub(crate) struct Swapper {
     profiles: HashMap<ModelId, Profile>,
     /// Sets that no longer serve. Dropped here, when the last request has left them, so that no other thread pays for it.
     retired: Vec<Arc<ServingSet>>,
+    /// What served before this process started: it serves until what is asked for can.
+    served: BTreeMap<String, Wanted>,
     /// What the repository asked for when it was last read.
     listing: Option<Listing>,
     next_look: Instant,
@@ -137,6 +139,7 @@ pub(crate) trait Lanes {
 impl Swapper {
     pub(crate) fn new(context: Context) -> std::io::Result<Self> {
         let read_at = context.source.last_read();
+        let served = context.source.last_served();
         let (context, loader) = (Arc::new(context), LowPriority::start()?);
         Ok(Self {
             context,
@@ -144,6 +147,7 @@ impl Swapper {
             attempts: HashMap::new(),
             profiles: HashMap::new(),
             retired: vec![],
+            served,
             listing: None,
             next_look: Instant::now(),
             failures: 0,
@@ -180,7 +184,7 @@ impl Swapper {
                 // A folder that comes back is tried anew. What serves goes on without its folder.
                 self.attempts.retain(|name, _| listing.contains_key(name));
                 lanes.forget(&listing);
-                source.keep_only(&listing);
+                source.keep_only(&listing, &self.served);
                 let outcome = if self.listing.as_ref() == Some(&listing) { "unchanged" } else { "changed" };
                 self.context.metrics.poll(source.kind(), outcome);
                 self.listing = Some(listing);
@@ -193,7 +197,7 @@ impl Swapper {
                 }
                 self.state.error = Some(error);
                 if self.listing.is_none() {
-                    let served: Listing = source.last_served().into_iter().map(|(name, w)| (name, Ok(w))).collect();
+                    let served: Listing = self.served.iter().map(|(name, w)| (name.clone(), Ok(w.clone()))).collect();
                     self.state.from_cache = !served.is_empty();
                     self.listing = Some(served);
                 }
@@ -237,7 +241,7 @@ impl Swapper {
     fn pointer(&self, name: &str, lanes: &impl Lanes) -> u64 {
         match lanes.serving(name) {
             Some(set) => set.epoch,
-            None => self.context.source.last_served().get(name).map_or(0, |wanted| wanted.epoch),
+            None => self.served.get(name).map_or(0, |wanted| wanted.epoch),
         }
     }
 
@@ -247,7 +251,8 @@ impl Swapper {
         // A pointer that is gone, or hidden by a wrong answer, must not promote whatever has the highest number.
         let wanted = wanted.and_then(|wanted| {
             let gone = wanted.epoch == 0 && self.pointer(name, lanes) > 0;
-            let error = "aliases.json is gone: put it back (onnxd status shows the versions, onnxd promote writes it)";
+            let error = "aliases.json is gone, or has no epoch any more: put it back (onnxd status shows the versions, onnxd \
+                         promote writes it)";
             if gone { Err(error.to_owned()) } else { Ok(wanted) }
         });
         let report = match wanted {
@@ -255,11 +260,7 @@ impl Swapper {
                 tracing::error!(model = name, error, "what should be served cannot be read; what serves goes on");
                 self.context.metrics.swap(name, "champion", "rejected", Stage::Fetch.name());
                 self.context.source.forget(name);
-                if lanes.serving(name).is_none()
-                    && let Some(served) = self.context.source.last_served().get(name)
-                {
-                    self.transact(name, served, lanes);
-                }
+                self.fall_back(name, None, &mut attempt, lanes);
                 Report { error: Some(error), ..Report::default() }
             }
             Ok(wanted) => {
@@ -276,8 +277,8 @@ impl Swapper {
                     self.tell(name, rejection, &last.told);
                 }
                 attempt.told = rejected.iter().map(|r| r.reason.clone()).collect();
-                if rejected.iter().any(|r| r.role == "champion") && lanes.serving(name).is_none() {
-                    self.fall_back(name, &wanted, lanes);
+                if champion_comes || rejected.iter().any(|r| r.role == "champion") {
+                    self.fall_back(name, Some(&wanted), &mut attempt, lanes);
                 }
                 Report { wanted: Some(wanted), rejected, error: None }
             }
@@ -286,16 +287,26 @@ impl Swapper {
         report
     }
 
-    /// Serves what served before when a server starts with a champion that is refused, as the servers do that were
-    /// running when it was named.
-    fn fall_back(&mut self, name: &str, wanted: &Wanted, lanes: &impl Lanes) {
-        let last = self.context.source.last_served().remove(name);
-        let previous = wanted.previous.clone().map(|previous| Wanted { epoch: wanted.epoch, ..Wanted::of(previous) });
-        for wanted in last.into_iter().chain(previous).filter(|w| w.champion != wanted.champion) {
-            let version = &wanted.champion.version;
-            let Outcome { rejected, .. } = self.transact(name, &wanted, lanes);
+    /// While nothing serves: what served before this process started, or the champion before the one that is wanted, as
+    /// on the servers that were running when that was named.
+    fn fall_back(&mut self, name: &str, wanted: Option<&Wanted>, attempt: &mut Attempt, lanes: &impl Lanes) {
+        if lanes.serving(name).is_some() {
+            return;
+        }
+        let previous = wanted.and_then(|wanted| {
+            let previous = wanted.previous.clone()?;
+            Some(Wanted { epoch: wanted.epoch, ..Wanted::of(previous) })
+        });
+        let former = self.served.get(name).cloned().into_iter().chain(previous);
+        for former in former.filter(|former| wanted.is_none_or(|wanted| wanted.champion != former.champion)) {
+            let version = &former.champion.version;
+            let Outcome { rejected, champion_comes, .. } = self.transact(name, &former, lanes);
             if lanes.serving(name).is_some() {
-                tracing::warn!(model = name, version, "the champion was refused: the one before it serves");
+                tracing::warn!(model = name, version, "what is asked for cannot serve yet: what did before serves");
+                return;
+            }
+            if champion_comes {
+                (attempt.fetching, attempt.waits) = (true, true);
                 return;
             }
             for Rejected { reason, .. } in rejected {

@@ -110,7 +110,7 @@ impl Swapper {
         let (now, shadowed) = (Arc::clone(&champion), challenger.as_ref().map(|c| c.model.id.version.clone()));
         let (tally, guard) = match &old {
             Some(old) if same(&old.champion, &now) => (Arc::clone(&old.tally), old.guard.clone()),
-            Some(old) => (Arc::default(), previous.as_ref().and_then(|_| self.guard(old, &now, wanted))),
+            Some(old) => (Arc::default(), previous.as_ref().and_then(|_| self.guard(old, wanted))),
             None => (Arc::default(), None),
         };
         let set = ServingSet { champion, challenger, previous, tally, guard, epoch: wanted.epoch };
@@ -132,12 +132,15 @@ impl Swapper {
         outcome
     }
 
-    /// The watch over a champion that was promoted. Going back is not watched, so that nothing goes to and fro, and what
-    /// nobody promoted cannot be rolled back.
-    fn guard(&self, old: &ServingSet, champion: &Arc<Model>, wanted: &Wanted) -> Option<Arc<Guard>> {
-        let goes_back = old.previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, champion));
-        let promoted = wanted.epoch > old.epoch && old.champion.id.manifest_sha256.is_some();
-        if goes_back || !promoted || self.context.guard_period.is_zero() {
+    /// The watch over a champion that was promoted: by a pointer that names the one that served here until now as the one
+    /// before. Going back names none, so that nothing goes to and fro, and neither does a pointer that skipped versions.
+    fn guard(&self, old: &ServingSet, wanted: &Wanted) -> Option<Arc<Guard>> {
+        let id = &old.champion.id;
+        let follows = wanted
+            .previous
+            .as_ref()
+            .is_some_and(|previous| previous.version == id.version && previous.manifest_sha256 == id.manifest_sha256);
+        if !follows || self.context.guard_period.is_zero() {
             return None;
         }
         let previous = Arc::new(Challenger::previous(Arc::clone(&old.champion)));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{Server, wait_for};
 use onnxd::source::sha256;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 pub struct Repo {
     folder: TempDir,
     epoch: AtomicU64,
+    champion: AtomicU32,
 }
 
 pub fn fixture(name: &str) -> PathBuf {
@@ -23,7 +24,7 @@ impl Repo {
     pub fn new() -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         fs::create_dir(folder.path().join("anomaly")).expect("a folder");
-        Self { folder, epoch: AtomicU64::new(0) }
+        Self { folder, epoch: AtomicU64::new(0), champion: AtomicU32::new(0) }
     }
 
     /// A repository where version 1 is champion and version 2, if any, challenger.
@@ -67,15 +68,21 @@ impl Repo {
         fs::write(path, manifest.to_string()).expect("a manifest");
     }
 
-    /// Writes `aliases.json` in one step.
+    /// Writes `aliases.json` in one step; the champion until then is the one before.
     pub fn point(&self, champion: u32, challenger: Option<u32>) -> u64 {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
         let hash = |v: &u32| sha256(&fs::read(self.version(*v).join("manifest.json")).unwrap_or_default());
-        let hashes: serde_json::Map<String, Value> =
-            std::iter::once(&champion).chain(&challenger).map(|v| (v.to_string(), json!(hash(v)))).collect();
+        let before = self.champion.swap(champion, Ordering::Relaxed);
+        let previous = Some(before).filter(|before| *before > 0 && *before != champion);
+        let hashes: serde_json::Map<String, Value> = std::iter::once(&champion)
+            .chain(&challenger)
+            .chain(&previous)
+            .map(|v| (v.to_string(), json!(hash(v))))
+            .collect();
         let aliases = json!({
             "champion": champion.to_string(),
             "challengers": challenger.iter().map(u32::to_string).collect::<Vec<_>>(),
+            "previous": previous.map(|version| version.to_string()),
             "epoch": epoch,
             "manifest_sha256": hashes,
         });
