@@ -1,5 +1,6 @@
-# Two commands do everything on a machine that has Rust, Python 3.11 or newer and a C compiler:
+# These commands do everything on a machine that has Rust, Python 3.11 or newer and a C compiler:
 #   make serve   builds the server and serves models/
+#   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
 # All that they install goes to .venv and target, in this folder.
 
@@ -12,13 +13,19 @@ runtime := $(venv)/.onnxruntime-installed
 training := $(venv)/.training-installed
 s3 := $(venv)/.s3-installed
 
-.PHONY: serve test train bench tools clean
+.PHONY: serve s3 test train bench bench-s3 tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
 	cargo build --release --package onnxd
 	@echo "==> http://localhost:8080/predict answers; health, metrics and status are at http://localhost:8082"
 	exec target/release/onnxd serve models $(ARGS)
+
+# ARGS="--s3-port 9100 --first-port 8180 --second-port 8190" chooses other ports.
+s3: $(runtime) $(s3)
+	@echo "==> the server (the first build takes some minutes)"
+	cargo build --release --package onnxd --package benches
+	exec target/release/benches s3 --onnxd target/release/onnxd $(ARGS)
 
 test: $(training) $(s3)
 	@echo "==> Rust"
@@ -38,6 +45,11 @@ bench: $(runtime)
 	cargo build --release --package onnxd --package benches
 	target/release/benches compare --onnxd target/release/onnxd --repository models $(ARGS)
 	target/release/benches shadow --onnxd target/release/onnxd $(ARGS)
+
+# How fast replicas take up a promotion in S3; about seven minutes.
+bench-s3: $(runtime) $(s3)
+	cargo build --release --package onnxd --package benches
+	target/release/benches promotion --onnxd target/release/onnxd $(ARGS)
 
 $(runtime): server/onnxruntime.lock | tools
 	@echo "==> ONNX Runtime into $(venv), checked by its hash"

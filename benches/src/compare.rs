@@ -132,6 +132,7 @@ fn measure(arguments: &Arguments, servers: &[Server]) -> Result<Vec<Measurement>
                     connections,
                     duration: arguments.warm_up,
                     rate: None,
+                    watch: None,
                 };
                 load::run(&plan)?;
                 plan.duration = arguments.seconds;
@@ -270,6 +271,7 @@ mod tests {
             broken: 0,
             wrong_bodies: 0,
             unanswered: 0,
+            watched: None,
         };
         Measurement { round, server: server.to_owned(), connections: 64, figures: Figures::new(&outcome, None) }
     }

@@ -77,11 +77,28 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Response>> {
     Ok((bytes.len() >= end).then_some(Response { status, body: start..end, close }))
 }
 
+/// The value of a header in the head of an answer.
+pub(crate) fn header<'a>(answer: &'a [u8], name: &str) -> Option<&'a str> {
+    let lines = answer.split(|byte| *byte == b'\n').skip(1);
+    let mut head = lines.map(<[u8]>::trim_ascii_end).take_while(|line| !line.is_empty());
+    let value = head.find_map(|line| {
+        let (key, value) = line.split_at_checked(name.len())?;
+        key.eq_ignore_ascii_case(name.as_bytes()).then(|| value.strip_prefix(b":")).flatten()
+    })?;
+    str::from_utf8(value.trim_ascii()).ok()
+}
+
 /// One GET on a connection of its own: status and body.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let (response, bytes) = exchange(address, format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes())?;
+    Ok((response.status, String::from_utf8_lossy(&bytes[response.body]).into_owned()))
+}
+
+/// One request, written as it is, on a connection of its own: the answer and the bytes that it lies in.
+pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> Result<(Response, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")?;
+    stream.write_all(request)?;
     let (mut bytes, mut chunk) = (Vec::new(), [0; 16 * 1024]);
     loop {
         let count = stream.read(&mut chunk)?;
@@ -90,7 +107,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
         }
         bytes.extend_from_slice(&chunk[..count]);
         if let Some(response) = parse(&bytes)? {
-            return Ok((response.status, String::from_utf8_lossy(&bytes[response.body]).into_owned()));
+            return Ok((response, bytes));
         }
     }
 }
@@ -108,6 +125,14 @@ mod tests {
         }
         let response = parse(ANSWER).expect("it is valid").expect("it is whole");
         assert_eq!((response.status, response.close, &ANSWER[response.body]), (200, false, &b"{}"[..]));
+    }
+
+    #[test]
+    fn a_header_is_found_by_its_name_in_the_head_only() {
+        let answer = b"HTTP/1.1 200 OK\r\nETag:  \"a\" \r\nX-Model-Version: 2\r\ncontent-length: 9\r\n\r\nother: no";
+        assert_eq!(header(answer, "etag"), Some("\"a\""));
+        assert_eq!(header(answer, "x-model-version"), Some("2"));
+        assert_eq!((header(answer, "x-model"), header(answer, "other")), (None, None));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! are due at constant intervals whatever the server does, and a latency counts from when its request was due.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
     rc::Rc,
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use crate::{
     histogram::Histogram,
     http::{self, Response, Target},
     pacer,
+    watch::{Watch, Watched},
 };
 
 /// After the last request was due, so long is waited for what is still unanswered.
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) duration: Duration,
     /// Requests a second; `None` = as fast as they are answered.
     pub(crate) rate: Option<f64>,
+    /// What to look for in the answers; the run may end before its duration then.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// What came back.
@@ -57,10 +60,12 @@ pub(crate) struct Outcome {
     pub(crate) wrong_bodies: u64,
     /// Requests due or sent that had no answer when the time was up.
     pub(crate) unanswered: u64,
+    /// Of a plan that watches.
+    pub(crate) watched: Option<Watched>,
 }
 
 impl Outcome {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             elapsed: Duration::ZERO,
             latency: Histogram::new(),
@@ -70,6 +75,7 @@ impl Outcome {
             broken: 0,
             wrong_bodies: 0,
             unanswered: 0,
+            watched: None,
         }
     }
 
@@ -114,6 +120,7 @@ struct Shared {
     due: RefCell<VecDeque<Instant>>,
     wake: Notify,
     started: RefCell<u64>,
+    end: Cell<Instant>,
 }
 
 async fn drive(plan: &Plan) -> Result<Outcome> {
@@ -124,6 +131,7 @@ async fn drive(plan: &Plan) -> Result<Outcome> {
         due: RefCell::default(),
         wake: Notify::new(),
         started: RefCell::default(),
+        end: Cell::new(Instant::now()),
     });
     let mut connections = Vec::with_capacity(plan.connections);
     for _ in 0..plan.connections {
@@ -131,18 +139,20 @@ async fn drive(plan: &Plan) -> Result<Outcome> {
     }
     let start = Instant::now();
     let end = start + plan.duration;
+    shared.end.set(end);
+    shared.outcome.borrow_mut().watched = plan.watch.clone().map(|watch| Watched::new(start, watch));
     let open = plan.rate.is_some();
     let tasks = connections.into_iter().map(|mut connection| {
         let shared = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
-            while let Some(due) = shared.next_due(open, end).await {
+            while let Some(due) = shared.next_due(open).await {
                 connection.exchange(&shared, due, open).await;
             }
         })
     });
     let tasks: Vec<_> = tasks.collect();
     if let Some(rate) = plan.rate {
-        shared.schedule(rate, start, end).await?;
+        shared.schedule(rate, start).await?;
     }
     let finished = async {
         for task in tasks {
@@ -161,10 +171,10 @@ async fn drive(plan: &Plan) -> Result<Outcome> {
 
 impl Shared {
     /// When the next request of a connection is due; `None` when there will be no more.
-    async fn next_due(&self, open: bool, end: Instant) -> Option<Instant> {
+    async fn next_due(&self, open: bool) -> Option<Instant> {
         if !open {
             let now = Instant::now();
-            return (now < end).then(|| {
+            return (now < self.end(now)).then(|| {
                 *self.started.borrow_mut() += 1;
                 now
             });
@@ -174,21 +184,32 @@ impl Shared {
             if let Some(due) = self.due.borrow_mut().pop_front() {
                 return Some(due);
             }
-            if Instant::now() >= end {
+            if Instant::now() >= self.end.get() {
                 return None;
             }
             woken.await;
         }
     }
 
+    /// When the run ends: as planned, or when what it watches for was seen.
+    fn end(&self, now: Instant) -> Instant {
+        if now < self.end.get()
+            && self.outcome.borrow_mut().watched.as_mut().is_some_and(|watched| watched.is_over(now))
+        {
+            self.end.set(now);
+        }
+        self.end.get()
+    }
+
     /// Makes requests due at a constant rate until the end.
-    async fn schedule(&self, rate: f64, start: Instant, end: Instant) -> Result<()> {
+    async fn schedule(&self, rate: f64, start: Instant) -> Result<()> {
         let interval = Duration::try_from_secs_f64(1.0 / rate).ok().filter(|interval| !interval.is_zero());
         let interval = interval.with_context(|| format!("a rate of {rate} requests a second cannot be kept"))?;
         let mut ticks = pacer::every(start, interval);
         let mut number = 0_u32;
         loop {
             let now = Instant::now();
+            let end = self.end(now);
             loop {
                 let due = start + Duration::from_secs_f64(f64::from(number) / rate);
                 if due >= end {
@@ -216,11 +237,15 @@ impl Shared {
         request
     }
 
-    fn record(&self, response: &Response, body: &[u8], due: Instant) {
+    fn record(&self, response: &Response, answer: &[u8], due: Instant) {
         let mut outcome = self.outcome.borrow_mut();
-        outcome.latency.record(due.elapsed());
+        let now = Instant::now();
+        outcome.latency.record(now - due);
+        if let Some(watched) = &mut outcome.watched {
+            watched.record(http::header(answer, "x-model-version").unwrap_or_default(), now, now - due);
+        }
         *outcome.statuses.entry(response.status).or_default() += 1;
-        if response.status == 200 && outcome.answered() % SAMPLE == 1 && !has_score(body) {
+        if response.status == 200 && outcome.answered() % SAMPLE == 1 && !has_score(&answer[response.body.clone()]) {
             outcome.wrong_bodies += 1;
         }
     }
@@ -246,7 +271,7 @@ impl Connection {
         }
         match self.try_exchange(shared.next_request()).await {
             Ok(response) => {
-                shared.record(&response, &self.buffer[response.body.clone()], due);
+                shared.record(&response, &self.buffer, due);
                 if open {
                     shared.outcome.borrow_mut().service.record(sent.elapsed());
                 }
@@ -298,7 +323,14 @@ mod tests {
 
     fn plan(rate: Option<f64>, path: &str) -> Plan {
         let target = Target { address: echo::in_thread(), path: path.to_owned() };
-        Plan { target, bodies: bodies::ordinary(), connections: 4, duration: Duration::from_millis(300), rate }
+        Plan {
+            target,
+            bodies: bodies::ordinary(),
+            connections: 4,
+            duration: Duration::from_millis(300),
+            rate,
+            watch: None,
+        }
     }
 
     #[test]
@@ -330,7 +362,8 @@ mod tests {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let target = Target { address: silent.local_addr().expect("it is bound"), path: "/".to_owned() };
         let duration = Duration::from_millis(100);
-        let plan = Plan { target, bodies: bodies::ordinary(), connections: 2, duration, rate: Some(100.0) };
+        let bodies = bodies::ordinary();
+        let plan = Plan { target, bodies, connections: 2, duration, rate: Some(100.0), watch: None };
         let outcome = run(&plan).expect("it runs");
         assert_eq!((outcome.answered(), outcome.unanswered, outcome.lateness.count()), (0, 10, 2));
     }

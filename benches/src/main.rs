@@ -2,16 +2,21 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool: results and progress")]
 
 mod bodies;
+mod bucket;
 mod compare;
 mod echo;
+mod forward;
 mod histogram;
 mod http;
 mod load;
 mod pacer;
+mod promotion;
 mod report;
+mod s3;
 mod server;
 mod shadow;
 mod svg;
+mod watch;
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -31,6 +36,8 @@ enum Command {
     Load(Load),
     Compare(compare::Arguments),
     Shadow(shadow::Arguments),
+    Promotion(promotion::Arguments),
+    S3(s3::Arguments),
 }
 
 /// The floor: serves /predict with a fixed answer and no model.
@@ -78,6 +85,8 @@ fn main() -> Result<()> {
         Command::Load(arguments) => load(arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Shadow(arguments) => shadow::run(&arguments),
+        Command::Promotion(arguments) => promotion::run(&arguments),
+        Command::S3(arguments) => s3::run(&arguments),
     }
 }
 
@@ -88,6 +97,7 @@ fn load(arguments: Load) -> Result<()> {
         connections: arguments.connections,
         duration: arguments.duration,
         rate: arguments.rate,
+        watch: None,
     };
     let figures = Figures::new(&load::run(&plan)?, None);
     if arguments.json {
@@ -121,4 +131,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// One line to whoever waits.
 fn progress(line: &str) {
     eprintln!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Command::command().debug_assert();
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -18,6 +18,9 @@ use crate::http::{self, Target};
 /// A model is probed and loaded before a server is ready; that takes seconds, never this long.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+/// The log's name in a server's folder.
+const LOG: &str = "log";
+
 /// The addresses a server writes once it listens.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Ports {
@@ -31,6 +34,8 @@ pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) target: Target,
     pub(crate) ops: Option<SocketAddr>,
+    /// From the start of the process until it was ready.
+    pub(crate) ready_after: Duration,
     process: Option<Process>,
 }
 
@@ -43,7 +48,8 @@ struct Process {
 impl Server {
     /// One that already runs elsewhere.
     pub(crate) fn running(name: &str, url: &str) -> Result<Self> {
-        Ok(Self { name: name.to_owned(), target: Target::parse(url)?, ops: None, process: None })
+        let target = Target::parse(url)?;
+        Ok(Self { name: name.to_owned(), target, ops: None, ready_after: Duration::ZERO, process: None })
     }
 
     /// The floor, as a process of its own like the server it is compared with.
@@ -61,9 +67,11 @@ impl Server {
         Self::start(name, command)
     }
 
-    fn start(name: &str, mut command: Command) -> Result<Self> {
+    /// Starts what writes its addresses to a ports file, and waits until it is ready.
+    pub(crate) fn start(name: &str, mut command: Command) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let (ports_file, log) = (folder.path().join("ports.json"), folder.path().join("log"));
+        let (ports_file, log) = (folder.path().join("ports.json"), folder.path().join(LOG));
+        let begin = Instant::now();
         let child = command
             .arg("--ports-file")
             .arg(&ports_file)
@@ -76,7 +84,8 @@ impl Server {
         let mut process = Process { child, folder };
         let ports = process.ports(&ports_file).with_context(|| format!("{name} did not become ready"))?;
         let target = Target { address: ports.http, path: "/predict".to_owned() };
-        Ok(Self { name: name.to_owned(), target, ops: ports.ops, process: Some(process) })
+        let ready_after = begin.elapsed();
+        Ok(Self { name: name.to_owned(), target, ops: ports.ops, ready_after, process: Some(process) })
     }
 
     /// Waits until `condition` holds for the text of `/metrics`.
@@ -106,6 +115,11 @@ impl Server {
         cpu_of(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)
     }
 
+    /// The process and where its log is, if it is one of ours.
+    pub(crate) fn process(&self) -> Option<(u32, PathBuf)> {
+        self.process.as_ref().map(|process| (process.child.id(), process.folder.path().join(LOG)))
+    }
+
     fn log(&self) -> String {
         self.process.as_ref().map(Process::log_tail).unwrap_or_default()
     }
@@ -124,13 +138,13 @@ impl Process {
             {
                 return Ok(ports);
             }
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(5));
         }
         bail!("not within {READY_WITHIN:?}{}", self.log_tail())
     }
 
     fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(8)..];
         if tail.is_empty() { String::new() } else { format!("; its log ends:\n{}", tail.join("\n")) }

@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     bodies,
+    bucket::sha256,
     histogram::Histogram,
     load::{self, Outcome, Plan},
     progress,
@@ -156,6 +156,7 @@ fn measure(arguments: &Arguments, servers: &[Server]) -> Result<(Vec<Vec<Outcome
                 connections: arguments.connections,
                 duration: arguments.warm_up,
                 rate: Some(arguments.rate),
+                watch: None,
             };
             load::run(&plan)?;
             plan.duration = arguments.seconds;
@@ -316,7 +317,7 @@ fn install(fixture: &Path, target: &Path, version: &str) -> Result<String> {
     manifest["version"] = version.into();
     let text = serde_json::to_string_pretty(&manifest)?;
     fs::write(target.join("manifest.json"), &text)?;
-    Ok(Sha256::digest(text.as_bytes()).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
+    Ok(sha256(text.as_bytes()))
 }
 
 fn has_challenger(metrics: &str) -> bool {
@@ -364,7 +365,7 @@ mod tests {
         let aliases: Value =
             serde_json::from_slice(&fs::read(model.join("aliases.json")).expect("it is written")).expect("it is JSON");
         let manifest = fs::read(model.join("2/manifest.json")).expect("it is written");
-        let hash: String = Sha256::digest(&manifest).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = sha256(&manifest);
         assert_eq!(aliases["manifest_sha256"]["2"], hash.as_str());
         assert_eq!(aliases["challengers"], json!(["2"]));
         let manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");

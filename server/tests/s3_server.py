@@ -1,4 +1,4 @@
-"""An S3 server on a free port of this machine, which it prints. It ends when its standard input does."""
+"""An S3 server on a port of this machine, a free one if none is given. It prints which, and ends as its input does."""
 
 import sys
 import threading
@@ -20,7 +20,8 @@ class App(threaded_moto_server.DomainDispatcherApplication):
 
 def main() -> None:
     threaded_moto_server.DomainDispatcherApplication = App
-    server = threaded_moto_server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    server = threaded_moto_server.ThreadedMotoServer("127.0.0.1", port=port, verbose=False)
     server.start()
     print(server.get_host_and_port()[1], flush=True)  # noqa: T201
     sys.stdin.read()
