@@ -56,7 +56,11 @@ fn serve(matches: &ArgMatches) -> Result<(), (u8, Vec<String>)> {
     let raw = gather(matches).map_err(usage)?;
     let mut config: Config = raw.resolve().map_err(usage)?;
     if matches.get_flag("print-config") {
-        return std::io::stdout().write_all(raw.print().as_bytes()).map_err(|e| (1, vec![e.to_string()]));
+        return match std::io::stdout().write_all(raw.print().as_bytes()) {
+            // The reader has seen enough, as `head` has.
+            Err(e) if e.kind() != ErrorKind::BrokenPipe => Err((1, vec![e.to_string()])),
+            _ => Ok(()),
+        };
     }
     config.engine.probe.executable = Some(executable()?);
     telemetry::start(&config.log, &config.log_format).map_err(|e| (USAGE, vec![e]))?;
@@ -76,6 +80,7 @@ fn other(name: &str, matches: &ArgMatches) -> Result<(), (u8, Vec<String>)> {
         cli::Failure::Usage(mistakes) => (USAGE, mistakes),
         cli::Failure::Lost(message) => (LOST, vec![message]),
         cli::Failure::Failed(message) => (1, vec![message]),
+        cli::Failure::Unheard => (0, vec![]),
     })
 }
 

@@ -20,6 +20,20 @@ use crate::model::manifest::Manifest;
 use crate::model::runtime::Runtime;
 use crate::model::{Artifact, External, ModelId};
 
+/// What a child is given of the environment: where to find libraries, temporary files and locales, and how to complain.
+const PASSED_ON: [&str; 10] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LOCPATH",
+    "LD_LIBRARY_PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "ORT_DYLIB_PATH",
+];
+
 /// How models are probed.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -92,6 +106,9 @@ impl Probe {
         };
         let mut child = Command::new(executable)
             .arg("probe")
+            // What runs in it is not trusted with the server's secrets.
+            .env_clear()
+            .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .env("ORT_DISABLE_TELEMETRY", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -112,6 +129,7 @@ impl Probe {
         message.push(b'\n');
         message.extend_from_slice(manifest.unwrap_or_default());
         let output = self.converse(&mut child, message, artifact);
+        let used = cpu_time(child.id());
         if output.as_ref().is_none_or(|(answer, _)| !answer.is_empty()) {
             // It has answered, or never will. Killing one that has just ended fails, and that is fine.
             let _ = child.kill();
@@ -119,7 +137,12 @@ impl Probe {
         let status = child.wait().map_err(|e| failed("cannot wait for", &e))?;
         let Some((answer, complaint)) = output else {
             let limit = self.timeout.as_secs();
-            return Err(Stage::Probe.reject(format!("the model did not load and answer within {limit} s")));
+            let reason = format!("the model did not load and answer within {limit} s");
+            // With all CPUs busy, that says nothing of the model.
+            return Err(match used.filter(|used| *used < self.timeout / 2) {
+                Some(used) => Stage::Probe.not_yet(format!("{reason}, of which it had a CPU for {used:.1?}")),
+                None => Stage::Probe.reject(reason),
+            });
         };
         let line = answer.lines().last().unwrap_or_default();
         match serde_json::from_str::<Result<T, Rejection>>(line) {
@@ -158,6 +181,16 @@ impl Probe {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
         }
     }
+}
+
+/// Time that a process was on a CPU, where the system tells.
+fn cpu_time(process: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The second field is the name in parentheses and may hold spaces; counting starts after it, at field 3.
+    let ticks = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).map(|field| field.parse::<u32>().ok());
+    let ticks: u32 = ticks.sum::<Option<u32>>()?;
+    let per_second = u32::try_from(rustix::param::clock_ticks_per_second()).ok()?;
+    Some(Duration::from_secs_f64(f64::from(ticks) / f64::from(per_second)))
 }
 
 fn death(status: ExitStatus) -> String {

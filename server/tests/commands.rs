@@ -41,6 +41,17 @@ fn pointer(repository: &Path, model: &str) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// Changes a file of JSON.
+fn edit(file: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(file).expect("a file")).expect("JSON");
+    change(&mut value);
+    fs::write(file, value.to_string()).expect("written");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
 /// A model without a manifest is pushed, served and replaced; nothing was written by hand.
 #[test]
 fn a_folder_is_filled_and_moved_by_the_commands_alone() {
@@ -160,6 +171,134 @@ fn mistakes_are_told_with_what_to_do() {
     assert!(refused(place, &["rollback", "--to", "1"], 1).contains("model.onnx is missing"));
     assert!(refused(Path::new("s3://bucket/y"), &["status", "--s3-endpoint", "localhost:1"], 1).contains("http://"));
     assert!(refused(Path::new("gs://bucket/y"), &["status"], 1).contains("s3://bucket/prefix"));
+}
+
+#[test]
+fn a_repository_is_named_and_found_before_anything_is_done() {
+    let folder = TempDir::new().expect("a folder");
+    let (place, good) = (folder.path().join("new"), model("good/model.onnx"));
+    for args in [&["push", &good, "--model", "anomaly"][..], &["promote"], &["rollback"], &["status"]] {
+        let said = refused(&place, args, 1);
+        assert!(said.contains(&format!("`mkdir {}`", place.display())), "{said}");
+    }
+    let file = fixture("good/model.onnx");
+    for args in [&["push", &good, "--model", "model"][..], &["promote", "1"], &["rollback", "--to", "1"]] {
+        let said = refused(&file, args, 1);
+        assert!(said.contains("is one model file, not a repository"), "{said}");
+    }
+    assert!(done(&file, &["status"]).contains("model"));
+    fs::create_dir(&place).expect("a folder");
+    for named in ["nope", "../new"] {
+        let said = refused(&place, &["status", "--model", named], 1);
+        assert!(said.contains("there is no model") && said.contains("holds: none: onnxd push adds one"), "{said}");
+    }
+    let first = ["push", &good, "--model", "anomaly"];
+    let shown = text(&place).to_owned();
+    let said = done(&place, &[first.as_slice(), &["--dry-run"]].concat());
+    assert!(said.contains(&format!("would be added to {shown}, ")), "{said}");
+    assert!(said.contains("it would become the champion"), "{said}");
+    assert!(done(&place, &first).contains(&format!("added to {shown}, ")));
+    // What it is, is told; nothing is promised of it that is not so.
+    let said = done(&place, &first);
+    assert!(said.contains("it is the champion already") && !said.contains("nothing yet"), "{said}");
+    let other = model("other/model.onnx");
+    let second = ["push", &other, "--model", "anomaly"];
+    assert!(done(&place, &second).contains("it serves nothing yet"));
+    done(&place, &[second.as_slice(), &["--as", "challenger"]].concat());
+    assert!(done(&place, &second).contains("it is the challenger already"));
+    done(&place, &["promote"]);
+    fs::remove_dir_all(place.join("anomaly/2")).expect("a folder");
+    assert!(done(&place, &first).contains("it is the champion before"));
+    let said = refused(&place, &["status", "--model", "nope"], 1);
+    assert!(said.contains("there is no model \"nope\"; the repository holds: anomaly"), "{said}");
+    let pushed: Value = serde_json::from_str(&done(&place, &[first.as_slice(), &["--json"]].concat())).expect("JSON");
+    let expected = (&json!(shown), &json!(["previous"]), &json!("added"));
+    assert_eq!((&pushed["repository"], &pushed["roles"], &pushed["becomes"]), expected);
+}
+
+/// Records are made up for pointers that nobody is about to record, and for no others.
+#[test]
+fn a_missing_record_is_made_up_when_nobody_writes_it() {
+    let repo = Repo::serving("good", None);
+    for version in 2..=5 {
+        repo.install(version, "other");
+    }
+    let ledger = repo.path().join("anomaly/ledger");
+    let record = |epoch: u32| -> Option<Value> {
+        fs::read(ledger.join(format!("{epoch}.json"))).ok().map(|text| serde_json::from_slice(&text).expect("JSON"))
+    };
+    let before = |epoch: u32| record(epoch).expect("a record")["previous_record_sha256"].clone();
+    // Written by hand, without a time.
+    done(repo.path(), &["promote", "2"]);
+    assert_eq!(record(1).expect("made up")["action"], json!("unrecorded"));
+    assert!(before(2).is_string());
+    // As when its author writes it at this moment.
+    fs::remove_file(ledger.join("2.json")).expect("a file");
+    done(repo.path(), &["promote", "3"]);
+    assert_eq!((record(2), before(3)), (None, Value::Null));
+    // As when its author was killed.
+    fs::remove_file(ledger.join("3.json")).expect("a file");
+    let aliases = repo.path().join("anomaly/aliases.json");
+    edit(&aliases, |aliases| aliases["updated_at"] = json!("2024-01-01T00:00:00Z"));
+    done(repo.path(), &["promote", "4"]);
+    assert_eq!(record(3).expect("made up")["action"], json!("unrecorded"));
+    assert!(before(4).is_string());
+    // One that cannot be read is there all the same.
+    fs::remove_file(ledger.join("4.json")).expect("a file");
+    std::os::unix::fs::symlink("nowhere", ledger.join("4.json")).expect("a link");
+    edit(&aliases, |aliases| aliases["updated_at"] = json!("yesterday"));
+    done(repo.path(), &["promote", "5"]);
+    assert_eq!((fs::read_link(ledger.join("4.json")).ok(), before(5)), (Some("nowhere".into()), Value::Null));
+    // What is so already has no record of its own.
+    let said: Value = serde_json::from_str(&done(repo.path(), &["promote", "5", "--json"])).expect("JSON");
+    assert_eq!((&said["changed"], &said["record"]), (&json!(false), &Value::Null));
+    // After the last epoch there is none.
+    edit(&aliases, |aliases| aliases["epoch"] = json!(u64::MAX));
+    let text = fs::read(&aliases).expect("a pointer");
+    for args in [&["promote", "1"][..], &["rollback"], &["promote", "1", "--dry-run"]] {
+        assert!(refused(repo.path(), args, 1).contains("highest epoch"));
+    }
+    assert_eq!(fs::read(&aliases).expect("a pointer"), text);
+}
+
+#[test]
+fn what_a_repository_says_cannot_write_on_a_terminal() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "other");
+    done(repo.path(), &["promote", "2", "--by", "\u{1b}[2Jann", "--reason", "a\u{1b}]0;b\u{7}\r\nc\u{202e}"]);
+    let texts = [
+        done(repo.path(), &["status"]),
+        done(repo.path(), &["status", "--model", "anomaly"]),
+        done(repo.path(), &["rollback", "--dry-run", "--by", "\u{9b}2J"]),
+    ];
+    for text in texts {
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text:?}");
+    }
+    let said: Value = serde_json::from_str(&done(repo.path(), &["status", "--json"])).expect("JSON");
+    assert_eq!(said[0]["aliases"]["by"], json!("\u{1b}[2Jann"));
+    edit(&repo.path().join("anomaly/1/manifest.json"), |manifest| manifest["name"] = json!("\u{1b}[2J"));
+    let said = refused(repo.path(), &["rollback"], 1);
+    assert!(said.contains("is of ") && !said.contains('\u{1b}'), "{said:?}");
+}
+
+/// As with `onnxd status --json | head -1`.
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let repo = Repo::serving("good", None);
+    let place = text(repo.path());
+    for args in [
+        &["status", "--repository", place][..],
+        &["status", "--json", "--repository", place],
+        &["promote", "1", "--repository", place],
+        &["serve", place, "--print-config"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
+        let output = command.args(args).current_dir(root()).stdout(writer).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{args:?}: {said}");
+    }
 }
 
 /// A pointer that is gone is no order to serve whatever has the highest number.

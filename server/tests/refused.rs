@@ -186,9 +186,21 @@ fn a_probe_that_is_killed_costs_the_candidate_only() {
         fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
             let stat = fs::read_to_string(process.path().join("stat")).ok()?;
             let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()?;
-            (parent == server.pid()).then(|| process.file_name().to_string_lossy().into_owned())
+            // Until it runs its own program it looks like the server.
+            let words = fs::read_to_string(process.path().join("cmdline")).ok()?;
+            let is_probe = parent == server.pid() && words.split('\0').nth(1) == Some("probe");
+            is_probe.then(|| process.file_name().to_string_lossy().into_owned())
         })
     });
+    // What runs in it gets none of the server's secrets.
+    let environment = |process: &str| {
+        let text = fs::read_to_string(format!("/proc/{process}/environ")).expect("its environment");
+        text.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0.to_owned())).collect::<Vec<_>>()
+    };
+    assert!(environment(&server.pid().to_string()).iter().any(|name| name == "AWS_SECRET_ACCESS_KEY"));
+    let names = environment(&child);
+    assert!(names.iter().any(|name| name == "ORT_DISABLE_TELEMETRY"), "{names:?}");
+    assert!(!names.iter().any(|name| name.starts_with("AWS_") || name.starts_with("ONNXD_")), "{names:?}");
     let killed = std::process::Command::new("kill").args(["-s", "ABRT", &child]).status().expect("kill runs");
     assert!(killed.success());
     let status = settled(&server, epoch);

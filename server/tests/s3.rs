@@ -12,7 +12,7 @@ use common::proxy::{Fault, Proxy};
 use common::repo::{fixture, row, serves, settled};
 use common::s3::{Bucket, ENVIRONMENT};
 use common::s3repo::S3Repo;
-use common::{Server, resident, root, wait_for};
+use common::{PATIENCE, Server, resident, root, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -201,6 +201,66 @@ fn the_operations_port_changes_things_only_with_the_token() {
     serves(&open, 2);
     serves(&closed, 2);
     assert!(!open.log().contains(SECRET));
+}
+
+fn order(server: &Server, what: &str, body: &Value) -> Reply {
+    let (path, token) = (format!("/models/anomaly/{what}"), format!("Bearer {SECRET}"));
+    http::request(server.ops, "POST", &path, &[("authorization", &token)], body.to_string().as_bytes())
+}
+
+#[test]
+fn admin_calls_count_what_they_change() {
+    let repo = S3Repo::serving("good", None);
+    repo.install(2, "other");
+    let token = token();
+    let server = repo.serve(&["--models", "anomaly", "--admin-token-file", text(&token)]);
+    let promoted = || server.metric("onnxd_promotions_total{model=\"anomaly\",outcome=\"promoted\"}");
+    // People write numbers.
+    for (version, changed) in [(json!(2), true), (json!("2"), false), (json!(2), false)] {
+        let reply = order(&server, "promote", &json!({"version": version}));
+        assert_eq!((reply.status, &reply.json()["changed"]), (200, &json!(changed)), "{}", reply.text());
+        assert_eq!(reply.json()["record"].is_object(), changed, "{}", reply.text());
+        assert_eq!(promoted(), Some(1.0));
+    }
+    let lines = server.log().lines().filter(|line| line.contains("aliases.json was changed by an admin call")).count();
+    assert_eq!(lines, 1);
+    for wrong in [json!(-1), json!(1.5), json!(["2"]), json!(true)] {
+        let reply = order(&server, "promote", &json!({"version": wrong}));
+        assert!(reply.status == 400 && reply.text().contains("positive whole number"), "{}", reply.text());
+    }
+    assert_eq!(order(&server, "promote", &json!({"version": 0})).status, 422);
+    serves(&server, 2);
+}
+
+/// An S3 server that hangs keeps a few calls waiting; the others are refused, and health and metrics answer.
+#[test]
+fn admin_calls_that_hang_leave_room() {
+    let repo = S3Repo::serving("good", None);
+    repo.install(2, "other");
+    let token = token();
+    let server = repo.serve(&["--models", "anomaly", "--admin-token-file", text(&token)]);
+    repo.proxy.set_for("/anomaly/2/manifest.json", Fault::Hang);
+    let (sender, replies) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..7 {
+            let (sender, server) = (sender.clone(), &server);
+            scope.spawn(move || sender.send(order(server, "promote", &json!({"version": 2}))));
+        }
+        for _ in 0..3 {
+            let reply = replies.recv_timeout(PATIENCE).expect("a refusal");
+            assert_eq!(reply.status, 503, "{}", reply.text());
+        }
+        assert_eq!((server.ops("/readyz").status, server.ops("/metrics").status), (200, 200));
+        assert!(replies.try_recv().is_err(), "four wait");
+        repo.proxy.set(Fault::None);
+        for _ in 0..4 {
+            let reply = replies.recv_timeout(PATIENCE).expect("an answer");
+            assert_ne!(reply.status, 503, "{}", reply.text());
+        }
+    });
+    // And there is room again.
+    assert_eq!(order(&server, "promote", &json!({"version": 2})).status, 200);
+    serves(&server, 2);
 }
 
 /// `onnxd` on the repository in the bucket.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
-use super::{Failure, author, model, open, print_json, with_author, with_repository};
+use super::{Failure, author, model, open, print_json, say, with_author, with_repository};
 use crate::config::Raw;
 use crate::model::runtime::Runtime;
 use crate::promotion::push::{Place, Pushed, Request};
@@ -80,7 +81,7 @@ pub(super) fn roll_back(matches: &ArgMatches, raw: &Raw, out: &mut dyn Write) ->
 }
 
 fn apply(matches: &ArgMatches, raw: &Raw, change: &Change, out: &mut dyn Write) -> Result<(), Failure> {
-    let source = open(raw)?;
+    let source = open(&raw.source().map_err(Failure::Usage)?, true)?;
     let model = model(matches, &source)?;
     let dry_run = matches.get_flag("dry-run");
     let changed = promotion::change(&source, &model, change, &author(matches), None, dry_run)?;
@@ -93,24 +94,24 @@ fn apply(matches: &ArgMatches, raw: &Raw, change: &Change, out: &mut dyn Write) 
 fn print(model: &str, changed: &Changed, dry_run: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let Changed { aliases, record, warning, .. } = changed;
     let challengers = if aliases.challengers.is_empty() { "none".into() } else { aliases.challengers.join(", ") };
-    let (from, to, epoch) = (record.replaced.as_deref().unwrap_or("none"), &aliases.champion, aliases.epoch);
-    if !changed.changed && !dry_run {
-        return Ok(writeln!(
-            out,
-            "{model}: it is so already (champion {to}, challengers {challengers}, epoch {epoch})"
-        )?);
-    }
+    let (to, epoch) = (&aliases.champion, aliases.epoch);
+    let Some(record) = record else {
+        let line = format!("{model}: it is so already (champion {to}, challengers {challengers}, epoch {epoch})");
+        return say(out, &line);
+    };
+    let from = record.replaced.as_deref().unwrap_or("none");
     let would = if dry_run { "would be: " } else { "" };
     let champion = if from == to { format!("champion {to}") } else { format!("champion {from} -> {to}") };
-    writeln!(out, "{model}: {would}{champion}, challengers {challengers}, epoch {epoch}, by {}", record.by)?;
+    let line = format!("{model}: {would}{champion}, challengers {challengers}, epoch {epoch}, by {}", record.by);
+    say(out, &line)?;
     if let Some(previous) = aliases.previous.as_ref().filter(|_| !dry_run && record.action == "promote") {
-        writeln!(
-            out,
+        let line = format!(
             "servers take it up within their poll interval; back to {previous}: onnxd rollback --model {model}"
-        )?;
+        );
+        say(out, &line)?;
     }
     if let Some(warning) = warning {
-        writeln!(out, "warning: {warning}")?;
+        say(out, &format!("warning: {warning}"))?;
     }
     Ok(())
 }
@@ -118,7 +119,9 @@ fn print(model: &str, changed: &Changed, dry_run: bool, out: &mut dyn Write) -> 
 pub(super) fn push(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let (onnxruntime, mut probe) = raw.probe().map_err(Failure::Usage)?;
     probe.executable = Some(executable.into());
-    let source = open(raw)?;
+    let allow_signature_change = raw.is_on("allow-signature-change").map_err(Failure::Usage)?;
+    let options = raw.source().map_err(Failure::Usage)?;
+    let source = open(&options, true)?;
     let file = matches.get_one::<String>("file").map(PathBuf::from).unwrap_or_default();
     let Some(model) = matches.get_one::<String>("model").cloned() else {
         return Err(Failure::Usage(vec!["name the model with --model".into()]));
@@ -136,8 +139,9 @@ pub(super) fn push(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut
             _ => Place::Added,
         },
         key: named("sign-with"),
+        model_bytes: options.model_bytes,
         author: author(matches),
-        allow_signature_change: raw.is_on("allow-signature-change"),
+        allow_signature_change,
         dry_run: matches.get_flag("dry-run"),
     };
     let bar = bar();
@@ -148,21 +152,36 @@ pub(super) fn push(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut
     };
     let pushed = promotion::push::push(&source, &runtime, &probe, &request, &told, &sent);
     bar.finish_and_clear();
-    let pushed = pushed?;
+    let said = Said { repository: options.repository.display().to_string(), pushed: pushed? };
     if matches.get_flag("json") {
-        return print_json(&pushed, out);
+        return print_json(&said, out);
     }
-    print_pushed(&pushed, &request, out)
+    print_pushed(&said, &request, out)
 }
 
-fn print_pushed(pushed: &Pushed, request: &Request, out: &mut dyn Write) -> Result<(), Failure> {
+/// What a push prints.
+#[derive(Serialize)]
+struct Said {
+    repository: String,
+    #[serde(flatten)]
+    pushed: Pushed,
+}
+
+fn print_pushed(said: &Said, request: &Request, out: &mut dyn Write) -> Result<(), Failure> {
+    let Said { repository, pushed } = said;
     let (model, version, bytes) = (&request.model, &pushed.version, ByteSize(pushed.bytes));
-    let what = match (pushed.uploaded, request.dry_run) {
-        (true, false) => format!("added, {bytes}"),
-        (_, true) => format!("would be added, {bytes}"),
-        (false, false) => "has the same model already, nothing was sent".into(),
+    let signed = match (pushed.signed, pushed.uploaded, request.dry_run) {
+        (false, ..) => "",
+        (true, true, _) => ", signed",
+        (true, false, false) => " but its signature, which was missing",
+        (true, false, true) => " but its signature, which is missing, would be",
     };
-    writeln!(out, "{model} version {version}: {what}, manifest {}", pushed.manifest)?;
+    let what = match (pushed.uploaded, request.dry_run) {
+        (true, false) => format!("added to {repository}, {bytes}"),
+        (true, true) => format!("would be added to {repository}, {bytes}"),
+        (false, _) => format!("has the same model already in {repository}, nothing was sent"),
+    };
+    say(out, &format!("{model} version {version}: {what}{signed}, manifest {}", pushed.manifest))?;
     let profile = &pushed.profile;
     writeln!(
         out,
@@ -173,15 +192,26 @@ fn print_pushed(pushed: &Pushed, request: &Request, out: &mut dyn Write) -> Resu
         serde_json::to_value(profile.invariance).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default(),
     )?;
     for warning in profile.warnings.iter().chain(&pushed.warnings) {
-        writeln!(out, "  warning: {warning}")?;
+        say(out, &format!("  warning: {warning}"))?;
     }
-    match &pushed.change {
-        Some(change) => print(model, change, request.dry_run, out),
-        None => Ok(writeln!(
-            out,
-            "  it serves nothing yet: onnxd promote {version} --model {model}, or push --as challenger"
-        )?),
+    if let Some(change) = &pushed.change {
+        return print(model, change, request.dry_run, out);
     }
+    let promote = format!("onnxd promote {version} --model {model}");
+    let line = match (pushed.becomes, pushed.roles.first()) {
+        (Place::Champion, _) => "it would become the champion".into(),
+        (Place::Challenger, _) => "it would become the challenger".into(),
+        (Place::Added, Some(&"champion")) => "it is the champion already".into(),
+        (Place::Added, Some(&"challenger")) => {
+            format!("it is the challenger already; to make it the champion: {promote}")
+        }
+        (Place::Added, Some(_)) => format!("it is the champion before; to make it the champion again: {promote}"),
+        (Place::Added, None) => {
+            let serves = if request.dry_run { "it would serve" } else { "it serves" };
+            format!("{serves} nothing yet: {promote}, or push --as challenger")
+        }
+    };
+    say(out, &format!("  {line}"))
 }
 
 /// On a terminal only; elsewhere nothing is drawn.

@@ -3,7 +3,7 @@
 mod change;
 mod status;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -13,8 +13,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{self, Raw};
+use crate::inspect::plain;
 use crate::promotion::{self, Author, ChangeError};
-use crate::source::Source;
+use crate::source::{Options, Source};
 
 /// How a command ends when it does not do what it was asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum Failure {
     Lost(String),
     /// It was refused or failed; exit code 1.
     Failed(String),
+    /// Whoever reads the output has seen enough, as `head` has; no failure to those who called.
+    Unheard,
 }
 
 impl From<ChangeError> for Failure {
@@ -38,7 +41,7 @@ impl From<ChangeError> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::Failed(error.to_string())
+        if error.kind() == ErrorKind::BrokenPipe { Self::Unheard } else { Self::Failed(error.to_string()) }
     }
 }
 
@@ -52,12 +55,18 @@ pub fn commands() -> impl Iterator<Item = Command> {
 /// # Errors
 /// See [`Failure`].
 pub fn run(name: &str, matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut dyn Write) -> Result<(), Failure> {
-    match name {
+    let result = match name {
         "push" => change::push(matches, raw, executable, out),
         "promote" => change::promote(matches, raw, out),
         "rollback" => change::roll_back(matches, raw, out),
         "status" => status::run(matches, raw, out),
         other => Err(Failure::Usage(vec![format!("there is no command {other}")])),
+    };
+    match result {
+        Err(Failure::Unheard) => Ok(()),
+        Err(Failure::Lost(message)) => Err(Failure::Lost(plain(&message))),
+        Err(Failure::Failed(message)) => Err(Failure::Failed(plain(&message))),
+        result => result,
     }
 }
 
@@ -97,9 +106,28 @@ fn with_author(command: Command) -> Command {
         )
 }
 
-fn open(raw: &Raw) -> Result<Source, Failure> {
-    let options = raw.source().map_err(Failure::Usage)?;
-    Source::open(&options).map_err(Failure::Failed)
+/// Opens a repository to look at it, or to change it too.
+fn open(options: &Options, changes: bool) -> Result<Source, Failure> {
+    let shown = options.repository.display();
+    if !options.repository.to_string_lossy().contains("://") {
+        match std::fs::metadata(&options.repository) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let message = format!(
+                    "there is no repository {shown}: make a new one with `mkdir {shown}`, or name another with --repository"
+                );
+                return Err(Failure::Failed(message));
+            }
+            Ok(kind) if kind.is_file() && changes => {
+                let message = format!(
+                    "{shown} is one model file, not a repository: name a folder or s3://bucket/prefix with --repository"
+                );
+                return Err(Failure::Failed(message));
+            }
+            // What else is wrong with it is told when it is opened.
+            _ => {}
+        }
+    }
+    Source::open(options).map_err(Failure::Failed)
 }
 
 /// The model that was named, or the only one there is.
@@ -128,8 +156,13 @@ fn whoami() -> String {
 }
 
 fn print_json(value: &impl Serialize, out: &mut dyn Write) -> Result<(), Failure> {
-    serde_json::to_writer_pretty(&mut *out, value).map_err(|e| Failure::Failed(e.to_string()))?;
+    serde_json::to_writer_pretty(&mut *out, value).map_err(std::io::Error::from)?;
     Ok(writeln!(out)?)
+}
+
+/// Writes a line whose texts come from a repository.
+fn say(out: &mut dyn Write, line: &str) -> Result<(), Failure> {
+    Ok(writeln!(out, "{}", plain(line))?)
 }
 
 /// A table without lines, so that other programs can cut it.
@@ -137,7 +170,7 @@ fn table<'a>(head: &[&str], rows: impl Iterator<Item = Vec<String>> + 'a) -> Tab
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head.to_vec());
     rows.for_each(|row| {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| plain(cell)));
     });
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -9,7 +9,7 @@ use super::{Failure, open, or_dash, print_json, table, with_repository};
 use crate::config::Raw;
 use crate::promotion::{self, Record};
 use crate::source::aliases::Aliases;
-use crate::source::{Found, Source};
+use crate::source::{Found, Source, is_model_name};
 
 /// Records shown of one model.
 const HISTORY: usize = 10;
@@ -57,20 +57,14 @@ struct Version {
 }
 
 pub(super) fn run(matches: &ArgMatches, raw: &Raw, out: &mut dyn Write) -> Result<(), Failure> {
-    let source = open(raw)?;
-    let named = matches.get_one::<String>("model");
-    let names = named.map_or_else(|| source.names().map_err(Failure::Failed), |name| Ok(vec![name.clone()]))?;
-    let history = matches.get_one::<u16>("history").map_or(HISTORY, |count| usize::from(*count));
-    let mut models = names.iter().map(|name| read(&source, name)).collect::<Vec<_>>();
-    // A folder without versions and pointer is no model.
-    models.retain(|model| {
-        model.aliases.is_some() || model.error.is_some() || named.is_some() || has_versions(&source, &model.name)
-    });
-    if named.is_some() {
-        for model in &mut models {
-            detail(&source, model, history)?;
+    let source = open(&raw.source().map_err(Failure::Usage)?, false)?;
+    let models = match matches.get_one::<String>("model") {
+        Some(name) => {
+            let history = matches.get_one::<u16>("history").map_or(HISTORY, |count| usize::from(*count));
+            vec![one(&source, name, history)?]
         }
-    }
+        None => all(&source)?,
+    };
     if matches.get_flag("json") {
         return print_json(&models, out);
     }
@@ -78,6 +72,29 @@ pub(super) fn run(matches: &ArgMatches, raw: &Raw, out: &mut dyn Write) -> Resul
         return Ok(writeln!(out, "the repository holds no model yet: onnxd push adds one")?);
     }
     print(&models, out)
+}
+
+/// Every model; a folder without versions and pointer is none.
+fn all(source: &Source) -> Result<Vec<Model>, Failure> {
+    let names = source.names().map_err(Failure::Failed)?;
+    let mut models = names.iter().map(|name| read(source, name)).collect::<Vec<_>>();
+    models.retain(|model| model.aliases.is_some() || model.error.is_some() || has_versions(source, &model.name));
+    Ok(models)
+}
+
+/// The model that is named, in detail.
+fn one(source: &Source, name: &str, history: usize) -> Result<Model, Failure> {
+    if is_model_name(name) {
+        let mut model = read(source, name);
+        detail(source, &mut model, history)?;
+        let versions = model.versions.as_ref().is_some_and(|versions| !versions.is_empty());
+        if versions || model.aliases.is_some() || model.error.is_some() {
+            return Ok(model);
+        }
+    }
+    let names: Vec<String> = all(source)?.into_iter().map(|model| model.name).collect();
+    let holds = if names.is_empty() { "none: onnxd push adds one".into() } else { names.join(", ") };
+    Err(Failure::Failed(format!("there is no model {name:?}; the repository holds: {holds}")))
 }
 
 fn has_versions(source: &Source, name: &str) -> bool {
@@ -123,14 +140,8 @@ fn print(models: &[Model], out: &mut dyn Write) -> Result<(), Failure> {
     for model in models {
         if let Some(versions) = &model.versions {
             let role = |version: &str| {
-                let aliases = model.aliases.as_ref();
-                let is = |named: bool, role: &str| named.then(|| role.to_owned());
-                let roles = [
-                    is(aliases.is_some_and(|a| a.champion == version), "champion"),
-                    is(aliases.is_some_and(|a| a.challengers.iter().any(|c| c == version)), "challenger"),
-                    is(aliases.is_some_and(|a| a.previous.as_deref() == Some(version)), "previous"),
-                ];
-                or_dash(&roles.into_iter().flatten().collect::<Vec<_>>().join(","))
+                let roles = model.aliases.as_ref().map(|aliases| promotion::roles(aliases, version));
+                or_dash(&roles.unwrap_or_default().join(","))
             };
             let rows = versions.iter().map(|v| {
                 let manifest = if v.complete { "yes" } else { "no" };

@@ -206,9 +206,13 @@ impl Raw {
     }
 
     /// Whether a switch is on.
-    #[must_use]
-    pub fn is_on(&self, name: &'static str) -> bool {
-        self.0.get(name).is_some_and(|(value, _)| value == "true")
+    ///
+    /// # Errors
+    /// One sentence when its value is neither `true` nor `false`.
+    pub fn is_on(&self, name: &'static str) -> Result<bool, Vec<String>> {
+        let mut reader = Reader { raw: self, mistakes: vec![] };
+        let is_on = reader.parse(name, "true or false", bool::from_str);
+        if reader.mistakes.is_empty() { Ok(is_on) } else { Err(reader.mistakes) }
     }
 
     /// Checks every setting.

@@ -68,6 +68,6 @@ impl Shared {
         };
         let Some((aliases, _)) = present.filter(|(aliases, _)| is_its(aliases)) else { return Ok(false) };
         let change = Change::RollBack(Some(to));
-        promotion::change(&self.source, name, &change, author, Some(aliases.epoch), false).map(|_| true)
+        promotion::change(&self.source, name, &change, author, Some(aliases.epoch), false).map(|done| done.changed)
     }
 }

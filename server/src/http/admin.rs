@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::Problem;
 use super::{State, ops};
@@ -18,6 +19,10 @@ use crate::source::{is_model_name, sha256};
 
 /// How long a call waits for the repository to be read.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Changes and reloads at a time. Each blocks a thread of the operations port for as long as an S3 server hangs; the others
+/// are left for whoever asks how the server is.
+static CHANGES: Semaphore = Semaphore::const_new(4);
+static RELOADS: Semaphore = Semaphore::const_new(2);
 /// A token's file is short.
 const TOKEN_BYTES: usize = 4096;
 
@@ -25,13 +30,21 @@ const TOKEN_BYTES: usize = 4096;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Order {
-    version: Option<String>,
+    version: Option<Version>,
     #[serde(default)]
     reason: String,
     #[serde(default)]
     by: String,
     /// The change is made only if this is still the epoch.
     epoch: Option<u64>,
+}
+
+/// A version as text, as `aliases.json` has it, or as a number, as people write it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "version must be a positive whole number, with or without quotes")]
+enum Version {
+    Text(String),
+    Number(u64),
 }
 
 /// Reads the repository now, and answers with what became of the model.
@@ -83,40 +96,61 @@ async fn change(
     }
     let by = if order.by.is_empty() { format!("admin call at {}", promotion::host()) } else { order.by };
     let author = Author { by, reason: order.reason, evidence: Value::Null };
-    let wanted = change(order.version);
+    let version = order.version.map(|version| match version {
+        Version::Text(text) => text,
+        Version::Number(number) => number.to_string(),
+    });
+    let wanted = change(version);
+    let permit = permit(&CHANGES)?;
     let (shared, name) = (Arc::clone(&state), model.clone());
     // It waits for an S3 server, perhaps.
     let result = tokio::task::spawn_blocking(move || {
+        // It goes on when whoever called does not wait any more.
+        let _permit = permit;
         promotion::change(shared.engine.source(), &name, &wanted, &author, order.epoch, false)
     });
     let result: Result<Changed, ChangeError> = result.await.map_err(|_| Problem::internal())?;
     let outcome = match &result {
-        Ok(_) => done,
-        Err(ChangeError::Lost(_)) => "lost",
-        Err(ChangeError::Refused(_) | ChangeError::Failed(_)) => "failed",
+        Ok(changed) => changed.changed.then_some(done),
+        Err(ChangeError::Lost(_)) => Some("lost"),
+        Err(ChangeError::Refused(_) | ChangeError::Failed(_)) => Some("failed"),
     };
     // Names come from a closed set: those that the repository has.
-    if result.is_ok() || state.engine.lane(&model).is_some() {
+    if let Some(outcome) = outcome.filter(|_| result.is_ok() || state.engine.lane(&model).is_some()) {
         state.engine.metrics().promotion(&model, outcome);
     }
     let changed = result?;
     if let Some(warning) = &changed.warning {
         tracing::warn!(model, warning, "a promotion is incomplete");
     }
-    tracing::info!(
-        model,
-        action = changed.record.action,
-        champion = changed.record.champion,
-        by = changed.record.by,
-        "aliases.json was changed by an admin call"
-    );
+    if let Some(record) = changed.record.as_ref().filter(|_| changed.changed) {
+        tracing::info!(
+            model,
+            action = record.action,
+            champion = record.champion,
+            by = record.by,
+            "aliases.json was changed by an admin call"
+        );
+    }
     state.engine.look();
     Ok(Json(changed).into_response())
 }
 
+fn permit(room: &'static Semaphore) -> Result<SemaphorePermit<'static>, Problem> {
+    room.try_acquire().map_err(|_| {
+        let detail = "too many admin calls wait for the repository already: try again when it answers";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.into())
+    })
+}
+
 async fn look(state: &Arc<State>, model: &str) -> Result<Response, Problem> {
     let shared = Arc::clone(state);
-    let looked = tokio::task::spawn_blocking(move || shared.engine.look_and_wait(PATIENCE)).await;
+    let permit = permit(&RELOADS)?;
+    let looked = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        shared.engine.look_and_wait(PATIENCE)
+    });
+    let looked = looked.await;
     if !looked.map_err(|_| Problem::internal())? {
         let detail = format!("the repository was not read within {} s; it is tried again", PATIENCE.as_secs());
         return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, detail));

@@ -1,12 +1,12 @@
 //! What is wrong with a model, or good to know of it, and what to do about it.
 
-use super::unit::Unit;
+use super::unit::{Unit, is_plain_name};
 use super::{Features, Finding, Level};
 use crate::model::check::{Invariance, Profile, Rejection, Stage};
 use crate::model::derive::Derived;
 use crate::model::facts::{Declared, Facts};
 use crate::model::graph;
-use crate::model::manifest::{Manifest, Missing};
+use crate::model::manifest::{self, Manifest, Missing};
 
 /// What ONNX Runtime 1.32 knows: the newest operators of each domain, and the newest format.
 const NEWEST: [(&str, i64); 2] = [("ai.onnx", 28), ("ai.onnx.ml", 5)];
@@ -45,6 +45,10 @@ pub(super) fn features(facts: &Facts, manifest: Option<&std::sync::Arc<Manifest>
     }
 }
 
+fn save_beside() -> String {
+    format!("save the model with its weights in one file beside it: {}", manifest::BESIDE)
+}
+
 /// What the files show: those that are not there, and those that do not fit.
 pub(super) fn of_files(unit: &Unit, facts: &Facts) -> Vec<Finding> {
     let mut found = unit.findings.clone();
@@ -52,8 +56,7 @@ pub(super) fn of_files(unit: &Unit, facts: &Facts) -> Vec<Finding> {
     let mut told = vec![];
     for name in unit.missing() {
         told.push(name);
-        let plain = !name.contains(['/', '\\']) && !name.starts_with('.');
-        found.push(if plain {
+        found.push(if is_plain_name(name) {
             let bytes = facts.external.get(name).copied().unwrap_or(0);
             let what = format!(
                 "{name} is not beside the model (or links out of its folder): {bytes} bytes of its weights lie there"
@@ -66,7 +69,7 @@ pub(super) fn of_files(unit: &Unit, facts: &Facts) -> Vec<Finding> {
             )
         } else {
             let what = format!("weights lie in {name:?}, which is not a plain file name in the model's folder");
-            finding(Level::Error, "external-data-outside", what, format!("save the model as one file: {one_file}"))
+            finding(Level::Error, "external-data-outside", what, save_beside())
         });
     }
     for problem in &facts.problems {
@@ -82,7 +85,11 @@ pub(super) fn of_files(unit: &Unit, facts: &Facts) -> Vec<Finding> {
         let names: Vec<String> = facts.external.keys().cloned().collect();
         let what =
             format!("weights lie in {}, which is served with a manifest only: it holds their hashes", some(&names));
-        let fix = "`onnxd push` writes the manifest; or list the files in the manifest's artifact.external_data";
+        let fix = if names.iter().all(|name| is_plain_name(name)) {
+            "`onnxd push` writes the manifest; or list the files in the manifest's artifact.external_data".into()
+        } else {
+            format!("{}; `onnxd push` then writes the manifest", save_beside())
+        };
         found.push(finding(Level::Error, "external-data", what, fix));
     }
     for name in &facts.unused {

@@ -21,7 +21,9 @@ use crate::model::facts::{self, Facts};
 use crate::model::runtime::Runtime;
 use crate::model::sha256;
 use crate::probe::Probe;
+pub(crate) use print::plain;
 use unit::Unit;
+pub(crate) use unit::is_plain_name;
 
 /// Rows of the batch that is timed.
 const BATCH: usize = 64;

@@ -44,7 +44,7 @@ fn graph(out: &mut impl Write, report: &Report) -> Result<()> {
     let producer = if report.producer.is_empty() { "an unknown producer" } else { &report.producer };
     writeln!(out, "IR {} by {}, opsets {}", report.ir_version, plain(producer), plain(&opsets.join(", ")))?;
     if let Some(manifest) = &report.manifest {
-        writeln!(out, "manifest.json: {manifest}")?;
+        writeln!(out, "manifest.json: {}", plain(manifest))?;
     }
     writeln!(out)?;
     let mut table = table();
@@ -124,9 +124,12 @@ fn run(out: &mut impl Write, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-/// What a file says must not move the cursor or make up lines.
-fn plain(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+/// What a file says must not move the cursor, make up lines or turn their direction.
+pub(crate) fn plain(text: &str) -> String {
+    let moves = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().flat_map(|c| if moves(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// With a comma every three digits.
@@ -149,6 +152,7 @@ mod tests {
     #[test]
     fn a_name_cannot_move_the_cursor_or_make_up_a_line() {
         assert_eq!(plain("a\u{1b}[2J\nwould be served"), "a\\u{1b}[2J\\nwould be served");
+        assert_eq!(plain("2 \u{202e}1"), "2 \\u{202e}1");
         assert_eq!(plain("métrique"), "métrique");
     }
 

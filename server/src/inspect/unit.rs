@@ -82,9 +82,8 @@ impl Unit {
 
     /// A file in the model's folder, if there is one by this name.
     fn load(&self, name: &str) -> Option<Arc<[u8]>> {
-        let plain = !name.is_empty() && !name.contains(['/', '\\', '\0']) && !name.starts_with('.');
         // A link may not lead out of the folder; a device or a pipe is never read.
-        let real = self.beside(name).canonicalize().ok().filter(|real| plain && real.is_file())?;
+        let real = self.beside(name).canonicalize().ok().filter(|real| is_plain_name(name) && real.is_file())?;
         let folder = self.file.canonicalize().ok()?.parent()?.to_path_buf();
         std::fs::read(&real).ok().filter(|_| real.starts_with(folder)).map(Into::into)
     }
@@ -142,6 +141,11 @@ impl Unit {
             manifest: self.manifest.clone(),
         }
     }
+}
+
+/// Whether it can only be the name of a file in a model's folder.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\\', '\0']) && !name.starts_with('.')
 }
 
 fn agrees(bytes: &[u8], size: u64, sha: &str) -> Result<(), String> {

@@ -7,6 +7,10 @@ use serde_json::{Map, Value};
 
 use super::tensor::{Column, DType};
 
+/// Writes a model's weights into one file beside it, which is how they are served.
+pub(crate) const BESIDE: &str =
+    "onnx.save_model(model, \"model.onnx\", save_as_external_data=True, location=\"weights.bin\")";
+
 /// A model's manifest, `<version>/manifest.json`. Unknown top-level keys are errors, as in the schema.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -300,7 +304,9 @@ impl Manifest {
 
 fn check_file(key: &str, path: &str, sha256: &str) -> Result<(), String> {
     if path.is_empty() || path.contains(['/', '\\', '\0']) || path.starts_with('.') {
-        return Err(format!("{key}.path {path:?} must be a plain file name in the version's folder"));
+        let fix =
+            if key == "artifact" { "name the file as it lies there".into() } else { format!("save it with {BESIDE}") };
+        return Err(format!("{key}.path {path:?} must be a plain file name in the version's folder: {fix}"));
     }
     if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(format!("{key}.sha256 of {path:?} must be 64 hexadecimal digits"));

@@ -3,12 +3,13 @@
 //! Everyone who changes a model's pointer (the commands, a server's admin calls, the guard after a promotion) does it
 //! here. Whoever is second loses, changes nothing and is told who was first.
 
+mod files;
 pub mod push;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 use crate::model::manifest::Manifest;
 use crate::source::aliases::{ALIASES, ALIASES_BYTES, Aliases};
@@ -16,6 +17,8 @@ use crate::source::{Condition, MANIFEST, MANIFEST_BYTES, Object, Source, Written
 
 /// A record is small, its evidence included.
 const RECORD_BYTES: u64 = 1 << 20;
+/// Whoever changed a pointer less than this ago may still be writing its record.
+const RECORDING: Duration = Duration::seconds(60);
 
 /// What should change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,8 +90,8 @@ pub struct Changed {
     pub changed: bool,
     /// What `aliases.json` holds now, or would hold.
     pub aliases: Aliases,
-    /// The ledger's record.
-    pub record: Record,
+    /// The ledger's record; `None` when it was as asked for already.
+    pub record: Option<Record>,
     /// Why the record could not be written; the change itself was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
@@ -137,9 +140,27 @@ pub fn change(
     if expected.is_some_and(|epoch| before.as_ref().map_or(0, |aliases| aliases.epoch) != epoch) {
         return Err(ChangeError::Lost(lost(model, before.as_ref())));
     }
+    if before.as_ref().is_some_and(|aliases| aliases.epoch == u64::MAX) {
+        let message = format!(
+            "{model}/{ALIASES} has the highest epoch there is ({}), so no change can follow it: write it anew by hand with a \
+             small one, such as 1",
+            u64::MAX
+        );
+        return Err(ChangeError::Refused(message));
+    }
     let version = target(source, model, change, before.as_ref())?;
     let manifest = checked(source, model, &version)?;
+    let is_so_already = before.as_ref().is_some_and(|aliases| {
+        let is_there = match change {
+            Change::Promote(_) | Change::RollBack(_) => aliases.champion == version,
+            Change::Challenge(_) => aliases.challengers == [version.clone()],
+        };
+        is_there && aliases.manifest_sha256.get(&version) == Some(&manifest)
+    });
     let base = before.clone().unwrap_or_default();
+    if is_so_already {
+        return Ok(Changed { changed: false, aliases: base, record: None, warning: None });
+    }
     let mut next = match change {
         Change::Promote(_) => base.with_champion(&version, &manifest, false),
         Change::RollBack(_) => base.with_champion(&version, &manifest, true),
@@ -161,17 +182,8 @@ pub fn change(
         evidence: author.evidence.clone(),
         previous_record_sha256: None,
     };
-    let is_so_already = before.as_ref().is_some_and(|aliases| match change {
-        Change::Promote(_) | Change::RollBack(_) => {
-            aliases.champion == version && aliases.manifest_sha256.get(&version) == Some(&manifest)
-        }
-        Change::Challenge(_) => {
-            aliases.challengers == [version.clone()] && aliases.manifest_sha256.get(&version) == Some(&manifest)
-        }
-    });
-    if is_so_already || dry_run {
-        let aliases = if is_so_already { base } else { next };
-        return Ok(Changed { changed: false, aliases, record, warning: None });
+    if dry_run {
+        return Ok(Changed { changed: false, aliases: next, record: Some(record), warning: None });
     }
     record.previous_record_sha256 = before.as_ref().and_then(|aliases| complete(source, model, aliases));
     write(source, model, &next, tag)?;
@@ -181,7 +193,7 @@ pub fn change(
         Ok(Written::Lost) => Some(format!("{key} was there already and is kept: the history has a foreign record")),
         Err(error) => Some(format!("the change was made, but its record could not be written: {error}")),
     };
-    Ok(Changed { changed: true, aliases: next, record, warning })
+    Ok(Changed { changed: true, aliases: next, record: Some(record), warning })
 }
 
 /// Which version a change is about.
@@ -276,15 +288,20 @@ fn lost(model: &str, winner: Option<&Aliases>) -> String {
     format!("someone else changed {model} meanwhile, nothing was changed here{winner}")
 }
 
-/// The hash of the record of the present epoch. One that is missing, because whoever promoted was killed in between, is
-/// written from what the pointer itself says.
+/// The hash of the record of the present epoch. One that is missing, because whoever promoted was killed in between or wrote
+/// the pointer by hand, is made up from what the pointer itself says.
 fn complete(source: &Source, model: &str, aliases: &Aliases) -> Option<String> {
     if aliases.epoch == 0 {
         return None;
     }
     let key = format!("{model}/ledger/{}.json", aliases.epoch);
-    if let Ok(Some(record)) = source.read(&key, RECORD_BYTES) {
+    // A history with a gap is no reason to refuse a change; and one that cannot be read is not one that is missing.
+    if let Some(record) = source.read(&key, RECORD_BYTES).ok()? {
         return Some(sha256(&record.bytes));
+    }
+    let written = OffsetDateTime::parse(&aliases.updated_at, &Rfc3339);
+    if written.is_ok_and(|at| OffsetDateTime::now_utc() - at <= RECORDING) {
+        return None;
     }
     let record = Record {
         model: model.into(),
@@ -301,9 +318,20 @@ fn complete(source: &Source, model: &str, aliases: &Aliases) -> Option<String> {
         previous_record_sha256: None,
     };
     let bytes = to_json(&record);
-    // A history with a gap is no reason to refuse a change.
     let written = source.write(&key, &bytes, &Condition::New);
     matches!(written, Ok(Written::Done)).then(|| sha256(&bytes))
+}
+
+/// What a pointer makes of a version.
+pub(crate) fn roles(aliases: &Aliases, version: &str) -> Vec<&'static str> {
+    let is = |named: bool, role: &'static str| named.then_some(role);
+    let challenges = aliases.challengers.iter().any(|challenger| challenger == version);
+    let roles = [
+        is(aliases.champion == version, "champion"),
+        is(challenges, "challenger"),
+        is(aliases.previous.as_deref() == Some(version), "previous"),
+    ];
+    roles.into_iter().flatten().collect()
 }
 
 /// The records of a model, the newest first, `most` of them.

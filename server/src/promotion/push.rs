@@ -2,26 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
+use base64ct::{Base64, Encoding};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Author, Change, ChangeError, Changed, change, now, present};
+use super::{Author, Change, ChangeError, Changed, change, files, now, present, roles};
 use crate::model::check::{self, Profile, Rejection};
 use crate::model::manifest::Manifest;
 use crate::model::runtime::Runtime;
 use crate::model::signature::Signature;
-use crate::model::{Artifact, External, ModelId, facts};
+use crate::model::{Artifact, External, ModelId};
 use crate::probe::Probe;
 use crate::source::{
-    Condition, MANIFEST, MANIFEST_BYTES, MODEL, Object, SIGNATURE, Source, Written, is_model_name, sha256, signing,
+    Condition, MANIFEST, MANIFEST_BYTES, MODEL, Object, SIGNATURE, SIGNATURE_BYTES, Source, Written, is_model_name,
+    sha256, signing,
 };
 
 /// How often another number is tried when someone else takes the one that was free.
 const TRIES: usize = 5;
 
 /// What a new version becomes at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Place {
     /// Only a version; the first one of a model becomes its champion.
     Added,
@@ -44,6 +47,8 @@ pub struct Request {
     pub place: Place,
     /// A private key that signs the manifest.
     pub key: Option<PathBuf>,
+    /// Most bytes of the model and its weights together.
+    pub model_bytes: u64,
     /// For the ledger.
     pub author: Author,
     /// Whether it may take or give other things than the champion.
@@ -59,6 +64,12 @@ pub struct Pushed {
     pub version: String,
     /// Whether it was written; `false` when the highest version is the same already.
     pub uploaded: bool,
+    /// Whether its signature was written.
+    pub signed: bool,
+    /// What it becomes by this push.
+    pub becomes: Place,
+    /// What it was in `aliases.json` before: champion, challenger, previous.
+    pub roles: Vec<&'static str>,
     /// Bytes of all its files.
     pub bytes: u64,
     /// `given` or `derived`.
@@ -89,6 +100,15 @@ struct Candidate {
     signature: Signature,
 }
 
+/// A version that holds the candidate.
+struct Added {
+    version: String,
+    manifest: Vec<u8>,
+    uploaded: bool,
+    signed: bool,
+    warning: Option<String>,
+}
+
 /// Checks a model and adds it.
 ///
 /// # Errors
@@ -105,6 +125,10 @@ pub fn push(
         let message = format!("{:?} is not a model's name: letters, digits, '-', '_' and '.'", request.model);
         return Err(ChangeError::Refused(message));
     }
+    if let Some(key) = &request.key {
+        // Nothing is written yet, and a key that cannot sign this cannot sign the manifest.
+        signing::sign(b"", key).map_err(ChangeError::Refused)?;
+    }
     told("trying it out");
     let candidate = examine(runtime, probe, request)?;
     let aliases = present(source, &request.model)?.map(|(aliases, _)| aliases);
@@ -119,7 +143,8 @@ pub fn push(
     };
     told("comparing it with the champion");
     warnings.extend(fits(source, runtime, request, &candidate, place)?);
-    let (version, manifest, uploaded) = add(source, request, &candidate, told, sent)?;
+    let Added { version, manifest, uploaded, signed, warning } = add(source, request, &candidate, told, sent)?;
+    warnings.extend(warning);
     let change_to = match place {
         Place::Added => None,
         Place::Champion => Some(Change::Promote(Some(version.clone()))),
@@ -131,8 +156,11 @@ pub fn push(
         .map(|wanted| change(source, &request.model, &wanted, &request.author, None, request.dry_run))
         .transpose()?;
     Ok(Pushed {
+        roles: aliases.map(|aliases| roles(&aliases, &version)).unwrap_or_default(),
         version,
         uploaded,
+        signed,
+        becomes: place,
         bytes: candidate.bytes(),
         manifest: if candidate.derived { "derived" } else { "given" },
         manifest_sha256: sha256(&manifest),
@@ -161,17 +189,10 @@ impl Candidate {
 /// Reads the files and lets the model prove itself, as a server would.
 fn examine(runtime: &Runtime, probe: &Probe, request: &Request) -> Result<Candidate, ChangeError> {
     let refused = |path: &Path, e: &dyn std::fmt::Display| ChangeError::Refused(format!("{}: {e}", path.display()));
-    let read = |path: &Path| std::fs::read(path).map_err(|e| refused(path, &e));
-    let onnx: Bytes = read(&request.file)?.into();
-    let mut files = vec![];
-    let facts = facts::read(&onnx, &[]).map_err(|e| refused(&request.file, &e))?;
-    for name in facts.external.into_keys() {
-        let bytes = read(&request.file.with_file_name(&name))?;
-        files.push(External { path: name, bytes: bytes.into() });
-    }
+    let (onnx, external) = files::model(&request.file, request.model_bytes).map_err(ChangeError::Refused)?;
     let given = request.manifest.as_deref().map(|path| given(path, request)).transpose()?;
     let id = ModelId { name: request.model.clone(), version: "1".into(), sha256: sha256(&onnx), manifest_sha256: None };
-    let mut artifact = Artifact { id, onnx, external: files, manifest: None };
+    let mut artifact = Artifact { id, onnx, external, manifest: None };
     let failed = |rejection: Rejection| refused(&request.file, &rejection);
     let (profile, manifest, derived) = match given {
         Some(manifest) => {
@@ -198,10 +219,14 @@ fn examine(runtime: &Runtime, probe: &Probe, request: &Request) -> Result<Candid
 /// A manifest that the author wrote; the place where it goes decides its name and version.
 fn given(path: &Path, request: &Request) -> Result<Value, ChangeError> {
     let failed = |e: &dyn std::fmt::Display| ChangeError::Refused(format!("{}: {e}", path.display()));
-    let text = std::fs::read(path).map_err(|e| failed(&e))?;
+    let text = files::manifest(path).map_err(ChangeError::Refused)?;
     let mut manifest: Value = serde_json::from_slice(&text).map_err(|e| failed(&e))?;
+    let derive = "mend it, or leave it out to have it derived from the model";
     if !manifest.is_object() {
-        return Err(failed(&"it is not a JSON object"));
+        return Err(failed(&format!("it is not a JSON object: {derive}")));
+    }
+    if !manifest["artifact"].is_object() {
+        return Err(failed(&format!("its artifact is not a JSON object: {derive}")));
     }
     manifest["name"] = json!(request.model);
     manifest["version"] = json!("1");
@@ -211,22 +236,33 @@ fn given(path: &Path, request: &Request) -> Result<Value, ChangeError> {
 
 /// Whether a manifest is of these files.
 fn agrees(manifest: &Manifest, artifact: &Artifact) -> Result<(), String> {
+    const LEAVE_OUT: &str = "leave the manifest out to have it derived";
     let named = &manifest.artifact;
+    if named.bytes != artifact.onnx.len() as u64 {
+        let (has, says) = (artifact.onnx.len(), named.bytes);
+        return Err(format!("it has {has} bytes, the manifest is of a file with {says}: {LEAVE_OUT}"));
+    }
     if named.sha256.to_ascii_lowercase() != artifact.id.sha256 {
         return Err(format!(
-            "its SHA-256 is {}, the manifest is of a file with {}: leave the manifest out to have it derived",
+            "its SHA-256 is {}, the manifest is of a file with {}: {LEAVE_OUT}",
             artifact.id.sha256, named.sha256
         ));
     }
     for file in &named.external_data {
-        let has = artifact.external.iter().find(|external| external.path == file.path);
-        let has = has.map(|external| sha256(&external.bytes));
-        if has.as_ref() != Some(&file.sha256.to_ascii_lowercase()) {
-            return Err(format!("the manifest names external data {} with another SHA-256", file.path));
+        let path = &file.path;
+        let Some(has) = artifact.external.iter().find(|external| external.path == *path) else {
+            return Err(format!("the manifest names external data {path}, to which no weights refer: {LEAVE_OUT}"));
+        };
+        if has.bytes.len() as u64 != file.bytes {
+            let (has, says) = (has.bytes.len(), file.bytes);
+            return Err(format!("external data {path} has {has} bytes, the manifest says {says}: {LEAVE_OUT}"));
+        }
+        if sha256(&has.bytes) != file.sha256.to_ascii_lowercase() {
+            return Err(format!("the manifest names external data {path} with another SHA-256: {LEAVE_OUT}"));
         }
     }
     if let Some(unnamed) = artifact.external.iter().find(|e| named.external_data.iter().all(|n| n.path != e.path)) {
-        return Err(format!("the manifest does not name its external data {}", unnamed.path));
+        return Err(format!("the manifest does not name its external data {}: {LEAVE_OUT}", unnamed.path));
     }
     Ok(())
 }
@@ -278,7 +314,7 @@ fn add(
     candidate: &Candidate,
     told: Told<'_>,
     sent: Sent<'_>,
-) -> Result<(String, Vec<u8>, bool), ChangeError> {
+) -> Result<Added, ChangeError> {
     let model = &request.model;
     for _ in 0..TRIES {
         let found = source.versions(model).map_err(ChangeError::Failed)?;
@@ -287,18 +323,20 @@ fn add(
         if let Some(newest) = newest
             && let Some(manifest) = same(source, model, &newest.version, candidate)?
         {
-            return Ok((newest.version.clone(), manifest, false));
+            let version = newest.version.clone();
+            let (signed, warning) = sign_present(source, request, &version, &manifest)?;
+            return Ok(Added { version, manifest, uploaded: false, signed, warning });
         }
         let highest = found.iter().map(|found| number(&found.version)).max().unwrap_or(0);
         let version = (highest + 1).to_string();
         let manifest = candidate.manifest(model, &version);
-        if request.dry_run {
-            return Ok((version, manifest, true));
+        if !request.dry_run {
+            told(&format!("sending {model} version {version}"));
+            if send(source, request, candidate, &version, &manifest, sent)? == Written::Lost {
+                continue;
+            }
         }
-        told(&format!("sending {model} version {version}"));
-        if send(source, request, candidate, &version, &manifest, sent)? == Written::Done {
-            return Ok((version, manifest, true));
-        }
+        return Ok(Added { version, manifest, uploaded: true, signed: request.key.is_some(), warning: None });
     }
     Err(ChangeError::Lost(format!("others add versions to {model} faster than this one: try again")))
 }
@@ -308,7 +346,8 @@ fn same(source: &Source, model: &str, version: &str, candidate: &Candidate) -> R
     let read = source.read(&format!("{model}/{version}/{MANIFEST}"), MANIFEST_BYTES).map_err(ChangeError::Failed)?;
     let Some(Object { bytes, .. }) = read else { return Ok(None) };
     // What cannot be read is another one.
-    let Ok(mut theirs) = serde_json::from_slice::<Value>(&bytes) else { return Ok(None) };
+    let theirs = serde_json::from_slice::<Value>(&bytes).ok().filter(Value::is_object);
+    let Some(mut theirs) = theirs else { return Ok(None) };
     let mut mine = candidate.manifest.clone();
     for manifest in [&mut theirs, &mut mine] {
         for key in ["name", "version", "created_at"] {
@@ -316,6 +355,43 @@ fn same(source: &Source, model: &str, version: &str, candidate: &Candidate) -> R
         }
     }
     Ok((theirs == mine).then(|| bytes.to_vec()))
+}
+
+/// Signs a version that is there without a signature; whether it did, and what else is to be told.
+fn sign_present(
+    source: &Source,
+    request: &Request,
+    version: &str,
+    manifest: &[u8],
+) -> Result<(bool, Option<String>), ChangeError> {
+    let Some(key) = &request.key else { return Ok((false, None)) };
+    let folder = format!("{}/{version}", request.model);
+    // Name and version were not compared, and a signature vouches for the model wherever they say that it belongs.
+    let parsed = Manifest::parse(manifest).map_err(|e| ChangeError::Refused(format!("{folder}: {e}")))?;
+    if parsed.name != request.model || parsed.version != version {
+        let message = format!(
+            "{folder}/{MANIFEST} is of {} version {}, so it is not signed: remove the version, and push again",
+            parsed.name, parsed.version
+        );
+        return Err(ChangeError::Refused(message));
+    }
+    let signature = signing::sign(manifest, key).map_err(ChangeError::Refused)?;
+    let path = format!("{folder}/{SIGNATURE}");
+    let mut there = source.read(&path, SIGNATURE_BYTES).map_err(ChangeError::Failed)?;
+    if there.is_none() {
+        let done = request.dry_run
+            || source.write(&path, &signature, &Condition::New).map_err(ChangeError::Failed)? == Written::Done;
+        if done {
+            return Ok((true, None));
+        }
+        there = source.read(&path, SIGNATURE_BYTES).map_err(ChangeError::Failed)?;
+    }
+    let raw = Base64::decode_vec(std::str::from_utf8(&signature).unwrap_or_default().trim()).ok();
+    let is_same = there.is_some_and(|there| {
+        there.bytes.trim_ascii() == signature.trim_ascii() || raw.is_some_and(|raw| there.bytes == raw)
+    });
+    let warning = format!("{path} was made by another key and is kept: remove it and push again to sign with this one");
+    Ok((false, (!is_same).then_some(warning)))
 }
 
 fn send(

@@ -90,8 +90,11 @@ impl Bucket {
     /// Takes the address apart; asks nothing of the server yet.
     pub(super) fn open(url: &str, options: &Options, keys: Option<Keys>) -> Result<Self, String> {
         let client = Client::new(url, options.s3_endpoint.clone())?;
-        let id =
-            sha256(format!("{} {}", options.s3_endpoint.as_deref().unwrap_or_default(), client.url("")).as_bytes());
+        // Two servers with the same bucket's name are told apart, however their address was given.
+        let elsewhere = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].iter().find_map(std::env::var_os);
+        let elsewhere = elsewhere.unwrap_or_default().to_string_lossy().into_owned();
+        let endpoint = options.s3_endpoint.as_deref().unwrap_or(&elsewhere);
+        let id = sha256(format!("{endpoint} {}", client.url("")).as_bytes());
         let cache = Cache::open(options.cache.as_deref(), options.cache_bytes);
         let last_read = cache.notes(&id).into_iter().map(|(_, _, at)| at).max();
         let failed = |e| format!("cannot start threads: {e}");

@@ -4,7 +4,7 @@
 //! The SDK retries nothing: how often an object is asked for is decided by whoever asks.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -17,6 +17,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
+use tokio::sync::OnceCell;
 
 use super::{Condition, Written};
 
@@ -84,7 +85,8 @@ pub(super) struct Client {
     /// Empty, or ends in `/`.
     prefix: String,
     endpoint: Option<String>,
-    sdk: Mutex<Option<aws_sdk_s3::Client>>,
+    /// Made when it is first needed, and anew when credentials may have been renewed.
+    sdk: Mutex<Arc<OnceCell<aws_sdk_s3::Client>>>,
 }
 
 impl Client {
@@ -107,7 +109,7 @@ impl Client {
         }
         let prefix = prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Ok(Self { bucket: bucket.into(), prefix, endpoint, sdk: Mutex::new(None) })
+        Ok(Self { bucket: bucket.into(), prefix, endpoint, sdk: Mutex::default() })
     }
 
     /// `s3://bucket/prefix/key`.
@@ -120,9 +122,11 @@ impl Client {
     }
 
     async fn sdk(&self) -> aws_sdk_s3::Client {
-        if let Some(sdk) = self.lock().clone() {
-            return sdk;
-        }
+        let client = Arc::clone(&self.lock());
+        client.get_or_init(|| self.connect()).await.clone()
+    }
+
+    async fn connect(&self) -> aws_sdk_s3::Client {
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build();
@@ -142,12 +146,10 @@ impl Client {
         if config.region().is_none() {
             builder = builder.region(Region::from_static("us-east-1"));
         }
-        let sdk = aws_sdk_s3::Client::from_conf(builder.build());
-        *self.lock() = Some(sdk.clone());
-        sdk
+        aws_sdk_s3::Client::from_conf(builder.build())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<aws_sdk_s3::Client>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<OnceCell<aws_sdk_s3::Client>>> {
         self.sdk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -381,9 +383,12 @@ impl Client {
         // A fault of the connection says nothing of the credentials; a provider that fails counts as neither.
         let credentials = error.as_service_error().is_some() && (DENIED.contains(&code) || status == Some(403))
             || matches!(error, SdkError::DispatchFailure(e) if !e.is_io() && !e.is_timeout());
-        if credentials {
-            *self.lock() = None;
+        // Of requests that are denied together, the first one does it.
+        let mut sdk = self.lock();
+        if credentials && sdk.initialized() {
+            *sdk = Arc::default();
         }
+        drop(sdk);
         self.other(key, &describe(error, status, code))
     }
 }
