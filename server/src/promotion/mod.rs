@@ -120,7 +120,8 @@ pub(crate) fn present(source: &Source, model: &str) -> Result<Option<(Aliases, S
     read.map(|Object { bytes, tag }| Ok((Aliases::parse(&bytes).map_err(ChangeError::Refused)?, tag))).transpose()
 }
 
-/// Changes what is served under a name, if its epoch is still the `expected` one. With `dry_run`, everything is checked and nothing written.
+/// Changes what is served under a name, if its epoch is still the `expected` one. With `dry_run`, everything is checked and
+/// nothing written.
 ///
 /// # Errors
 /// See [`ChangeError`]; nothing was changed then.
