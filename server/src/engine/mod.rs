@@ -456,7 +456,9 @@ impl Lanes for Shared {
 
     fn publish(&self, name: &str, set: ServingSet) -> Result<Option<Arc<ServingSet>>, String> {
         if let Some(lane) = self.lanes.load().get(name) {
-            return Ok(lane.serving.publish(set));
+            let old = lane.serving.publish(set);
+            lane.serving.get().iter().for_each(|set| lane.shadow.keep_only(set));
+            return Ok(old);
         }
         let lane = self.open_lane(name).map_err(|e| format!("cannot start threads: {e}"))?;
         lane.serving.publish(set);

@@ -16,7 +16,7 @@ use crate::guard::End;
 use crate::metrics::ModelMetrics;
 use crate::model::tensor::{self, Tensor};
 use crate::model::{Model, RunError};
-use crate::serving::Challenger;
+use crate::serving::{Challenger, ServingSet};
 use crate::threads;
 use stats::Statistics;
 
@@ -166,6 +166,22 @@ impl Shadow {
                 pair.challenger.refused(pair.rows as u64);
             }
         }
+    }
+
+    /// Drops what waits for models that the set does not shadow any more: when this thread gets no CPU for long, it would keep
+    /// them in memory. Whoever is at the queue right now is not waited for; the next swap drops it then.
+    pub(crate) fn keep_only(&self, set: &ServingSet) {
+        let Ok(mut pairs) = self.queue.pairs.try_lock() else { return };
+        let guard = set.guard.as_ref().map(|guard| &guard.previous);
+        let kept = [set.challenger.as_ref(), guard];
+        let (now, stale): (VecDeque<Pair>, VecDeque<Pair>) = std::mem::take(&mut *pairs)
+            .into_iter()
+            .partition(|pair| kept.iter().flatten().any(|challenger| Arc::ptr_eq(challenger, &pair.challenger)));
+        *pairs = now;
+        self.queue.rows.fetch_sub(stale.iter().map(|pair| pair.rows).sum(), Ordering::Relaxed);
+        drop(pairs);
+        // Dropped here, where models may take their time to go.
+        drop(stale);
     }
 
     /// Spreads the sampled share evenly: multiples of the golden ratio fill the unit interval without clumps.
