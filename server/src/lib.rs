@@ -27,6 +27,7 @@ pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod probe;
+mod process;
 pub mod promotion;
 pub mod serving;
 pub mod shadow;

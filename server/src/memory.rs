@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::process;
+
 /// Beyond this share of the limit, what is only kept for convenience is let go.
 const TIGHT: f64 = 0.75;
 
@@ -22,7 +24,7 @@ impl Memory {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a rough share")]
     pub fn has_room(self) -> bool {
-        match (self.limit, resident()) {
+        match (self.limit, process::stat("self").map(|stat| stat.resident_bytes)) {
             (Some(limit), Some(used)) => (used as f64) < limit as f64 * TIGHT,
             _ => true,
         }
@@ -40,13 +42,6 @@ fn system() -> Option<u64> {
     });
     // Without a limit, version 1 has a number larger than any memory.
     allowed.into_iter().chain(total).min()
-}
-
-/// Resident memory of this process.
-fn resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 //! Counters and histograms are kept by the exporter. What merely mirrors a state (which model serves, how long the queue
 //! is) is written from that state at each scrape, so that no series outlives what it describes.
 
-mod process;
-
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +14,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use crate::guard::End;
 use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
+use crate::process;
 use crate::shadow::{Lost, stats};
 
 /// What kind of series a metric is.
@@ -482,12 +481,15 @@ impl Page<'_> {
         #[expect(clippy::cast_precision_loss, reason = "queues are short")]
         let queues: Vec<_> = self.queues.iter().map(|(model, rows)| (vec![*model], *rows as f64)).collect();
         series(&QUEUE_ROWS, &queues);
-        if let Some(process) = process::read() {
-            series(&PROCESS_CPU, &[(vec![], process.cpu_seconds)]);
-            series(&PROCESS_RSS, &[(vec![], process.resident_bytes)]);
-            series(&PROCESS_FDS, &[(vec![], process.open_fds)]);
-            series(&PROCESS_THREADS, &[(vec![], process.threads)]);
-            series(&PROCESS_START, &[(vec![], process.start_time)]);
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        if let Some(stat) = process::stat("self")
+            && let (Some(files), Some(start)) = (process::open_files(), stat.start_time())
+        {
+            series(&PROCESS_CPU, &[(vec![], stat.cpu.as_secs_f64())]);
+            series(&PROCESS_RSS, &[(vec![], stat.resident_bytes as f64)]);
+            series(&PROCESS_FDS, &[(vec![], files as f64)]);
+            series(&PROCESS_THREADS, &[(vec![], stat.threads as f64)]);
+            series(&PROCESS_START, &[(vec![], start)]);
         }
         text
     }

@@ -19,6 +19,7 @@ use crate::model::derive::{self, Derived};
 use crate::model::manifest::Manifest;
 use crate::model::runtime::Runtime;
 use crate::model::{Artifact, External, ModelId};
+use crate::process;
 
 /// What a child is given of the environment: where to find libraries, temporary files and locales, and how to complain.
 const PASSED_ON: [&str; 10] = [
@@ -129,7 +130,7 @@ impl Probe {
         message.push(b'\n');
         message.extend_from_slice(manifest.unwrap_or_default());
         let output = self.converse(&mut child, message, artifact);
-        let used = cpu_time(child.id());
+        let used = process::stat(&child.id().to_string()).map(|stat| stat.cpu);
         if output.as_ref().is_none_or(|(answer, _)| !answer.is_empty()) {
             // It has answered, or never will. Killing one that has just ended fails, and that is fine.
             let _ = child.kill();
@@ -181,16 +182,6 @@ impl Probe {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
         }
     }
-}
-
-/// Time that a process was on a CPU, where the system tells.
-fn cpu_time(process: u32) -> Option<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The second field is the name in parentheses and may hold spaces; counting starts after it, at field 3.
-    let ticks = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).map(|field| field.parse::<u32>().ok());
-    let ticks: u32 = ticks.sum::<Option<u32>>()?;
-    let per_second = u32::try_from(rustix::param::clock_ticks_per_second()).ok()?;
-    Some(Duration::from_secs_f64(f64::from(ticks) / f64::from(per_second)))
 }
 
 fn death(status: ExitStatus) -> String {

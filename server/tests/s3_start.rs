@@ -8,22 +8,28 @@ use common::proxy::Fault;
 use common::repo::{fixture, row, serves};
 use common::s3repo::S3Repo;
 use common::wait_for;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Large enough to take longer than a fetch is waited for.
 const LARGE: usize = 40 << 20;
 /// Bytes a second at which that takes minutes.
 const SLOW: usize = 200 << 10;
 
-/// A promotion while the server was down, to a version that takes minutes to come.
-#[test]
-fn a_start_serves_what_served_while_the_new_version_comes() {
+/// A repository whose champion is large and in the cache, with its answer.
+fn served_large() -> (S3Repo, Value) {
     let repo = S3Repo::new();
     repo.install_large(1, "good", LARGE);
     repo.point(1, None);
     let server = repo.serve(&["--models", "anomaly"]);
     let before = server.predict(&row(3));
     server.stop();
+    (repo, before)
+}
+
+/// A promotion while the server was down, to a version that takes minutes to come.
+#[test]
+fn a_start_serves_what_served_while_the_new_version_comes() {
+    let (repo, before) = served_large();
     repo.install_large(2, "other", LARGE);
     repo.proxy.set_for("2/model.onnx", Fault::Slow(SLOW));
     repo.point(2, None);
@@ -38,12 +44,7 @@ fn a_start_serves_what_served_while_the_new_version_comes() {
 /// The champion is refused and the one before is large: it is read from the cache all the same.
 #[test]
 fn a_start_with_a_champion_that_is_refused_serves_the_one_before() {
-    let repo = S3Repo::new();
-    repo.install_large(1, "good", LARGE);
-    repo.point(1, None);
-    let server = repo.serve(&["--models", "anomaly"]);
-    let before = server.predict(&row(3));
-    server.stop();
+    let (repo, before) = served_large();
     repo.install(2, "wrong-golden");
     let epoch = repo.point(2, None);
     let server = repo.serve(&["--models", "anomaly"]);

@@ -1,17 +1,16 @@
 //! Reads what a push names. A model comes from anywhere: the files that it names are taken from beside it only, so that none
 //! of its author's choosing ends in a repository.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
 use crate::inspect::is_plain_name;
 use crate::model::manifest::BESIDE;
 use crate::model::{External, facts};
-use crate::source::{MANIFEST, MANIFEST_BYTES, MODEL, SIGNATURE};
+use crate::source::{MANIFEST, MANIFEST_BYTES, MODEL, SIGNATURE, open_regular};
 
 /// Reads a model and the files of weights that it names, `most` bytes together.
 ///
@@ -90,16 +89,10 @@ fn beside(model: &Path, name: &str) -> Result<PathBuf, Unread> {
 /// Reads a regular file of at most `most` bytes; a device or a pipe is never read.
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, Unread> {
     let failed = |e: std::io::Error| Unread::Other(reason(&e));
-    // Without NONBLOCK, opening a FIFO would wait for a writer.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?);
-    let metadata = file.metadata().map_err(failed)?;
-    if metadata.is_dir() {
+    if path.is_dir() {
         return Err(Unread::Other("that is a folder".into()));
     }
-    if !metadata.is_file() {
-        return Err(Unread::Other("that is not a regular file".into()));
-    }
+    let (file, metadata) = open_regular(path, OFlags::empty()).map_err(failed)?;
     if metadata.len() > most {
         return Err(Unread::Large);
     }

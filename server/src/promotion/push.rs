@@ -14,6 +14,7 @@ use crate::model::runtime::Runtime;
 use crate::model::signature::Signature;
 use crate::model::{Artifact, External, ModelId};
 use crate::probe::Probe;
+use crate::source::aliases::Aliases;
 use crate::source::{
     Condition, MANIFEST, MANIFEST_BYTES, MODEL, Object, SIGNATURE, SIGNATURE_BYTES, Source, Written, is_model_name,
     sha256, signing,
@@ -142,7 +143,9 @@ pub fn push(
         (place, _) => place,
     };
     told("comparing it with the champion");
-    warnings.extend(fits(source, runtime, request, &candidate, place)?);
+    if let Some(aliases) = &aliases {
+        warnings.extend(fits(source, runtime, request, &candidate, (place, aliases))?);
+    }
     let Added { version, manifest, uploaded, signed, warning } = add(source, request, &candidate, told, sent)?;
     warnings.extend(warning);
     let change_to = match place {
@@ -273,9 +276,8 @@ fn fits(
     runtime: &Runtime,
     request: &Request,
     candidate: &Candidate,
-    place: Place,
+    (place, aliases): (Place, &Aliases),
 ) -> Result<Option<String>, ChangeError> {
-    let Some((aliases, _)) = present(source, &request.model)? else { return Ok(None) };
     let wanted = aliases.wanted().map_err(ChangeError::Refused)?;
     let champion = source
         .fetch_whole(&request.model, &wanted.champion)

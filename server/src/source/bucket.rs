@@ -56,7 +56,6 @@ pub(super) struct Bucket {
     empty: Mutex<HashSet<String>>,
     tasks: Mutex<HashMap<Task, Fetching>>,
     hints: OnceLock<Sender<Hint>>,
-    failing: AtomicBool,
     asked: AtomicBool,
     last_read: Option<SystemTime>,
 }
@@ -123,7 +122,6 @@ impl Bucket {
             empty: Mutex::default(),
             tasks: Mutex::default(),
             hints: OnceLock::new(),
-            failing: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             last_read,
         })
@@ -154,10 +152,6 @@ impl Bucket {
         let _ = self.hints.set(hints);
     }
 
-    pub(super) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
-    }
-
     /// When the repository was last read by a process before this one with the same cache.
     pub(super) const fn last_read(&self) -> Option<SystemTime> {
         self.last_read
@@ -186,7 +180,6 @@ impl Bucket {
                     Ok(names)
                 }
                 None => {
-                    self.failing.store(true, Ordering::Relaxed);
                     Err(format!("{error}: the models cannot be listed (servers do without when --models names them)"))
                 }
             },
@@ -222,10 +215,7 @@ impl Bucket {
         };
         let all = stream::iter(keys.iter().cloned().map(read)).buffered(PARALLEL).collect::<Vec<_>>();
         let results = self.wait(async { all.await.into_iter().collect::<Result<Vec<_>, Fault>>() });
-        let results = results.unwrap_or_else(|error| keys.iter().map(|_| Err(error.clone())).collect());
-        let failing = !results.is_empty() && results.iter().all(Result::is_err);
-        self.failing.store(failing, Ordering::Relaxed);
-        results
+        results.unwrap_or_else(|error| keys.iter().map(|_| Err(error.clone())).collect())
     }
 
     pub(super) fn forget(&self, model: &str) {

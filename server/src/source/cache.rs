@@ -11,14 +11,14 @@
 //! that is full, slow or gone costs the cache, never a model, and holds up no promotion.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{served, sha256};
+use super::{file, served, sha256};
 
 const TEMPORARY: &str = "tmp";
 /// What was not seen in its repository for this long makes room for other things.
@@ -291,20 +291,10 @@ fn files(cache: Option<&Path>, place: &str) -> Vec<(PathBuf, u64, SystemTime)> {
     files
 }
 
-/// Writes a file whole or not at all. The lock on the temporary file tells other processes that it is not abandoned.
+/// A temporary name of this process's own, beside the file.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (name, process) = (path.file_name().unwrap_or_default().to_string_lossy(), std::process::id());
-    let temporary = path.with_file_name(format!("{name}.{process}.{TEMPORARY}"));
-    let mut file = File::create(&temporary)?;
-    // Where locks do not work, it may be taken for abandoned, and the rename then fails: nothing worse.
-    let _ = file.try_lock();
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        // A disk that is full should not stay full because of this.
-        let _ = fs::remove_file(&temporary);
-    }
-    written?;
-    File::open(path.parent().unwrap_or(path))?.sync_all()
+    file::write_whole(path, &format!("{name}.{process}.{TEMPORARY}"), bytes)
 }
 
 /// A temporary file that nobody holds open was left by a process that died.

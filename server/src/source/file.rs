@@ -194,12 +194,7 @@ impl Folder {
                 return Ok(Written::Lost);
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let temporary = folder.join(format!(".{name}.tmp"));
-            let mut file = File::create(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            File::open(folder)?.sync_all()?;
+            write_whole(&path, &format!(".{name}.tmp"), bytes)?;
             Ok(Written::Done)
         };
         write().map_err(|e| format!("{}: {e}", path.display()))
@@ -212,13 +207,7 @@ impl Folder {
         if !real.starts_with(&root) {
             return Err("it links to a place outside the repository".into());
         }
-        // Without NONBLOCK, opening a FIFO would wait for a writer.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = File::from(rustix::fs::open(&real, flags, Mode::empty()).map_err(|e| e.to_string())?);
-        let metadata = file.metadata().map_err(|e| e.to_string())?;
-        if !metadata.is_file() {
-            return Err("it is not a regular file".into());
-        }
+        let (file, metadata) = open_regular(&real, OFlags::NOFOLLOW).map_err(|e| e.to_string())?;
         if metadata.len() > most {
             return Err(format!("it has {} bytes, at most {most} are read", metadata.len()));
         }
@@ -258,6 +247,34 @@ impl Folder {
         watcher.watch(place, mode).map_err(|e| e.to_string())?;
         Ok(Box::new(watcher))
     }
+}
+
+/// Writes a file whole or not at all: under a temporary name beside it, to the disk, then in its place. The lock tells other
+/// processes that the temporary file is not abandoned.
+pub(super) fn write_whole(path: &Path, temporary: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_file_name(temporary);
+    let mut file = File::create(&temporary)?;
+    // Where locks do not work, it may be taken for abandoned, and the rename then fails: nothing worse.
+    let _ = file.try_lock();
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // A disk that is full should not stay full because of this.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()
+}
+
+/// Opens a regular file and nothing else: a device or a pipe is never read.
+///
+/// # Errors
+/// That it is something else, or what the system says.
+pub(crate) fn open_regular(path: &Path, more: OFlags) -> std::io::Result<(File, Metadata)> {
+    // Without NONBLOCK, opening a FIFO would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok((file, metadata)) } else { Err(std::io::Error::other("it is not a regular file")) }
 }
 
 /// Differs whenever the file was replaced or written to. Only a reason to read it: the decision is by content.

@@ -29,6 +29,7 @@ pub use download::Download;
 pub use fetched::Fetched;
 use fetched::{Files, verify_manifest};
 use file::Folder;
+pub(crate) use file::open_regular;
 use signing::Keys;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -205,6 +206,7 @@ impl Source {
         let names: Vec<String> = names.into_iter().filter(|name| is_model_name(name)).collect();
         let keys: Vec<String> = names.iter().map(|name| format!("{name}/{ALIASES}")).collect();
         let read = self.read_again(&keys, ALIASES_BYTES);
+        let is_unreachable = matches!(self.store, Store::Bucket(_)) && read.iter().all(Result::is_err);
         let mut listing = Listing::new();
         for (name, read) in names.into_iter().zip(read) {
             let wanted = match read {
@@ -217,21 +219,10 @@ impl Source {
             }
         }
         // One object that cannot be read is that model's trouble; none that can is the repository's.
-        if matches!(self.store, Store::Bucket(_))
-            && let Some(Err(error)) = listing.values().next()
-            && listing.values().all(Result::is_err)
-            && self.is_failing()
-        {
+        if is_unreachable && let Some(Err(error)) = listing.values().next() {
             return Err(error.clone());
         }
         Ok(listing)
-    }
-
-    fn is_failing(&self) -> bool {
-        match &self.store {
-            Store::Folder(_) => false,
-            Store::Bucket(bucket) => bucket.is_failing(),
-        }
     }
 
     /// Without `aliases.json`, the highest complete version is the champion; `None` when there is no version.

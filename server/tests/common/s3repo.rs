@@ -30,12 +30,10 @@ impl S3Repo {
 
     /// Version 1 is champion and version 2, if any, challenger.
     pub fn serving(champion: &str, challenger: Option<&str>) -> Self {
-        let repo = Self::new();
-        repo.install(1, champion);
-        if let Some(challenger) = challenger {
-            repo.install(2, challenger);
-        }
-        repo.point(1, challenger.map(|_| 2));
+        let repo = Self { repo: Repo::serving(champion, challenger), ..Self::new() };
+        repo.upload(1);
+        challenger.iter().for_each(|_| repo.upload(2));
+        repo.bucket.put("anomaly/aliases.json", repo.aliases());
         repo
     }
 
