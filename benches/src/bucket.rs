@@ -143,11 +143,11 @@ impl S3 {
     }
 
     /// Starts a server on the repository, read from `endpoint`, and waits until it is ready.
-    pub(crate) fn replica(name: &str, onnxd: &Path, endpoint: &str, ports: [u16; 2], more: &[&str]) -> Result<Server> {
+    pub(crate) fn replica(name: &str, onnxd: &Path, endpoint: &str, ports: [u16; 3], more: &[&str]) -> Result<Server> {
         let mut command = Command::new(onnxd.canonicalize().with_context(|| format!("no {}", onnxd.display()))?);
         command.args(["serve", &Self::repository(), "--s3-endpoint", endpoint]);
-        let [http, ops] = ports.map(|port| format!("127.0.0.1:{port}"));
-        command.args(["--http", &http, "--ops", &ops]).args(more).envs(CREDENTIALS);
+        let [http, grpc, ops] = ports.map(|port| format!("127.0.0.1:{port}"));
+        command.args(["--http", &http, "--grpc", &grpc, "--ops", &ops]).args(more).envs(CREDENTIALS);
         Server::start(name, command)
     }
 

@@ -160,7 +160,7 @@ fn promote(arguments: &Arguments, s3: &S3, case: Case, taken: &mut Vec<Taken>) -
     for (name, cache) in REPLICAS.iter().zip(&caches) {
         let cache = cache.path().to_string_lossy();
         let more = ["--poll-interval", &interval, "--cache", &cache];
-        replicas.push(S3::replica(name, &arguments.setup.onnxd, &s3.endpoint(), [0, 0], &more)?);
+        replicas.push(S3::replica(name, &arguments.setup.onnxd, &s3.endpoint(), [0; 3], &more)?);
     }
     // From here on both versions are in memory.
     let epoch = point(s3, "2", Some("1"), None)?;
@@ -325,7 +325,7 @@ fn poll(arguments: &Arguments, s3: &S3) -> Result<Vec<Exchange>> {
     let endpoint = format!("http://{}", forward.address);
     let cache = cache.path().to_string_lossy();
     let more = ["--models", bucket::MODEL, "--poll-interval", "1s", "--cache", &cache];
-    let server = S3::replica("polls", &arguments.setup.onnxd, &endpoint, [0, 0], &more)?;
+    let server = S3::replica("polls", &arguments.setup.onnxd, &endpoint, [0; 3], &more)?;
     server.await_metrics("an unchanged poll", |metrics| {
         let unchanged = "onnxd_source_polls_total{source=\"s3\",outcome=\"unchanged\"} ";
         metrics.lines().filter_map(|line| line.strip_prefix(unchanged)).any(|count| count != "0")
@@ -346,7 +346,7 @@ fn start(arguments: &Arguments, s3: S3) -> Result<Vec<Starts>> {
     let cache = tempfile::tempdir()?;
     let once = |cache: &tempfile::TempDir| {
         let cache = cache.path().to_string_lossy();
-        let server = S3::replica("start", &arguments.setup.onnxd, &endpoint, [0, 0], &["--cache", &cache])?;
+        let server = S3::replica("start", &arguments.setup.onnxd, &endpoint, [0; 3], &["--cache", &cache])?;
         Ok::<_, anyhow::Error>(server.ready_after.as_secs_f64())
     };
     let times = |name: &'static str, start: &dyn Fn() -> Result<f64>| {

@@ -27,10 +27,10 @@ pub(crate) struct Arguments {
     setup: bucket::Setup,
     #[arg(long, default_value_t = 9000)]
     s3_port: u16,
-    /// Port of the first replica; that of its operations is two higher.
+    /// Port of the first replica; gRPC has the next one, operations the one after it.
     #[arg(long, default_value_t = 8080)]
     first_port: u16,
-    /// Port of the second replica; that of its operations is two higher.
+    /// Port of the second replica; gRPC has the next one, operations the one after it.
     #[arg(long, default_value_t = 8090)]
     second_port: u16,
 }
@@ -39,8 +39,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let ports = [(arguments.first_port, "--first-port"), (arguments.second_port, "--second-port")];
     is_free(arguments.s3_port, "--s3-port")?;
     for (port, flag) in ports {
-        is_free(port, flag)?;
-        is_free(port + 2, flag)?;
+        for port in port..=port + 2 {
+            is_free(port, flag)?;
+        }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
@@ -56,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             progress(&format!("starting a replica on port {port}"));
             let cache = cache.path().to_string_lossy();
             let more = ["--poll-interval", POLL, "--cache", &cache];
-            let ports = [*port, port + 2];
+            let ports = [*port, port + 1, port + 2];
             replicas.push(S3::replica(&port.to_string(), &arguments.setup.onnxd, &s3.endpoint(), ports, &more)?);
         }
         println!("{}", explain(arguments, &s3, &replicas, &caches));
@@ -173,7 +174,7 @@ END
 See S3 fall silent and the replicas go on; start one more from the first one's cache; let S3 come back
   kill -STOP {id}
   curl -s localhost:{ops}/readyz
-  {onnxd} serve --http 127.0.0.1:8100 --ops 127.0.0.1:8102 --cache {cache}
+  {onnxd} serve --http 127.0.0.1:8100 --grpc 127.0.0.1:8101 --ops 127.0.0.1:8102 --cache {cache}
   kill -CONT {id}
 
 Ctrl-C ends all of it. Until then, this is what the replicas serve:"#,

@@ -63,7 +63,7 @@ impl Server {
     pub(crate) fn onnxd(name: &str, binary: &Path, repository: &Path, more: &[String]) -> Result<Self> {
         let mut command = Command::new(fs::canonicalize(binary).with_context(|| format!("no {}", binary.display()))?);
         command.arg("serve").arg(fs::canonicalize(repository).with_context(|| format!("no {}", repository.display()))?);
-        command.args(["--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"]).args(more);
+        command.args(["--http", "127.0.0.1:0", "--grpc", "off", "--ops", "127.0.0.1:0"]).args(more);
         Self::start(name, command)
     }
 

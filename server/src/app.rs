@@ -31,10 +31,11 @@ pub fn run(config: Config) -> Result<(), String> {
     // Health and metrics have a thread of their own: they answer however busy the requests keep theirs.
     let ops = runtime(1, "ops")?;
     let http_listener = data.block_on(bind("http", config.http))?;
+    let grpc_listener = config.grpc.map(|address| data.block_on(bind("grpc", address))).transpose()?;
     let ops_listener = config.ops.map(|address| ops.block_on(bind("ops", address))).transpose()?;
     let signals = ops.block_on(async { Signals::listen() }).map_err(|e| format!("cannot listen for signals: {e}"))?;
     let engine = Engine::open(config.engine.clone())?;
-    announce(&config, &engine, &http_listener, ops_listener.as_ref())?;
+    announce(&config, &engine, &http_listener, grpc_listener.as_ref(), ops_listener.as_ref())?;
 
     let state = State::new(
         engine,
@@ -43,6 +44,7 @@ pub fn run(config: Config) -> Result<(), String> {
             admin_token: config.admin_token_file.clone(),
             body_limit: config.body_limit,
             bodies_limit: config.bodies_limit,
+            vertex: config.vertex.clone(),
         },
     );
     let (stop, stopped) = watch::channel(false);
@@ -54,9 +56,15 @@ pub fn run(config: Config) -> Result<(), String> {
     }
     let (done, served) = oneshot::channel();
     let limits = Limits { connections: config.max_connections, unread: config.engine.request_timeout };
-    let door = http::data(Arc::clone(&state));
+    let (door, shared) = (http::data(Arc::clone(&state)), Arc::clone(&state));
     let serving = move || {
-        data.block_on(http::serve::serve(http_listener, door, limits, stopped));
+        let grpc = async {
+            if let Some(listener) = grpc_listener {
+                let door = http::grpc::door(shared, stopped.clone());
+                http::serve::serve(listener, door, limits, stopped.clone()).await;
+            }
+        };
+        data.block_on(async { tokio::join!(http::serve::serve(http_listener, door, limits, stopped.clone()), grpc) });
         // Nobody waits any more when the grace period has ended.
         let _ = done.send(());
     };
@@ -98,14 +106,22 @@ async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, String> {
 }
 
 /// Tells where the server listens and what was chosen for it, and why.
-fn announce(config: &Config, engine: &Engine, http: &TcpListener, ops: Option<&TcpListener>) -> Result<(), String> {
-    let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
+fn announce(
+    config: &Config,
+    engine: &Engine,
+    http: &TcpListener,
+    grpc: Option<&TcpListener>,
+    ops: Option<&TcpListener>,
+) -> Result<(), String> {
+    let address = |listener: &TcpListener| listener.local_addr().map(|a| a.to_string()).map_err(|e| e.to_string());
     let http = address(http)?;
+    let grpc = grpc.map(address).transpose()?;
     let ops = ops.map(address).transpose()?;
     let threads = config.engine.threads;
     tracing::info!(
-        %http,
-        ops = ops.map(|a| a.to_string()),
+        http,
+        grpc,
+        ops,
         repository = %config.engine.source.repository.display(),
         version = env!("CARGO_PKG_VERSION"),
         "listening"
@@ -119,7 +135,7 @@ fn announce(config: &Config, engine: &Engine, http: &TcpListener, ops: Option<&T
         "cpus are what affinity and cgroup allow; each session runs on one thread without spinning"
     );
     if let Some(file) = &config.ports_file {
-        let ports = serde_json::json!({ "http": http.to_string(), "ops": ops.map(|a| a.to_string()) });
+        let ports = serde_json::json!({ "http": http, "grpc": grpc, "ops": ops });
         let temporary = file.with_extension("tmp");
         std::fs::write(&temporary, format!("{ports}\n"))
             .and_then(|()| std::fs::rename(&temporary, file))

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
@@ -229,6 +229,9 @@ impl RouteMetrics {
     }
 }
 
+/// The values of the label `protocol`. A handle is kept for each of them, since to look one up costs more than to count.
+const PROTOCOLS: [&str; 3] = ["predict", "v2_http", "v2_grpc"];
+
 /// How an inference request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -278,7 +281,8 @@ pub struct ModelMetrics {
     challenger: RoleMetrics,
     request_seconds: Histogram,
     queue_seconds: Histogram,
-    predict_ok: Counter,
+    /// Requests that were answered, by protocol.
+    answered: [OnceLock<Counter>; PROTOCOLS.len()],
     differences: Histogram,
     compared: Counter,
     lost: [Counter; Lost::ALL.len()],
@@ -297,7 +301,7 @@ impl ModelMetrics {
             challenger: RoleMetrics::new(metrics, model, "challenger"),
             request_seconds: metrics.histogram(&REQUEST_SECONDS, &[model]),
             queue_seconds: metrics.histogram(&QUEUE_SECONDS, &[model]),
-            predict_ok: metrics.counter(&REQUESTS, &[model, "champion", "predict", "ok"]),
+            answered: Default::default(),
             differences: metrics.histogram(&DIFFERENCES, &[model]),
             compared: metrics.counter(&PAIRS, &[model, "compared"]),
             lost: Lost::ALL.map(|reason| metrics.counter(&PAIRS, &[model, reason.name()])),
@@ -318,10 +322,11 @@ impl ModelMetrics {
 
     /// Records the end of a request.
     pub fn request(&self, protocol: &'static str, outcome: Outcome, took: Duration) {
-        if outcome == Outcome::Ok && protocol == "predict" {
-            self.predict_ok.increment(1);
-        } else {
-            self.metrics.counter(&REQUESTS, &[&self.model, "champion", protocol, outcome.name()]).increment(1);
+        let counter = || self.metrics.counter(&REQUESTS, &[&self.model, "champion", protocol, outcome.name()]);
+        let known = PROTOCOLS.iter().position(|known| *known == protocol).filter(|_| outcome == Outcome::Ok);
+        match known {
+            Some(known) => self.answered[known].get_or_init(counter).increment(1),
+            None => counter().increment(1),
         }
         match outcome {
             Outcome::Overloaded | Outcome::Draining => {
@@ -393,8 +398,10 @@ impl RoleMetrics {
         #[expect(clippy::cast_precision_loss, reason = "batches are small")]
         self.batch.record(rows as f64);
         match signature.score().and_then(|i| outputs.get(i)) {
-            Some(Tensor::F32(scores)) => scores.iter().filter(|s| s.is_finite()).for_each(|s| self.scores.record(*s)),
-            Some(Tensor::F64(scores)) => scores.iter().filter(|s| s.is_finite()).for_each(|s| self.scores.record(*s)),
+            Some(Tensor::F16(scores)) => self.score(scores.iter().map(|s| s.to_f64())),
+            Some(Tensor::BF16(scores)) => self.score(scores.iter().map(|s| s.to_f64())),
+            Some(Tensor::F32(scores)) => self.score(scores.iter().copied().map(f64::from)),
+            Some(Tensor::F64(scores)) => self.score(scores.iter().copied()),
             _ => {}
         }
         match signature.decision().and_then(|i| outputs.get(i)) {
@@ -406,6 +413,10 @@ impl RoleMetrics {
             Some(tensor) => (0..rows).for_each(|row| self.decide(&stats::decision(tensor, row), 1)),
             None => {}
         }
+    }
+
+    fn score(&self, scores: impl Iterator<Item = f64>) {
+        scores.filter(|score| score.is_finite()).for_each(|score| self.scores.record(score));
     }
 
     fn decide(&self, decision: &str, rows: usize) {

@@ -89,7 +89,8 @@ fn what_servers_would_refuse_is_refused_at_the_push() {
         ("wrong-golden/model.onnx", "the manifest expects"),
         ("external/model.onnx", "weights.bin"),
         ("renamed/model.onnx", "servers would refuse it"),
-        ("zipmap.onnx", "map"),
+        ("exports/map-input.onnx", "map"),
+        ("exports/picky.onnx", "a manifest with golden samples proves it"),
     ] {
         let said = refused(place, &["push", &model(name), "--model", "anomaly", "--as", "champion"], 1);
         assert!(said.contains(told), "{name}: {said}");

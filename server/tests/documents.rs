@@ -103,6 +103,8 @@ fn mistakes_are_one_sentence_each() {
         "/nowhere.so",
         "--http",
         "127.0.0.1:0",
+        "--grpc",
+        "off",
         "--ops",
         "off",
     ]);

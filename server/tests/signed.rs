@@ -162,7 +162,8 @@ fn keys_that_are_none_are_told_at_the_start() {
     for (file, told) in
         [(text(&key.private), "Ed25519 public keys"), ("nowhere.pem", "nowhere.pem"), ("README.md", "no public key")]
     {
-        let output = onnxd(&["serve", "models", "--http", "127.0.0.1:0", "--ops", "off", "--require-signature", file]);
+        let ports = ["--http", "127.0.0.1:0", "--grpc", "off", "--ops", "off"];
+        let output = onnxd(&[&["serve", "models", "--require-signature", file], &ports[..]].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(told), "{file}: {said}");
     }

@@ -81,6 +81,32 @@ pub struct Call {
     pub protocol: &'static str,
     /// Whether a part of it was answered already, so that a full queue may not refuse the rest.
     pub accepted: bool,
+    /// Before which of the waiting requests it runs.
+    pub priority: Priority,
+}
+
+/// The order in which waiting requests run; within one priority, they run as they came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// As they come.
+    #[default]
+    Normal,
+    /// When no other waits, or never: their deadline passes.
+    Low,
+}
+
+impl Priority {
+    /// The Open Inference Protocol's numbers: 0 is the default, 1 the highest, others are lower.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        match number {
+            0 => Self::Normal,
+            1 => Self::High,
+            _ => Self::Low,
+        }
+    }
 }
 
 /// What the queue may hold and how long it may wait.
@@ -115,6 +141,7 @@ struct Job {
     rows: usize,
     enqueued: Instant,
     deadline: Instant,
+    priority: Priority,
     reply: oneshot::Sender<Result<Answer, PredictError>>,
 }
 
@@ -180,7 +207,9 @@ impl Lane {
     ) -> Result<Vec<Answer>, PredictError> {
         let result = self.run_parts(set, inputs, rows, call).await;
         let outcome = result.as_ref().map_or_else(PredictError::outcome, |_| Outcome::Ok);
-        self.metrics.request(call.protocol, outcome, call.start.elapsed());
+        let took = call.start.elapsed();
+        self.metrics.request(call.protocol, outcome, took);
+        set.champion.usage.request(result.is_ok(), took);
         if let Some(end) = outcome.end() {
             set.tally.request(end);
         }
@@ -217,7 +246,8 @@ impl Lane {
         call: Call,
     ) -> Result<Answer, PredictError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { set: Arc::clone(set), inputs, rows, enqueued: Instant::now(), deadline: call.deadline, reply };
+        let Call { deadline, priority, .. } = call;
+        let job = Job { set: Arc::clone(set), inputs, rows, enqueued: Instant::now(), deadline, priority, reply };
         if self.push(job, call.accepted)? == Runner::Me {
             let lead = Lead(self);
             // Every request that has already arrived is decoded and queued before this task goes on.
@@ -242,7 +272,9 @@ impl Lane {
             return Err(PredictError::Overloaded);
         }
         state.rows += job.rows;
-        state.jobs.push_back(job);
+        // Behind the last one that goes first: with one priority alone, that is the end.
+        let at = state.jobs.iter().rposition(|other| other.priority <= job.priority).map_or(0, |last| last + 1);
+        state.jobs.insert(at, job);
         if inline {
             let runner = if state.led { Runner::Other } else { Runner::Me };
             state.led = true;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Job, Lane, PredictError};
 use crate::guard::End;
 use crate::model::tensor::{self, Tensor};
+use crate::model::usage::Run;
 use crate::model::{Answer, Infer, RunError};
 use crate::serving::{Challenger, ServingSet};
 use crate::shadow::{Pair, Theirs};
@@ -21,7 +22,9 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
     let Some(first) = jobs.first() else { return };
     let set = Arc::clone(&first.set);
     let deadline = jobs.iter().map(|job| job.deadline).max().unwrap_or(now);
+    let mut waited = Duration::ZERO;
     for job in &jobs {
+        waited += now - job.enqueued;
         lane.metrics.queued(now - job.enqueued);
     }
     let rows = jobs.iter().map(|job| job.rows).sum();
@@ -59,6 +62,8 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
     let signature = &set.champion.signature;
     lane.metrics.champion().run(signature, &outputs, rows, took);
     set.tally.run(rows, took);
+    let (requests, prepared) = (jobs.len(), if jobs.len() > 1 { start - now } else { Duration::ZERO });
+    set.champion.usage.run(&Run { rows, requests, waited, prepared, start, took });
     let outputs: Arc<[Tensor]> = outputs.into();
     let finite = signature.not_finite(&outputs, 0..rows).is_none();
     let mut begin = 0;

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use ndarray::Array2;
 
-use super::{Call, Lane, Limits, PredictError, worker};
+use super::{Call, Lane, Limits, PredictError, Priority, worker};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::model::check::{Invariance, Profile};
-use crate::model::signature::{GraphIo, Port, Signature};
+use crate::model::signature::{GraphIo, Port, Rows, Signature};
 use crate::model::tensor::{DType, Tensor};
+use crate::model::trial::Trial;
 use crate::model::{Duty, Infer, Model, ModelId, RunError};
 use crate::serving::{Challenger, ServingSet};
 use crate::shadow::{self, Shadow};
@@ -50,10 +51,12 @@ fn model(echo: &Echo, inline: bool) -> Model {
     let id = ModelId { name: "m".into(), version: "1".into(), sha256: String::new(), manifest_sha256: None };
     let profile = Profile {
         invariance: Invariance::Exact,
+        rows: Rows::Any,
         max_batch: 64,
         one_row_us: 1.0,
         row_in_batch_us: 0.1,
         steady: true,
+        trial: Trial::Golden,
         nodes: 1,
         warnings: vec![],
     };
@@ -86,7 +89,8 @@ impl Fixture {
     async fn ask(&self, x: f32) -> Result<f32, PredictError> {
         let row = Tensor::from(Array2::from_elem((1, 1), x).into_dyn());
         let start = Instant::now();
-        let call = Call { start, deadline: start + Duration::from_secs(60), protocol: "test", accepted: false };
+        let deadline = start + Duration::from_secs(60);
+        let call = Call { start, deadline, protocol: "test", accepted: false, priority: Priority::Normal };
         let answers = self.lane.predict(&self.set, vec![row], 1, call).await?;
         let [answer] = answers.as_slice() else { panic!("one part") };
         let Tensor::F32(y) = &answer.outputs[0] else { panic!("float32") };
@@ -234,6 +238,35 @@ async fn a_challenger_that_panics_is_counted_and_nothing_else() {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     assert!(lost() > 0);
+}
+
+/// The order is that of the priorities, and within one that of arrival.
+#[tokio::test]
+async fn what_waits_runs_by_priority() {
+    let (echo, open) = gated();
+    let fixture = Fixture::new(&echo, false, 1, LIMITS, None);
+    // No two of them fit into one run.
+    let wanted = [(40, Priority::Normal), (41, Priority::Low), (42, Priority::Normal), (43, Priority::High)];
+    let asked = wanted.map(|(rows, priority)| {
+        let inputs = vec![Tensor::from(Array2::from_elem((rows, 1), 1.0_f32).into_dyn())];
+        let start = Instant::now();
+        let deadline = start + Duration::from_secs(60);
+        let call = Call { start, deadline, protocol: "test", accepted: false, priority };
+        fixture.lane.predict(&fixture.set, inputs, rows, call)
+    });
+    let mut asked: Vec<_> = asked.into_iter().map(Box::pin).collect();
+    // The first one is being run while the others come.
+    assert!(asked[0].as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    while fixture.runs().is_empty() {
+        std::thread::yield_now();
+    }
+    for ask in &mut asked[1..] {
+        assert!(ask.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    wanted.iter().for_each(|_| open.send(()).expect("the worker lives"));
+    assert!(join_all(asked).await.iter().all(Result::is_ok));
+    assert_eq!(fixture.runs(), [40, 43, 42, 41]);
+    fixture.close();
 }
 
 /// The first job of a batch decides which model runs it: not one before it whose client has left.

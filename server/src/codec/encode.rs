@@ -1,20 +1,31 @@
 //! Rows of output tensors to JSON. A number that is not finite becomes `null`: JSON has no other way to say it.
 
-use serde_json::Value;
+use half::{bf16, f16};
+use serde_json::{Map, Value};
 
 use super::Form;
 use crate::model::Answer;
-use crate::model::signature::Signature;
+use crate::model::signature::{Input, Output, Rows, Signature, Slot};
 use crate::model::tensor::Tensor;
+
+/// How probabilities of labelled classes are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Classes {
+    /// One array a row, in the order of the labels.
+    #[default]
+    Array,
+    /// One object a row, by label.
+    Map,
+}
 
 /// The answer to a request, in the request's own form. `parts` are its rows, in order.
 #[must_use]
-pub fn answer(signature: &Signature, parts: &[Answer], form: Form) -> Vec<u8> {
+pub fn answer(signature: &Signature, parts: &[Answer], form: Form, classes: Classes) -> Vec<u8> {
     let rows: usize = parts.iter().map(|p| p.rows.len()).sum();
     let mut json = Vec::with_capacity(24 + rows * signature.outputs.len() * 28);
     if form == Form::One {
         if let Some(part) = parts.first() {
-            row(&mut json, signature, &part.outputs, part.rows.start);
+            row(&mut json, signature, &part.outputs, part.rows.start, classes);
         }
         return json;
     }
@@ -28,7 +39,7 @@ pub fn answer(signature: &Signature, parts: &[Answer], form: Form) -> Vec<u8> {
             if !std::mem::take(&mut first) {
                 json.push(b',');
             }
-            row(&mut json, signature, &part.outputs, i);
+            row(&mut json, signature, &part.outputs, i, classes);
         }
     }
     json.push(b']');
@@ -39,28 +50,78 @@ pub fn answer(signature: &Signature, parts: &[Answer], form: Form) -> Vec<u8> {
 }
 
 /// One row as an object of named outputs.
-pub fn row(json: &mut Vec<u8>, signature: &Signature, outputs: &[Tensor], row: usize) {
+pub fn row(json: &mut Vec<u8>, signature: &Signature, outputs: &[Tensor], row: usize, classes: Classes) {
     json.push(b'{');
     for (i, (output, tensor)) in signature.outputs.iter().zip(outputs).enumerate() {
         if i > 0 {
             json.push(b',');
         }
         json.extend_from_slice(output.key.as_bytes());
-        write(json, tensor, row);
+        one(json, output, tensor, row, signature.rows == Rows::Whole, classes);
     }
     json.push(b'}');
 }
 
+/// One output of one row. With `brackets`, a row of one element is an array unless the shape is that of a scalar.
+pub(super) fn one(json: &mut Vec<u8>, output: &Output, tensor: &Tensor, row: usize, brackets: bool, classes: Classes) {
+    match &output.labels {
+        Some(labels) if classes == Classes::Map => {
+            let values = bracketed(tensor, row, true);
+            let values = values.as_array().map_or(&[][..], Vec::as_slice);
+            let map: Map<String, Value> = labels.iter().cloned().zip(values.iter().cloned()).collect();
+            serde_json::to_writer(json, &map).expect("a map can always be written to memory");
+        }
+        _ => write(json, tensor, row, brackets),
+    }
+}
+
 /// One output of one row, as answers show it.
 #[must_use]
+pub fn output(signature: &Signature, tensor: &Tensor, row: usize) -> Value {
+    bracketed(tensor, row, signature.rows == Rows::Whole)
+}
+
+/// A row of a tensor: a bare value when it has one element.
+#[must_use]
 pub fn value(tensor: &Tensor, row: usize) -> Value {
+    bracketed(tensor, row, false)
+}
+
+/// A row of a tensor, with all of its brackets if that is asked for.
+#[must_use]
+pub fn bracketed(tensor: &Tensor, row: usize, all: bool) -> Value {
     let mut json = vec![];
-    write(&mut json, tensor, row);
+    write(&mut json, tensor, row, all);
     serde_json::from_slice(&json).unwrap_or_default()
 }
 
-/// Writes a row of a tensor: a bare value when the row has one element, else nested arrays.
-fn write(json: &mut Vec<u8>, tensor: &Tensor, row: usize) {
+/// A row of inputs as a request would send it.
+#[must_use]
+pub fn request(signature: &Signature, row: &[Tensor]) -> Map<String, Value> {
+    let value = |(input, tensor): (&Input, &Tensor)| {
+        // Where a row may have any size, it is an array at the size of 1 too.
+        let free = signature.rows == Rows::Whole || input.row_shape.contains(&None);
+        bracketed(tensor, 0, free)
+    };
+    let values: Vec<Value> = signature.inputs.iter().zip(row).map(value).collect();
+    let columns: Vec<Vec<&Value>> = values.iter().map(flat).collect();
+    let value = |slot: &Slot| match *slot {
+        Slot::Row { input } => values.get(input).cloned(),
+        Slot::Feature { input, column } => columns.get(input).and_then(|c| c.get(column)).map(|v| (*v).clone()),
+    };
+    signature.keys().iter().map(|(key, slot)| (key.to_string(), value(slot).unwrap_or_default())).collect()
+}
+
+fn flat(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Array(values) => values.iter().flat_map(flat).collect(),
+        other => vec![other],
+    }
+}
+
+/// Writes a row of a tensor: a bare value when the row has one element, else nested arrays. With `brackets` they are there
+/// for one element too: a tensor in its full shape has all of them, however many elements it has this time.
+fn write(json: &mut Vec<u8>, tensor: &Tensor, row: usize, brackets: bool) {
     macro_rules! rows {
         ($array:expr, $one:expr) => {{
             let dims = &$array.shape()[1..];
@@ -68,16 +129,20 @@ fn write(json: &mut Vec<u8>, tensor: &Tensor, row: usize) {
             let values = $array.as_slice().unwrap_or_default();
             let values = values.get(row * size..(row + 1) * size).unwrap_or_default();
             match values {
-                [one] if dims.len() <= 1 => $one(json, one),
+                [one] if dims.len() <= 1 && !brackets => $one(json, one),
                 _ => nested(json, dims, values, &$one),
             }
         }};
     }
     macro_rules! float {
         () => {
+            float!(|v: &_| *v)
+        };
+        ($wider:expr) => {
             |json: &mut Vec<u8>, v: &_| {
-                if f64::from(*v).is_finite() {
-                    json.extend_from_slice(zmij::Buffer::new().format_finite(*v).as_bytes());
+                let v = $wider(v);
+                if f64::from(v).is_finite() {
+                    json.extend_from_slice(zmij::Buffer::new().format_finite(v).as_bytes());
                 } else {
                     json.extend_from_slice(b"null");
                 }
@@ -90,6 +155,8 @@ fn write(json: &mut Vec<u8>, tensor: &Tensor, row: usize) {
         };
     }
     match tensor {
+        Tensor::F16(a) => rows!(a, float!(|v: &f16| v.to_f32())),
+        Tensor::BF16(a) => rows!(a, float!(|v: &bf16| v.to_f32())),
         Tensor::F32(a) => rows!(a, float!()),
         Tensor::F64(a) => rows!(a, float!()),
         Tensor::I8(a) => rows!(a, int!()),

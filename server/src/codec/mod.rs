@@ -1,10 +1,45 @@
-//! Named JSON to tensors and back, as a model's signature says. Knows nothing of HTTP, queues or sessions.
+//! JSON and CSV to tensors and back, as a model's signature says. Knows nothing of HTTP, queues or sessions.
 //!
-//! A request is one object of features, an array of them, or `{"instances": [..]}`; the answer has the same form.
+//! Named JSON is one object of features, an array of them, or `{"instances": [..]}`; the answer has the same form. The
+//! bodies of other servers are in `envelope`.
 
+/// Refuses every kind of scalar where none is taken: `$fail` makes the error of `self` and the kind's name.
+macro_rules! no_scalars {
+    ($value:ty, $fail:expr) => {
+        fn visit_bool<E: Error>(self, _: bool) -> Result<$value, E> {
+            Err($fail(self, "a boolean"))
+        }
+        fn visit_i64<E: Error>(self, _: i64) -> Result<$value, E> {
+            Err($fail(self, "a number"))
+        }
+        fn visit_u64<E: Error>(self, _: u64) -> Result<$value, E> {
+            Err($fail(self, "a number"))
+        }
+        fn visit_f64<E: Error>(self, _: f64) -> Result<$value, E> {
+            Err($fail(self, "a number"))
+        }
+        fn visit_str<E: Error>(self, _: &str) -> Result<$value, E> {
+            Err($fail(self, "a string"))
+        }
+        fn visit_unit<E: Error>(self) -> Result<$value, E> {
+            Err($fail(self, "null"))
+        }
+    };
+}
+
+pub mod bind;
+pub mod columns;
+pub mod csv;
 pub mod decode;
 pub mod encode;
+pub mod envelope;
+pub mod nested;
+pub mod oip;
+mod table;
 
+use std::time::Duration;
+
+use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
 
 /// How a request's rows were wrapped, so that the answer is wrapped the same way.
@@ -20,13 +55,24 @@ pub enum Form {
 
 /// A decoded request.
 #[derive(Debug)]
-pub struct Request {
+pub struct Request<F = Form> {
     /// One tensor an input, in the signature's order, each with `rows` rows.
     pub inputs: Vec<Tensor>,
     /// How many rows there are; at least one.
     pub rows: usize,
-    /// How they were wrapped.
-    pub form: Form,
+    /// What the answer's form depends on, such as how the rows were wrapped.
+    pub form: F,
+    /// What it asks for beside its answer.
+    pub wishes: Wishes,
+}
+
+/// What a request's body or head may ask for beside its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// How long the answer is of use, from the request's arrival.
+    pub timeout: Option<Duration>,
+    /// 0 as they come, 1 before all others, more after them: the Open Inference Protocol's numbers.
+    pub priority: u64,
 }
 
 /// Why a body could not be decoded.
@@ -43,4 +89,18 @@ pub enum DecodeError {
         /// One sentence that names the field.
         message: String,
     },
+}
+
+/// A name that the model does not take, cut short, and a sentence that says so and what it was most likely meant to be.
+fn unknown(signature: &Signature, name: &str) -> (String, String) {
+    let shown: String = name.chars().take(64).collect();
+    let names = signature.keys().iter().map(|(key, _)| &**key);
+    let alike = |name: &str| strsim::jaro_winkler(name, &shown);
+    let nearest = names.clone().max_by(|a, b| alike(a).total_cmp(&alike(b)));
+    let hint = match nearest {
+        Some(name) if alike(name) > 0.75 => format!(": did you mean {name}?"),
+        _ => format!(": the model takes {}", names.take(20).collect::<Vec<_>>().join(", ")),
+    };
+    let message = format!("{shown:?} is not a feature of this model{hint}");
+    (shown, message)
 }

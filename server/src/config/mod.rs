@@ -1,5 +1,6 @@
 //! From flags, environment and `onnxd.toml` to a checked configuration; all mistakes are reported at once.
 
+mod platform;
 pub mod settings;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use clap::{Arg, ArgAction, Command};
 
 use crate::batch;
 use crate::engine::Options;
+use crate::http::Vertex;
 use crate::model::Threads;
 use crate::probe::Probe;
 use crate::shadow;
@@ -32,6 +34,8 @@ pub struct Config {
     pub cpus: usize,
     /// Where requests are taken.
     pub http: SocketAddr,
+    /// Where gRPC requests are taken; `None` for nowhere.
+    pub grpc: Option<SocketAddr>,
     /// Where health, metrics and status are told; `None` for nowhere.
     pub ops: Option<SocketAddr>,
     /// Where to write the bound addresses.
@@ -46,6 +50,8 @@ pub struct Config {
     pub body_limit: usize,
     /// Bytes of all bodies at a time.
     pub bodies_limit: usize,
+    /// Paths that Vertex AI asks for.
+    pub vertex: Vertex,
     /// See the setting.
     pub drain_delay: Duration,
     /// See the setting.
@@ -65,6 +71,8 @@ pub enum Origin {
     Environment,
     /// `onnxd.toml`.
     File,
+    /// This variable, which a platform sets.
+    Platform(&'static str),
     /// Nobody set it.
     Default,
 }
@@ -75,6 +83,7 @@ impl Origin {
             Self::Flag => "flag",
             Self::Environment => "environment",
             Self::File => "file",
+            Self::Platform(variable) => variable,
             Self::Default => "default",
         }
     }
@@ -163,6 +172,10 @@ impl Raw {
                 .map(|v| (v, Origin::Flag))
                 .or_else(|| variable(&setting.variable()).filter(|v| !v.is_empty()).map(|v| (v, Origin::Environment)))
                 .or_else(|| in_file.get(setting.name).map(|v| (text(v), Origin::File)))
+                .or_else(|| {
+                    let (value, variable) = platform::value(setting.name, &variable)?;
+                    Some((value, Origin::Platform(variable)))
+                })
                 .unwrap_or_else(|| (setting.default.to_owned(), Origin::Default));
             (setting.name, value)
         });
@@ -252,6 +265,7 @@ impl Raw {
                 r.mistakes.push("http cannot be off".into());
                 SocketAddr::from(([127, 0, 0, 1], 0))
             }),
+            grpc: r.address("grpc"),
             ops: r.address("ops"),
             ports_file: r.optional("ports-file").map(PathBuf::from),
             default_model: r.optional("default-model"),
@@ -259,6 +273,7 @@ impl Raw {
             admin_token_file: r.optional("admin-token-file").map(PathBuf::from),
             body_limit: usize::try_from(r.size("body-limit")).unwrap_or(usize::MAX),
             bodies_limit: usize::try_from(r.size("bodies-limit")).unwrap_or(usize::MAX),
+            vertex: Vertex { predict: r.route("predict-route"), health: r.route("health-route") },
             drain_delay: r.duration("drain-delay", Duration::ZERO),
             grace_period: r.duration("grace-period", MOMENT),
             log: r.text("log"),
@@ -289,6 +304,13 @@ impl Reader<'_> {
     }
 
     fn source(&mut self) -> source::Options {
+        let (repository, origin) = &self.raw.0["repository"];
+        if let (true, Origin::Platform(variable)) = (repository.starts_with("gs://"), origin) {
+            self.mistakes.push(format!(
+                "repository is {repository:?} ({variable}): Google Cloud Storage is not read: put the models into the image, \
+                 copy them to a folder or to S3, and name that with ONNXD_REPOSITORY or as the argument of serve"
+            ));
+        }
         let models = self.text("models");
         source::Options {
             repository: self.text("repository").into(),
@@ -350,6 +372,14 @@ impl Reader<'_> {
     fn one_of(&mut self, name: &'static str, choices: &[&str]) -> String {
         self.parse(name, &format!("one of {}", choices.join(", ")), |v| {
             choices.contains(&v).then(|| v.to_owned()).ok_or(())
+        })
+    }
+
+    fn route(&mut self, name: &'static str) -> Option<String> {
+        self.parse(name, "a path such as /v1/endpoints/1:predict", |v| match v {
+            "" => Ok(None),
+            _ if v.starts_with('/') && !v.contains(['?', '#', ' ']) => Ok(Some(v.to_owned())),
+            _ => Err(()),
         })
     }
 

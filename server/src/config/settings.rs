@@ -67,11 +67,14 @@ settings! {
     }
     "Listeners" {
         "http" "ADDRESS" = "127.0.0.1:8080", "Where requests are taken. Port 0 takes any free one; containers need 0.0.0.0:8080.";
+        "grpc" "ADDRESS" = "127.0.0.1:8081", "Where gRPC requests are taken (Open Inference Protocol, health, reflection). 'off' closes it.";
         "ops" "ADDRESS" = "127.0.0.1:8082", "Where health, metrics and status are told. 'off' closes it.";
         "admin-token-file" "FILE" = "", "Its text is the bearer token for POST /models/{model}/promote, /rollback and /reload on the operations port; read at each call. Without it they are refused.";
+        "predict-route" "PATH" = "", "One more path for predictions, which takes and gives what Vertex AI does. Vertex AI names it in AIP_PREDICT_ROUTE.";
+        "health-route" "PATH" = "", "One more path for readiness. Vertex AI names it in AIP_HEALTH_ROUTE.";
         "ports-file" "FILE" = "", "Writes the bound addresses to this file, as JSON, once they can be connected to.";
-        "max-connections" "COUNT" = "4096", "Connections served at a time; more wait in the system's backlog.";
-        "body-limit" "SIZE" = "16MiB", "The largest body of a request; for NDJSON, the longest line.";
+        "max-connections" "COUNT" = "4096", "Connections served at a time by each of --http and --grpc; more wait in the system's backlog.";
+        "body-limit" "SIZE" = "16MiB", "The largest body of a request; for NDJSON, the longest line; for gRPC, the largest message.";
         "bodies-limit" "SIZE" = "256MiB", "All bodies that are being received or decoded, together; beyond, requests get 503 at once.";
         "max-rows" "COUNT" = "65536", "The most rows of one request.";
         "request-timeout" "DURATION" = "10s", "How long a request may take: receiving it, waiting for a run, and the run. Also how long a client may leave an answer unread.";
@@ -114,7 +117,10 @@ pub fn markdown() -> String {
          Generated from `server/src/config/settings.rs` by the test `documents`; do not edit.\n\n\
          A flag wins over the environment, the environment over `onnxd.toml` (or `--config FILE`), that over the default.\n\
          `onnxd serve --print-config` shows what results and where each value comes from. Durations are written like `500ms`,\n\
-         `10s`, `2m`; sizes like `64KiB`, `16MiB`; shares from 0 to 1.\n",
+         `10s`, `2m`; sizes like `64KiB`, `16MiB`; shares from 0 to 1.\n\n\
+         What SageMaker and Vertex AI set counts where nobody set anything else: the port of `SAGEMAKER_BIND_TO_PORT` or\n\
+         `AIP_HTTP_PORT` (on 0.0.0.0), the paths of `AIP_PREDICT_ROUTE` and `AIP_HEALTH_ROUTE`, and, where another variable of\n\
+         SageMaker is set, port 8080 and the models in `/opt/ml/model`.\n",
     );
     for group in GROUPS {
         text += &format!(

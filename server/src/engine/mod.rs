@@ -1,8 +1,9 @@
 //! Models, queues, shadow and swaps without any protocol: what the HTTP server is built on and what a program embeds.
 
 mod rollback;
+mod unload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::batch::{self, Call, Lane, PredictError};
+use crate::batch::{self, Call, Lane, PredictError, Priority};
+use crate::codec::encode::Classes;
 use crate::codec::{self, DecodeError};
 use crate::memory::Memory;
 use crate::metrics::{Metrics, ModelMetrics};
@@ -112,6 +114,10 @@ struct Shared {
     runtime: Runtime,
     metrics: Arc<Metrics>,
     lanes: ArcSwap<BTreeMap<String, Arc<Lane>>>,
+    /// Names that are not served until they are asked for again.
+    held: Mutex<BTreeSet<String>>,
+    /// Lanes of these, until the last request has left them.
+    leaving: Mutex<Vec<Arc<Lane>>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     reports: Mutex<Reports>,
     source: Arc<Source>,
@@ -169,6 +175,8 @@ impl Engine {
             runtime,
             metrics,
             lanes: ArcSwap::default(),
+            held: Mutex::default(),
+            leaving: Mutex::default(),
             workers: Mutex::default(),
             reports: Mutex::default(),
             reading: Mutex::default(),
@@ -201,6 +209,7 @@ impl Engine {
                         return;
                     }
                     keeping.lanes.load().values().for_each(|lane| lane.expire());
+                    keeping.end_lanes();
                     if turn % 10 == 0 {
                         keeping.metrics.upkeep();
                         keeping.guard(&told);
@@ -276,14 +285,15 @@ impl Engine {
         let request = codec::decode::body(&set.champion.signature, json, self.shared.options.max_rows)?;
         let call = self.call("embedded");
         let answers = lane.predict(&set, request.inputs, request.rows, call).await?;
-        Ok(codec::encode::answer(&set.champion.signature, &answers, request.form))
+        Ok(codec::encode::answer(&set.champion.signature, &answers, request.form, Classes::Array))
     }
 
     /// What a request that arrives now may ask for.
     #[must_use]
     pub fn call(&self, protocol: &'static str) -> Call {
         let start = Instant::now();
-        Call { start, deadline: start + self.shared.options.request_timeout, protocol, accepted: false }
+        let deadline = start + self.shared.options.request_timeout;
+        Call { start, deadline, protocol, accepted: false, priority: Priority::Normal }
     }
 
     /// What was counted of a model's challenger; `None` when it has none.
@@ -367,7 +377,7 @@ impl Engine {
     /// Refuses new requests from now on and returns when the accepted ones are answered.
     pub fn close(&self) {
         self.shared.source.close();
-        for lane in self.lanes().values() {
+        for lane in self.lanes().values().chain(lock(&self.shared.leaving).iter()) {
             lane.close();
         }
         for worker in std::mem::take(&mut *lock(&self.shared.workers)) {
@@ -466,6 +476,14 @@ impl Lanes for Shared {
         lanes.insert(name.into(), lane);
         self.lanes.store(Arc::new(lanes));
         Ok(None)
+    }
+
+    fn held(&self) -> BTreeSet<String> {
+        lock(&self.held).clone()
+    }
+
+    fn withdraw(&self, name: &str) {
+        self.take_out(name);
     }
 
     fn report(&self, name: &str, report: Report) {

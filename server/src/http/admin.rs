@@ -18,11 +18,11 @@ use crate::promotion::{self, Author, Change, ChangeError, Changed};
 use crate::source::{is_model_name, sha256};
 
 /// How long a call waits for the repository to be read.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Changes and reloads at a time. Each blocks a thread of the operations port for as long as an S3 server hangs; the others
 /// are left for whoever asks how the server is.
 static CHANGES: Semaphore = Semaphore::const_new(4);
-static RELOADS: Semaphore = Semaphore::const_new(2);
+pub(super) static RELOADS: Semaphore = Semaphore::const_new(2);
 /// A token's file is short.
 const TOKEN_BYTES: usize = 4096;
 
@@ -136,14 +136,14 @@ async fn change(
     Ok(Json(changed).into_response())
 }
 
-fn permit(room: &'static Semaphore) -> Result<SemaphorePermit<'static>, Problem> {
+pub(super) fn permit(room: &'static Semaphore) -> Result<SemaphorePermit<'static>, Problem> {
     room.try_acquire().map_err(|_| {
         let detail = "too many admin calls wait for the repository already: try again when it answers";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.into())
     })
 }
 
-async fn look(state: &Arc<State>, model: &str) -> Result<Response, Problem> {
+pub(super) async fn look(state: &Arc<State>, model: &str) -> Result<Response, Problem> {
     let shared = Arc::clone(state);
     let permit = permit(&RELOADS)?;
     let looked = tokio::task::spawn_blocking(move || {
@@ -165,7 +165,7 @@ async fn look(state: &Arc<State>, model: &str) -> Result<Response, Problem> {
 }
 
 /// Lets in whoever has the token. It is read at each call, so that it can be changed while the server runs.
-fn admit(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn admit(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
     let refuse = |status, detail: &str| Err(Problem::new(status, detail.to_owned()));
     let Some(file) = &state.admin_token else {
         return refuse(StatusCode::FORBIDDEN, "admin calls are off: serve with --admin-token-file to allow them");

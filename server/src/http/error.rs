@@ -1,4 +1,4 @@
-//! What a client sees when something is wrong: RFC 9457 problem details, with `error` as a plain string besides.
+//! What a client sees when something is wrong, in the shape of the dialect that it speaks.
 
 use std::borrow::Cow;
 
@@ -6,10 +6,23 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::batch::PredictError;
 use crate::codec::DecodeError;
 use crate::promotion::ChangeError;
+
+/// How a dialect tells its errors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// RFC 9457 problem details, with `error` as a plain string besides.
+    #[default]
+    Problem,
+    /// `{"error": ".."}`; whatever is wrong with a body is a 400: the Open Inference Protocol, TensorFlow Serving.
+    Plain,
+    /// `{"error_code": "..", "message": ".."}`; whatever is wrong with a body is a 400.
+    Mlflow,
+}
 
 /// An error answer.
 #[derive(Debug)]
@@ -17,6 +30,7 @@ pub(super) struct Problem {
     status: StatusCode,
     detail: Cow<'static, str>,
     field: Option<String>,
+    shape: Shape,
 }
 
 #[derive(Serialize)]
@@ -32,28 +46,67 @@ struct Details<'a> {
 
 impl Problem {
     pub(super) const fn new(status: StatusCode, detail: String) -> Self {
-        Self { status, detail: Cow::Owned(detail), field: None }
+        Self { status, detail: Cow::Owned(detail), field: None, shape: Shape::Problem }
     }
 
     /// Our fault; the log tells more.
     pub(super) const fn internal() -> Self {
         let detail = Cow::Borrowed("internal error");
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, detail, field: None }
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, detail, field: None, shape: Shape::Problem }
+    }
+
+    pub(super) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     pub(super) const fn wrong_method() -> Self {
         let detail =
             Cow::Borrowed("this path takes another method: predictions and admin calls are POST, the rest is GET");
-        Self { status: StatusCode::METHOD_NOT_ALLOWED, detail, field: None }
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, detail, field: None, shape: Shape::Problem }
     }
 
     pub(super) const fn not_ready() -> Self {
         let detail = Cow::Borrowed("no model serves yet");
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, detail, field: None }
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, detail, field: None, shape: Shape::Problem }
+    }
+
+    /// The same, as another dialect tells it.
+    #[must_use]
+    pub(super) fn told(self, shape: Shape) -> Self {
+        let status = match self.status {
+            StatusCode::UNPROCESSABLE_ENTITY if shape != Shape::Problem => StatusCode::BAD_REQUEST,
+            status => status,
+        };
+        Self { status, shape, ..self }
     }
 
     /// The body; in NDJSON, the line in the place of the answer.
     pub(super) fn json(&self) -> Vec<u8> {
+        let told = match self.shape {
+            Shape::Problem => self.details(),
+            Shape::Plain => serde_json::to_vec(&json!({"error": self.detail})),
+            Shape::Mlflow => serde_json::to_vec(&json!({"error_code": self.error_code(), "message": self.detail})),
+        };
+        told.expect("strings and numbers can always be written")
+    }
+
+    /// MLflow's name for the kind of error.
+    fn error_code(&self) -> &'static str {
+        match self.status.as_u16() {
+            404 => "RESOURCE_DOES_NOT_EXIST",
+            401 | 403 => "PERMISSION_DENIED",
+            503 => "TEMPORARILY_UNAVAILABLE",
+            504 => "DEADLINE_EXCEEDED",
+            500..=599 => "INTERNAL_ERROR",
+            _ => "BAD_REQUEST",
+        }
+    }
+
+    fn details(&self) -> serde_json::Result<Vec<u8>> {
         let details = Details {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -62,7 +115,7 @@ impl Problem {
             error: &self.detail,
             field: self.field.as_deref(),
         };
-        serde_json::to_vec(&details).expect("strings and numbers can always be written")
+        serde_json::to_vec(&details)
     }
 }
 
@@ -71,7 +124,8 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(self.json()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let content_type = if self.shape == Shape::Problem { "application/problem+json" } else { "application/json" };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -86,10 +140,12 @@ impl From<DecodeError> for Problem {
     fn from(error: DecodeError) -> Self {
         let detail = Cow::Owned(error.to_string());
         match error {
-            DecodeError::Syntax(_) => Self { status: StatusCode::BAD_REQUEST, detail, field: None },
+            DecodeError::Syntax(_) => {
+                Self { status: StatusCode::BAD_REQUEST, detail, field: None, shape: Shape::Problem }
+            }
             DecodeError::Features { field, .. } => {
                 let field = Some(field).filter(|f| !f.is_empty());
-                Self { status: StatusCode::UNPROCESSABLE_ENTITY, detail, field }
+                Self { status: StatusCode::UNPROCESSABLE_ENTITY, detail, field, shape: Shape::Problem }
             }
         }
     }
@@ -104,7 +160,7 @@ impl From<PredictError> for Problem {
             PredictError::Deadline => StatusCode::GATEWAY_TIMEOUT,
             PredictError::Model(_) | PredictError::NonFinite(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, detail: Cow::Owned(error.to_string()), field: None }
+        Self { status, detail: Cow::Owned(error.to_string()), field: None, shape: Shape::Problem }
     }
 }
 

@@ -1,12 +1,22 @@
-//! The HTTP doors: data (predictions) and operations (health, metrics, status), each a router without a socket.
+//! The HTTP doors: data (predictions), gRPC and operations (health, metrics, status), each a service without a socket.
 
 mod admin;
+mod body;
+mod compress;
+mod dialect;
 mod error;
+pub mod grpc;
+mod kserve;
+mod mlflow;
+mod named;
 mod ndjson;
 mod observe;
+mod oip;
+mod openapi;
 mod ops;
-mod predict;
 pub mod serve;
+mod target;
+mod wishes;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -14,17 +24,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::http::header::X_CONTENT_TYPE_OPTIONS;
-use axum::http::{HeaderValue, Request, StatusCode};
+use axum::http::header::{ACCEPT_ENCODING, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tower::Service;
 
 use crate::batch::Lane;
 use crate::engine::Engine;
-use error::Problem;
+use crate::model::Model;
+use crate::serving::ServingSet;
+use error::{Problem, Shape};
 use observe::{Observe, Routes};
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -42,6 +54,23 @@ pub struct Doors {
     pub body_limit: usize,
     /// Bytes of all bodies at a time.
     pub bodies_limit: usize,
+    /// Paths that Vertex AI asks for.
+    pub vertex: Vertex,
+}
+
+/// Paths that Vertex AI chooses.
+#[derive(Clone, Debug, Default)]
+pub struct Vertex {
+    /// Where predictions are asked for.
+    pub predict: Option<String>,
+    /// Where readiness is asked for.
+    pub health: Option<String>,
+}
+
+impl Vertex {
+    fn has(&self, path: &str) -> bool {
+        [&self.predict, &self.health].into_iter().flatten().any(|route| route == path)
+    }
 }
 
 /// What the handlers share.
@@ -57,13 +86,14 @@ pub struct State {
     bodies: Semaphore,
     draining: AtomicBool,
     routes: Routes,
+    routes_of_vertex: Vertex,
 }
 
 impl State {
     /// Requests to an engine, as the settings say.
     #[must_use]
     pub fn new(engine: Engine, doors: Doors) -> Arc<Self> {
-        let Doors { default_model, admin_token, body_limit, bodies_limit } = doors;
+        let Doors { default_model, admin_token, body_limit, bodies_limit, vertex } = doors;
         let routes = Routes::new(engine.metrics());
         let default_model = default_model.map(OnceLock::from).unwrap_or_default();
         let bodies = Semaphore::new((bodies_limit / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS));
@@ -75,6 +105,7 @@ impl State {
             bodies,
             draining: AtomicBool::new(false),
             routes,
+            routes_of_vertex: vertex,
         })
     }
 
@@ -126,6 +157,38 @@ impl State {
             Problem::new(StatusCode::NOT_FOUND, format!("there is no model {shown:?}; served are: {}", names()))
         })
     }
+
+    /// The set that answers for a model, if it answers as the version that is asked for.
+    fn find(&self, model: &str, version: Option<&str>) -> Result<(Arc<Lane>, Arc<ServingSet>), Problem> {
+        let lane = self.lane(Some(model)).map_err(|problem| {
+            if !self.engine.is_unloaded(model) {
+                return problem;
+            }
+            let detail =
+                format!("model {model:?} is unloaded: POST /v2/repository/models/{model}/load serves it again");
+            Problem::new(StatusCode::NOT_FOUND, detail)
+        })?;
+        let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
+        if let Some(version) = version
+            && version != set.champion.id.version
+        {
+            return Err(Problem::new(StatusCode::NOT_FOUND, other_version(&set, version)));
+        }
+        Ok((lane, set))
+    }
+}
+
+fn other_version(set: &ServingSet, version: &str) -> String {
+    let shown: String = version.chars().take(64).collect();
+    let is = |model: &Model| model.id.version == version;
+    let what = if set.challenger.as_ref().is_some_and(|challenger| is(&challenger.model)) {
+        "is its challenger, which scores in the shadow"
+    } else if set.previous.as_ref().is_some_and(|previous| is(previous)) {
+        "is the champion before it, which is kept for a rollback"
+    } else {
+        "is not in memory"
+    };
+    format!("version {} of the model answers; version {shown:?} {what}", set.champion.id.version)
 }
 
 /// What answers the requests of a listener.
@@ -143,18 +206,42 @@ impl<S> Door for S where
 ///
 /// Predictions do not go through the router, which boxes two futures and a body for each request: 1 us of about 10.
 pub fn data(state: Arc<State>) -> impl Door {
-    let router = Router::new().route("/livez", get(ops::live)).route("/readyz", get(ops::ready));
+    let mut router = Router::new()
+        .route("/", get(kserve::root))
+        .route("/livez", get(ops::live))
+        .route("/readyz", get(ops::ready))
+        .route("/openapi.json", get(openapi::all))
+        .route("/models/{model}/openapi.json", get(openapi::one))
+        .route("/docs", get(openapi::page))
+        .route("/docs/page.js", get(openapi::script))
+        .route("/docs/page.css", get(openapi::style))
+        .route("/v2", any(oip::ask))
+        .route("/v2/{*rest}", any(oip::ask))
+        .route("/v2/", any(oip::ask))
+        .route("/ping", get(mlflow::ping))
+        .route("/health", get(mlflow::ping))
+        .route("/version", get(mlflow::version))
+        .route("/v1/models", get(kserve::list));
+    for of in ["/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}"] {
+        router = router.route(of, get(kserve::status)).route(&format!("{of}/metadata"), get(kserve::metadata));
+    }
     let (router, shared) = (finish(router, &state), Arc::clone(&state));
-    let predictions = tower::service_fn(move |request: Request<Incoming>| {
+    let answers = tower::service_fn(move |request: Request<Incoming>| {
         let (mut router, state) = (router.clone(), Arc::clone(&shared));
         async move {
-            if predict::target(request.uri().path()).is_some() {
-                return Ok(predict::predict(state, request).await.into_response());
-            }
-            router.call(request).await
+            let accepted = request.headers().get(ACCEPT_ENCODING).cloned();
+            let path = request.uri().path();
+            let response = if target::Target::of(&state, path).is_some() {
+                target::predict(state, request).await.into_response()
+            } else if state.routes_of_vertex.health.as_deref() == Some(path) && *request.method() == Method::GET {
+                mlflow::ping(axum::extract::State(state)).await
+            } else {
+                router.call(request).await?
+            };
+            Ok(compress::answer(accepted.as_ref(), response))
         }
     });
-    Observe::new(predictions, state)
+    Observe::new(answers, state)
 }
 
 /// Health, metrics and status.
@@ -174,12 +261,17 @@ pub fn operations(state: Arc<State>) -> impl Door {
     Observe::new(finish(router, &state), state)
 }
 
+/// How errors are told under a path that no dialect has.
+fn shape_of(path: &str) -> Shape {
+    if path.starts_with("/v1/") { Shape::Plain } else { Shape::Problem }
+}
+
 fn finish(router: Router<Arc<State>>, state: &Arc<State>) -> Router {
     router
-        .fallback(|| async {
-            let detail = "there is nothing at this path; see the README for the endpoints";
-            Problem::new(StatusCode::NOT_FOUND, detail.into())
+        .fallback(|uri: Uri| async move {
+            let detail = "there is nothing at this path; see docs/protocols.md, or GET /docs on the data port";
+            Problem::new(StatusCode::NOT_FOUND, detail.into()).told(shape_of(uri.path()))
         })
-        .method_not_allowed_fallback(|| async { Problem::wrong_method() })
+        .method_not_allowed_fallback(|uri: Uri| async move { Problem::wrong_method().told(shape_of(uri.path())) })
         .with_state(Arc::clone(state))
 }

@@ -4,19 +4,23 @@
 //! read its answers is not read from either.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use hyper::body::Incoming;
 
-use super::State;
-use super::error::Problem;
-use super::predict::{LARGE_BODY, elsewhere, too_large};
-use crate::batch::{Call, Lane, PredictError};
-use crate::codec::{Request, decode, encode};
+use super::body::{too_large, unreadable};
+use super::dialect::{LARGE_BODY, elsewhere, tell_version};
+use super::error::{Problem, Shape};
+use super::{State, compress, wishes};
+use crate::batch::{Call, Lane, PredictError, Priority};
+use crate::codec::encode::{self, Classes};
+use crate::codec::{Request, decode};
 use crate::model::tensor::{self, Tensor};
 use crate::serving::ServingSet;
 
@@ -31,26 +35,48 @@ struct Rows {
     searched: usize,
     ended: bool,
     accepted: bool,
+    priority: Priority,
+    /// How problems are told.
+    shape: Shape,
+    classes: Classes,
+    /// How long each run's answers are of use.
+    timeout: Duration,
 }
 
 /// Answers a stream. The first rows are answered before the head is sent, so that a full queue is still a 503.
 pub(super) async fn predict(
     state: Arc<State>,
     lane: Arc<Lane>,
-    set: Arc<ServingSet>,
-    body: Body,
+    shape: Shape,
+    content_type: &'static str,
+    headers: &HeaderMap,
+    body: Incoming,
 ) -> Result<Response, Problem> {
-    let body = body.into_data_stream().boxed();
-    let mut rows = Rows {
+    let told = |problem: Problem| problem.told(shape);
+    let set = lane.serving.get().ok_or_else(|| told(Problem::not_ready()))?;
+    // A deadline belongs to each run of the stream's rows.
+    let asked = wishes::narrow(state.engine.call("ndjson"), headers).map_err(told)?;
+    let rows = Rows {
         state,
         lane,
         set: Arc::clone(&set),
-        body,
+        body: compress::decompressed(headers, body).map_err(told)?.into_data_stream().boxed(),
         pending: BytesMut::new(),
         searched: 0,
         ended: false,
         accepted: false,
+        priority: asked.priority,
+        classes: wishes::classes(headers).map_err(told)?,
+        shape,
+        timeout: asked.deadline - asked.start,
     };
+    let answer = answer(rows, content_type).await;
+    let mut response = answer.unwrap_or_else(|problem| told(problem).into_response());
+    tell_version(&mut response, &set);
+    Ok(response)
+}
+
+async fn answer(mut rows: Rows, content_type: &'static str) -> Result<Response, Problem> {
     let Some(first) = rows.next().await? else {
         return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -60,16 +86,17 @@ pub(super) async fn predict(
     rows.accepted = true;
     let rest = stream::unfold(Some(rows), |rows| async {
         let mut rows = rows?;
+        let shape = rows.shape;
         match rows.next().await {
             Ok(Some(lines)) => Some((Ok(lines), Some(rows))),
             Ok(None) => None,
             // The head is sent: the problem is the last line.
-            Err(problem) => Some((Ok(line(problem.json())), None)),
+            Err(problem) => Some((Ok(line(problem.told(shape).json())), None)),
         }
     });
     let lines = stream::once(async { Ok::<_, std::convert::Infallible>(first) }).chain(rest);
     let mut response = Response::new(Body::from_stream(lines));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     Ok(response)
 }
 
@@ -95,9 +122,7 @@ impl Rows {
             let limit = self.state.engine.options().request_timeout;
             match tokio::time::timeout(limit, self.body.next()).await {
                 Ok(Some(Ok(bytes))) => self.pending.extend_from_slice(&bytes),
-                Ok(Some(Err(e))) => {
-                    return Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {e}")));
-                }
+                Ok(Some(Err(e))) => return Err(unreadable(e.into())),
                 Ok(None) => self.ended = true,
                 Err(_) => {
                     return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "no further rows arrived in time".into()));
@@ -106,9 +131,10 @@ impl Rows {
         }
     }
 
-    /// Takes the complete lines, at most as many as one run holds.
+    /// Takes the complete lines, at most as many as may share a run.
     fn lines(&mut self) -> Vec<Bytes> {
-        let most = self.set.champion.max_batch();
+        let champion = &self.set.champion;
+        let most = if champion.batches() { champion.max_batch() } else { 1 };
         let mut lines = vec![];
         while lines.len() < most {
             let end = self.pending[self.searched..].iter().position(|b| *b == b'\n');
@@ -131,8 +157,10 @@ impl Rows {
     async fn answer(&mut self, lines: &[Bytes]) -> Result<Bytes, Problem> {
         let set = Arc::clone(&self.set);
         let signature = &set.champion.signature;
-        let decode = |set: &ServingSet, lines: &[Bytes]| -> Vec<Result<Request, Problem>> {
-            lines.iter().map(|line| decode::body(&set.champion.signature, line, 1).map_err(Problem::from)).collect()
+        let shape = self.shape;
+        let decode = move |set: &ServingSet, lines: &[Bytes]| -> Vec<Result<Request, Problem>> {
+            let problem = |error| Problem::from(error).told(shape);
+            lines.iter().map(|line| decode::body(&set.champion.signature, line, 1).map_err(problem)).collect()
         };
         let requests = if lines.iter().map(Bytes::len).sum::<usize>() > LARGE_BODY {
             let (set, lines) = (Arc::clone(&set), lines.to_vec());
@@ -141,7 +169,9 @@ impl Rows {
             decode(&set, lines)
         };
         let good: Vec<&Request> = requests.iter().flatten().collect();
-        let call = Call { accepted: self.accepted, ..self.state.engine.call("ndjson") };
+        let call = self.state.engine.call("ndjson");
+        let deadline = call.deadline.min(call.start + self.timeout);
+        let call = Call { deadline, accepted: self.accepted, priority: self.priority, ..call };
         let together = tensor::stack(good.iter().map(|request| request.inputs.as_slice()));
         let mut answers = match together {
             Some(inputs) => match self.lane.predict(&set, inputs, good.len(), call).await {
@@ -161,8 +191,8 @@ impl Rows {
             match request {
                 Err(problem) => text.extend_from_slice(&problem.json()),
                 Ok(_) => match answers.next() {
-                    Some(Ok((outputs, row))) => encode::row(&mut text, signature, &outputs, row),
-                    Some(Err(e)) => text.extend_from_slice(&Problem::from(e).json()),
+                    Some(Ok((outputs, row))) => encode::row(&mut text, signature, &outputs, row, self.classes),
+                    Some(Err(e)) => text.extend_from_slice(&Problem::from(e).told(shape).json()),
                     None => break,
                 },
             }

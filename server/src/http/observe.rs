@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
-use axum::http::{self, HeaderName, HeaderValue, Method, Version, header};
+use axum::http::{self, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use futures_util::future::CatchUnwind;
@@ -23,24 +23,94 @@ use crate::metrics::{Metrics, RouteMetrics};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_ID: usize = 128;
 
-/// The routes that metrics tell apart; `*` is the name of a model.
-const PATHS: [&str; 8] =
-    ["/predict", "/models/*/predict", "/readyz", "/livez", "/startupz", "/metrics", "/status", "/models/*/shadow"];
+/// The routes that metrics tell apart; `*` is the name of a model or of a version. The first that fits counts.
+const PATHS: &[&str] = &[
+    "/predict",
+    "/",
+    "/openapi.json",
+    "/models/*/openapi.json",
+    "/docs",
+    "/docs/*",
+    "/models/*/predict",
+    "/v2/models/*/infer",
+    "/v2/models/*/versions/*/infer",
+    "/readyz",
+    "/livez",
+    "/startupz",
+    "/metrics",
+    "/status",
+    "/models/*/shadow",
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models",
+    "/v2/models/stats",
+    "/v2/models/*",
+    "/v2/models/*/ready",
+    "/v2/models/*/config",
+    "/v2/models/*/stats",
+    "/v2/models/*/versions/*",
+    "/v2/models/*/versions/*/ready",
+    "/v2/models/*/versions/*/config",
+    "/v2/models/*/versions/*/stats",
+    "/v2/repository/index",
+    "/v2/repository/models/*/load",
+    "/v2/repository/models/*/unload",
+    "/invocations",
+    "/ping",
+    "/health",
+    "/version",
+    "/v1/models/*:predict",
+    "/v1/models/*/versions/*:predict",
+    "/v1/models/*/labels/*:predict",
+    "/v1/models",
+    "/v1/models/*",
+    "/v1/models/*/versions/*",
+    "/v1/models/*/labels/*",
+    "/v1/models/*/metadata",
+    "/v1/models/*/versions/*/metadata",
+    "/v1/models/*/labels/*/metadata",
+    VERTEX,
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    "/inference.GRPCInferenceService/ModelConfig",
+    "/inference.GRPCInferenceService/ModelMetadata",
+    "/inference.GRPCInferenceService/ModelReady",
+    "/inference.GRPCInferenceService/ModelStatistics",
+    "/inference.GRPCInferenceService/RepositoryIndex",
+    "/inference.GRPCInferenceService/RepositoryModelLoad",
+    "/inference.GRPCInferenceService/RepositoryModelUnload",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerMetadata",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+];
+
+/// All paths that Vertex AI chose.
+const VERTEX: &str = "vertex";
 
 /// Which of [`PATHS`] a path is. The router knows as well, but counting inside of it would box every request twice.
-fn route(path: &str) -> Option<usize> {
-    PATHS.iter().position(|pattern| match pattern.split_once('*') {
-        None => *pattern == path,
-        Some((before, after)) => path
-            .strip_prefix(before)
-            .and_then(|rest| rest.strip_suffix(after))
-            .is_some_and(|name| !name.is_empty() && !name.contains('/')),
-    })
+fn route(state: &State, path: &str) -> Option<usize> {
+    let path = if state.routes_of_vertex.has(path) { VERTEX } else { path };
+    PATHS.iter().position(|pattern| *pattern == path).or_else(|| PATHS.iter().position(|pattern| fits(pattern, path)))
+}
+
+fn fits(pattern: &str, path: &str) -> bool {
+    let mut parts = path.split('/');
+    let all = pattern.split('/').all(|wanted| {
+        parts.next().is_some_and(|part| match wanted.strip_prefix('*') {
+            None => part == wanted,
+            // `*:predict` is a name and a verb.
+            Some(verb) => part.strip_suffix(verb).is_some_and(|name| !name.is_empty()),
+        })
+    });
+    all && parts.next().is_none()
 }
 
 /// Metrics of each route, and the ids of requests that bring none.
 pub(super) struct Routes {
-    known: [RouteMetrics; PATHS.len()],
+    known: Vec<RouteMetrics>,
     other: RouteMetrics,
     /// Differs between processes, so that ids of several servers do not collide.
     seed: u64,
@@ -53,7 +123,7 @@ impl Routes {
         let seed =
             mix(u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap_or(0) ^ u64::from(std::process::id()));
         Self {
-            known: PATHS.map(|path| RouteMetrics::new(metrics, path)),
+            known: PATHS.iter().map(|path| RouteMetrics::new(metrics, path)).collect(),
             other: RouteMetrics::new(metrics, "other"),
             seed,
             next: AtomicU64::new(0),
@@ -71,6 +141,10 @@ impl Routes {
         HeaderValue::from_bytes(&digits).expect("hexadecimal digits are a header value")
     }
 }
+
+/// In an answer's extensions: what is counted in the place of its status, which gRPC tells otherwise.
+#[derive(Clone, Copy)]
+pub(super) struct Counted(pub(super) StatusCode);
 
 /// The finaliser of SplitMix64: neighbouring numbers become unlike ones, one to one.
 const fn mix(mut n: u64) -> u64 {
@@ -114,7 +188,7 @@ where
             id: request.headers().get(REQUEST_ID).filter(|id| (1..=LONGEST_ID).contains(&id.len())).cloned(),
             method: known(request.method()),
             version: request.version(),
-            route: route(request.uri().path()),
+            route: route(&self.state, request.uri().path()),
         };
         Observed {
             inner: AssertUnwindSafe(self.inner.call(request)).catch_unwind(),
@@ -162,7 +236,8 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Observed<F> {
 impl About {
     fn finish(&mut self, state: &State, response: &mut Response) {
         let id = self.id.take().unwrap_or_else(|| state.routes.id());
-        let (status, took) = (response.status().as_u16(), self.start.elapsed());
+        let status = response.extensions().get().map_or(response.status(), |Counted(status)| *status).as_u16();
+        let took = self.start.elapsed();
         tracing::debug!(
             id = id.to_str().unwrap_or_default(),
             method = self.method,

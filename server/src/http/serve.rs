@@ -1,14 +1,19 @@
 //! Sockets: accepting, limits on connections, and ending them without losing a request.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
@@ -23,6 +28,11 @@ const STREAMS: u32 = 256;
 const PING: Duration = Duration::from_secs(20);
 /// How long the requests are waited for that were on their way when the listener closed.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
+/// How long clients are waited for, whose requests are all answered, until they say goodbye as HTTP/2 has it. One that was
+/// suspended never does.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// How often it is looked whether there are such requests.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -47,14 +57,17 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
         .max_concurrent_streams(STREAMS)
         .keep_alive_interval(PING)
         .keep_alive_timeout(HEADER_TIMEOUT);
+    // Each request in progress holds it.
+    let requests = Arc::new(());
     let connect = |stream: TcpStream, permit: Option<OwnedSemaphorePermit>| {
         // Only a latency hint; the connection works without it.
         let _ = stream.set_nodelay(true);
         let asked = Arc::new(AtomicBool::new(false));
-        let (door, first) = (door.clone(), Arc::clone(&asked));
+        let (door, first, requests) = (door.clone(), Arc::clone(&asked), Arc::downgrade(&requests));
         let service = service_fn(move |request| {
             first.store(true, Ordering::Relaxed);
-            door.clone().call(request)
+            let (answer, request) = (door.clone().call(request), requests.upgrade());
+            async move { Ok::<_, Infallible>(answer.await?.map(|body| Answer { body, _request: request })) }
         });
         // A client that does not read its answers is cut off.
         let mut stream = TimeoutStream::new(stream);
@@ -99,5 +112,46 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
     drop(listener);
     // What these and idle connections have just sent is read before they are closed.
     tokio::time::sleep(LAST_REQUESTS).await;
-    graceful.shutdown().await;
+    let answered = async {
+        let mut since = Instant::now();
+        while since.elapsed() < GOODBYE {
+            tokio::time::sleep(LOOK).await;
+            if Arc::strong_count(&requests) > 1 {
+                since = Instant::now();
+            }
+        }
+    };
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = answered => tracing::debug!("connections were closed whose clients did not say goodbye"),
+    }
+}
+
+pin_project! {
+    /// An answer's body: its request is in progress until the body ends.
+    struct Answer<B> {
+        #[pin]
+        body: B,
+        _request: Option<Arc<()>>,
+    }
+}
+
+impl<B: Body> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.project().body.poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -7,6 +7,8 @@ use crate::model::derive::Derived;
 use crate::model::facts::{Declared, Facts};
 use crate::model::graph;
 use crate::model::manifest::{self, Manifest, Missing};
+use crate::model::signature::Rows;
+use crate::model::trial::Trial;
 
 /// What ONNX Runtime 1.32 knows: the newest operators of each domain, and the newest format.
 const NEWEST: [(&str, i64); 2] = [("ai.onnx", 28), ("ai.onnx.ml", 5)];
@@ -109,7 +111,7 @@ pub(super) fn of_graph(facts: &Facts, manifest: Option<&std::sync::Arc<Manifest>
     let divisions: Vec<_> = facts.problems.iter().filter(|p| p.location.is_none()).collect();
     if let Some(first) = divisions.first() {
         let more = if divisions.len() > 1 { format!(" (and {} more)", divisions.len() - 1) } else { String::new() };
-        let fix = "divide floats (Cast to float32 before the Div or Mod), or by a constant other than 0 and -1";
+        let fix = "divide floats (Cast to float32 before the Div or Mod), or by a constant other than -1";
         found.push(finding(Level::Error, "integer-division", format!("{}{more}", first.text), fix));
     }
     if facts.nodes > graph::MANY_NODES {
@@ -146,51 +148,73 @@ pub(super) fn of_graph(facts: &Facts, manifest: Option<&std::sync::Arc<Manifest>
 }
 
 fn outputs(facts: &Facts, found: &mut Vec<Finding>) {
+    for (name, labels) in &facts.labels {
+        let what = format!(
+            "output {name} is a sequence of maps (ZipMap): it is served as a tensor of probabilities [rows, {}], whose \
+             columns are {}",
+            labels.len(),
+            some(labels)
+        );
+        let fix = "nothing here; with options={id(model): {\"zipmap\": False}} skl2onnx exports the tensor itself";
+        found.push(finding(Level::Note, "zipmap", what, fix));
+    }
     for output in facts.outputs.iter().filter(|o| !o.served) {
         let Declared { name, kind, .. } = output;
-        found.push(if kind == "sequence of maps" {
-            let fix = "export with options={id(model): {\"zipmap\": False}} (skl2onnx; zipmap=False in onnxmltools): it \
-                       becomes a tensor [rows, classes]";
-            finding(Level::Error, "zipmap", format!("output {name} is a sequence of maps (ZipMap)"), fix)
-        } else {
-            let fix = "make it a tensor of float32, float64, an integer type, bool or string, or take it out of the outputs";
-            finding(Level::Error, "output-type", format!("output {name} is of the type {kind}, which is not served"), fix)
-        });
+        let fix = "make it a tensor of floats, integers, bool or string (such as ConcatFromSequence), or take it out of \
+                   the outputs";
+        let what = format!("output {name} is of the type {kind}, which is not served");
+        found.push(finding(Level::Error, "output-type", what, fix));
     }
 }
 
 fn inputs(facts: &Facts, manifest: Option<&std::sync::Arc<Manifest>>, found: &mut Vec<Finding>) {
     if facts.inputs.is_empty() {
-        let what = "the graph has no inputs: it gives the same answer to everything";
-        found.push(finding(Level::Error, "no-inputs", what, "export the part of the model that takes the features"));
+        let what = "the graph has no inputs: it gives the same answer to everything, or random ones";
+        found.push(finding(Level::Warning, "no-inputs", what, "export the part of the model that takes the features"));
     }
     for input in &facts.inputs {
         let name = &input.name;
         if !input.served {
-            let fix =
-                "cast inside of the graph, and let the input be float32, float64, an integer type, bool or string";
+            let fix = "let the graph take tensors of floats, integers, bool or string, and cast inside of it";
             let what = format!("input {name} is of the type {}, which is not served", input.kind);
             found.push(finding(Level::Error, "input-type", what, fix));
         }
-        let free =
-            "export it with a free first dimension: dynamic_axes={\"x\": {0: \"N\"}} in PyTorch, [None, n] in skl2onnx";
-        match input.dims.as_deref() {
-            Some([]) => {
-                let what = format!("input {name} is a scalar: it has no row dimension to serve rows by");
-                found.push(finding(Level::Error, "scalar-input", what, free));
-            }
-            Some([Some(1), ..]) => {
-                let what = format!("input {name} takes one row a run: rows are never run together");
-                found.push(finding(Level::Warning, "fixed-batch", what, free));
-            }
-            Some([Some(rows), ..]) => {
-                let what = format!("input {name} is fixed to {rows} rows a run");
-                found.push(finding(Level::Error, "fixed-batch", what, free));
-            }
-            _ => {}
+        if input.served && input.dims.is_none() {
+            let what = format!("input {name} declares no shape: nobody knows how many dimensions it has");
+            found.push(finding(Level::Error, "no-shape", what, "export it with a shape, free dimensions by name"));
         }
     }
+    let declared = facts.inputs.iter().filter_map(|input| input.dims.as_deref());
+    let shapes: Vec<Vec<i64>> = declared.map(|dims| dims.iter().map(|dim| dim.unwrap_or(-1)).collect()).collect();
+    let free =
+        "export it with a free first dimension: dynamic_axes={\"x\": {0: \"N\"}} in PyTorch, [None, n] in skl2onnx";
+    let guess = Rows::guess(&shapes.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    match guess {
+        Rows::Fixed(1) => {
+            let what = "it takes one row a run: rows are never run together";
+            found.push(finding(Level::Warning, "fixed-batch", what, free));
+        }
+        Rows::Fixed(rows) => {
+            let what = format!("it takes {rows} rows a run: fewer are padded, which costs as much time as {rows}");
+            found.push(finding(Level::Warning, "fixed-batch", what, free));
+        }
+        // Of inputs that are no tensors enough is said.
+        Rows::Whole if !shapes.is_empty() && shapes.len() == facts.inputs.len() => {
+            let what = "the first dimensions of its inputs are not rows: each request is one run, with tensors in their full \
+                        shapes";
+            found.push(finding(
+                Level::Note,
+                "no-rows",
+                what,
+                "nothing, if it must be so; rows share runs where there are any",
+            ));
+        }
+        _ => {}
+    }
     let [input] = facts.inputs.as_slice() else { return };
+    if guess == Rows::Whole {
+        return;
+    }
     let width = |dims: &[Option<i64>]| dims.get(1..)?.iter().copied().product::<Option<i64>>();
     let width = input.dims.as_deref().and_then(width);
     let named = features(facts, manifest);
@@ -282,7 +306,7 @@ fn numbers(facts: &Facts, manifest: Option<&std::sync::Arc<Manifest>>, found: &m
 }
 
 /// What a run showed.
-pub(super) fn of_run(facts: &Facts, profile: &Profile, derived: &Derived) -> Vec<Finding> {
+pub(super) fn of_run(facts: &Facts, profile: &Profile, derived: &Derived, before: &[Finding]) -> Vec<Finding> {
     let mut found = vec![];
     for output in derived.signature["outputs"].as_array().into_iter().flatten() {
         let name = output["name"].as_str().unwrap_or_default();
@@ -301,8 +325,24 @@ pub(super) fn of_run(facts: &Facts, profile: &Profile, derived: &Derived) -> Vec
         let what = format!("{}: the same row got another answer the second time", some(&derived.random));
         found.push(finding(Level::Warning, "random", what, "take random operators out of the graph"));
     }
-    let fixed = facts.inputs.iter().any(|i| matches!(i.dims.as_deref(), Some([Some(_), ..])));
-    if profile.invariance == Invariance::No && !fixed && derived.random.is_empty() {
+    if profile.trial == Trial::Nothing {
+        let what = profile.warnings.join("; ");
+        let fix = "write golden samples into a manifest; without one, whatever fails is an error of the request alone";
+        found.push(finding(Level::Warning, "not-tried", what, fix));
+    }
+    // What the declared shapes show was told already.
+    if profile.rows == Rows::Whole && !before.iter().any(|f| f.kind == "no-rows" || f.kind == "no-inputs") {
+        let what = profile.warnings.iter().find(|w| w.contains("one run")).cloned();
+        let what = what.unwrap_or_else(|| "each request is one run, its tensors in their full shapes".into());
+        found.push(finding(
+            Level::Note,
+            "no-rows",
+            what,
+            "nothing, if it must be so; rows share runs where there are any",
+        ));
+    }
+    let depend = profile.rows == Rows::Any && profile.invariance == Invariance::No && profile.trial != Trial::Nothing;
+    if depend && derived.random.is_empty() {
         let what = "a row's answer depends on the rows beside it: requests are never run together";
         let fix = "look for operators over the first axis (a mean, a softmax, a normalisation of the batch)";
         found.push(finding(Level::Warning, "rows-depend", what, fix));

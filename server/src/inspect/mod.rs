@@ -20,6 +20,8 @@ use crate::model::derive::Derived;
 use crate::model::facts::{self, Facts};
 use crate::model::runtime::Runtime;
 use crate::model::sha256;
+use crate::model::signature::Rows;
+use crate::model::trial::Trial;
 use crate::probe::Probe;
 pub(crate) use print::plain;
 use unit::Unit;
@@ -99,6 +101,8 @@ pub struct Measured {
     pub row_in_batch_us: f64,
     /// Whether a row's answer depends on the rows beside it.
     pub invariance: Invariance,
+    /// How it takes rows: `any`, `{"fixed": 4}` or `whole`.
+    pub rows: Rows,
     /// Most rows in one run.
     pub max_batch: usize,
     /// Whether the time of a run depends on nothing but the number of its rows.
@@ -164,9 +168,9 @@ pub fn command() -> Command {
              onnxd inspect models/anomaly/1\n  \
              onnxd inspect model.onnx --json | jq '.findings[] | select(.level == \"error\")'\n\n\
              A finding:\n  \
-             error    zipmap\n    \
-             output output_probability is a sequence of maps (ZipMap)\n    \
-             -> export with options={id(model): {\"zipmap\": False}}: it becomes a tensor\n\n\
+             error    output-type\n    \
+             output y is of the type sequence of tensors, which is not served\n    \
+             -> make it a tensor (such as ConcatFromSequence), or take it out of the outputs\n\n\
              Exit code: 0 when the model would be served, 1 when it would be refused, 2 when it could not be inspected.",
         )
         .arg(Arg::new("file").value_name("FILE").required(true).help("An .onnx file, or the folder of one version"))
@@ -232,8 +236,8 @@ pub fn inspect(file: &Path, run: Option<(&Runtime, &Probe)>) -> Result<Report, S
             Ok((profile, derived)) => {
                 // It runs, so whatever seemed new or unknown is neither.
                 findings.retain(|f| f.kind != "opset" && f.kind != "custom-operators");
-                findings.extend(findings::of_run(&facts, &profile, &derived));
-                measured = Some(Measured::new(&profile, &derived));
+                findings.extend(findings::of_run(&facts, &profile, &derived, &findings));
+                measured = (profile.trial != Trial::Nothing).then(|| Measured::new(&profile, &derived));
             }
             Err(rejection) => findings.extend(findings::of_rejection(&rejection, &findings)),
         }
@@ -281,6 +285,7 @@ impl Measured {
             batch_rows: profile.max_batch.min(BATCH),
             row_in_batch_us: profile.row_in_batch_us,
             invariance: profile.invariance,
+            rows: profile.rows,
             max_batch: profile.max_batch,
             steady: profile.steady,
         }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{ExternalFile, Level, Measured, Port, Report};
 use crate::model::check::Invariance;
+use crate::model::signature::Rows;
 
 /// As wide as a terminal that nobody has widened; longer lines are left to it.
 const WIDTH: u16 = 100;
@@ -114,6 +115,7 @@ fn run(out: &mut impl Write, measured: &Measured) -> Result<()> {
     let rows = match measured.invariance {
         Invariance::Exact => "are answered alike alone and in a batch, bit for bit",
         Invariance::Close => "are answered alike alone and in a batch, but for the last digits",
+        Invariance::No if measured.rows == Rows::Whole => "none: each request is one run",
         Invariance::No => "of different requests are never run together",
     };
     writeln!(out, "  rows                {rows}")?;

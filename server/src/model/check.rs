@@ -12,8 +12,9 @@ use super::graph::{self, Lint};
 use super::manifest::{Manifest, Sample};
 use super::runtime::Runtime;
 use super::session::{self, Session};
-use super::signature::Signature;
-use super::tensor::Tensor;
+use super::signature::{GraphIo, Rows, SAY_WHOLE, Signature};
+use super::tensor::{self, DType, Tensor};
+use super::trial::{self, Found, Trial};
 use super::{Artifact, Infer, RunError};
 use crate::codec;
 
@@ -22,7 +23,7 @@ const DEFAULT_MAX_BATCH: usize = 1024;
 /// Rows of the batch that is timed and that warms a session.
 const WARM_ROWS: usize = 64;
 /// A golden run that takes longer is a hang.
-const RUN_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const RUN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a model is refused, and at which stage of the swap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -89,7 +90,7 @@ impl std::fmt::Display for Stage {
 pub enum Invariance {
     /// The same bits alone and in a batch.
     Exact,
-    /// The same within 1e-6 absolute or 1e-5 relative (matrix kernels differ by batch size).
+    /// The same but for the last digits, such as 1e-5 for float32 (matrix kernels differ by batch size).
     Close,
     /// Different: rows of different requests never share a run.
     No,
@@ -100,6 +101,8 @@ pub enum Invariance {
 pub struct Profile {
     /// Whether rows of different requests may share a run.
     pub invariance: Invariance,
+    /// How the model takes rows, as runs of it showed.
+    pub rows: Rows,
     /// Most rows in one run.
     pub max_batch: usize,
     /// Median time of a run with one row.
@@ -108,6 +111,9 @@ pub struct Profile {
     pub row_in_batch_us: f64,
     /// Whether the time of a run depends on nothing but the number of its rows: no loops, no free dimensions.
     pub steady: bool,
+    /// What it was tried out with.
+    #[serde(default)]
+    pub trial: Trial,
     /// Nodes of the graph.
     pub nodes: usize,
     /// What the author may want to know.
@@ -129,24 +135,34 @@ impl Profile {
     }
 }
 
-/// Opens a session, derives the signature and proves both on the golden samples.
+/// Opens a session that takes rows as the probe found, or else as its manifest or graph says, and proves it on the golden
+/// samples.
 ///
 /// # Errors
 /// At `load` what ONNX Runtime says, at `verify` what does not fit, at `golden` the sample that differs.
-pub fn open(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signature), Rejection> {
+pub fn open(
+    runtime: &Runtime,
+    artifact: &Artifact,
+    profile: Option<&Profile>,
+) -> Result<(Session, Signature), Rejection> {
     let (mut session, io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
-    let signature = Signature::new(&io, artifact.manifest.as_deref()).map_err(|e| Stage::Verify.reject(e))?;
-    session.select_outputs(&signature);
-    match &artifact.manifest {
-        Some(manifest) => {
+    let manifest = artifact.manifest.as_deref();
+    let signature = match profile {
+        Some(profile) => Signature::with_rows(&io, manifest, profile.rows),
+        None => Signature::new(&io, manifest),
+    };
+    let signature = signature.map_err(|e| Stage::Verify.reject(e))?;
+    session.fit(&signature);
+    match (manifest, profile.map(|profile| profile.trial)) {
+        (Some(manifest), _) => {
             golden(&mut session, &signature, manifest)?;
             warm(&mut session, &signature, manifest)?;
         }
-        None => {
-            let rows = invented_rows(&signature, 2);
-            let count = rows.first().and_then(Tensor::rows).unwrap_or(0);
-            run(&mut session, &rows, count).map_err(|e| Stage::Golden.reject(e))?;
+        (None, Some(Trial::Invented(invented))) => {
+            let rows = invented.rows(&signature, 2);
+            run(&mut session, &rows, count(&rows)).map_err(|e| Stage::Golden.reject(e))?;
         }
+        (None, _) => {}
     }
     Ok((session, signature))
 }
@@ -156,33 +172,78 @@ pub fn open(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signatur
 /// # Errors
 /// The first proof that fails.
 pub fn examine(runtime: &Runtime, artifact: &Artifact) -> Result<Profile, Rejection> {
-    prove(runtime, artifact).map(|(_, _, profile)| profile)
+    prove(runtime, artifact).map(|proved| proved.profile)
+}
+
+/// A model that has proved itself.
+pub(super) struct Proved {
+    pub(super) session: Session,
+    pub(super) signature: Signature,
+    pub(super) profile: Profile,
+    /// Rows that it runs on; none of a model that could not be tried out.
+    pub(super) samples: Vec<Tensor>,
 }
 
 /// [`examine`], and what was proved.
-pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<(Session, Signature, Profile), Rejection> {
+pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Rejection> {
     let Lint { mut warnings, nodes, steady } =
         graph::lint(&artifact.onnx, &artifact.files()).map_err(|e| Stage::Verify.reject(e))?;
-    let (mut session, signature) = open(runtime, artifact)?;
-    let limit = artifact.manifest.as_ref().and_then(|m| m.limits.max_batch).unwrap_or(DEFAULT_MAX_BATCH);
-    let fixed = signature.fixed_rows.is_some();
-    let rows = sample_rows(&signature, artifact.manifest.as_deref())?;
-    let invariance = if fixed { Invariance::No } else { invariance(&mut session, &rows)? };
-    if invariance == Invariance::No && !fixed {
-        warnings.push("a row's answer depends on the rows beside it: requests are never batched together".into());
+    let (mut session, io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
+    let manifest = artifact.manifest.as_deref();
+    let mut found = match manifest {
+        Some(manifest) => on_golden(&mut session, &io, manifest)?,
+        None => trial::find(&mut session, &io)?,
+    };
+    let mut invariance = Invariance::No;
+    if matches!(found.signature.rows, Rows::Any | Rows::Fixed(2..)) && found.trial != Trial::Nothing {
+        invariance = measured(&mut session, &found.samples)?;
     }
-    let max_batch = if fixed { 1 } else { limit.max(1) };
-    let one = single(&rows, 0);
-    let one_row_us = time(&mut session, &one)?;
-    let many = max_batch.min(WARM_ROWS);
-    let batch = repeat(&rows, many);
-    let row_in_batch_us = time(&mut session, &batch)? / f64::from(u32::try_from(many).unwrap_or(u32::MAX));
+    match found.signature.rows {
+        Rows::Fixed(rows @ 2..) if invariance == Invariance::No => {
+            // What stands in for missing rows would change the answers.
+            let reason = format!("a run has {rows} rows, and a row's answer depends on those beside it");
+            if manifest.is_some() {
+                return Err(Stage::Golden.reject(format!("{reason}: {SAY_WHOLE}")));
+            }
+            found = trial::whole(&mut session, &io, &reason)?;
+        }
+        Rows::Any if invariance == Invariance::No && found.trial != Trial::Nothing => {
+            warnings.push("a row's answer depends on the rows beside it: requests are never batched together".into());
+        }
+        _ => {}
+    }
+    let Found { signature, samples, trial, warning } = found;
+    warnings.extend(warning);
+    let limit = manifest.and_then(|m| m.limits.max_batch).unwrap_or(DEFAULT_MAX_BATCH).max(1);
+    let max_batch = match signature.rows {
+        Rows::Any if trial != Trial::Nothing => limit,
+        Rows::Fixed(rows) => rows.min(limit),
+        Rows::Any | Rows::Whole => 1,
+    };
+    let (mut one_row_us, mut row_in_batch_us) = (0.0, 0.0);
+    if trial != Trial::Nothing {
+        one_row_us = time(&mut session, &single(&samples, 0))?;
+        let many = max_batch.min(WARM_ROWS);
+        let batch = repeat(&samples, many);
+        row_in_batch_us = time(&mut session, &batch)? / f64::from(u32::try_from(many).unwrap_or(u32::MAX));
+    }
     if one_row_us > 1000.0 {
         warnings.push(format!("one row takes {:.1} ms ({nodes} nodes)", one_row_us / 1000.0));
     }
-    let steady = steady && signature.inputs.iter().all(|input| input.row_shape.iter().all(Option::is_some));
-    let profile = Profile { invariance, max_batch, one_row_us, row_in_batch_us, steady, nodes, warnings };
-    Ok((session, signature, profile))
+    let free = signature.inputs.iter().any(|input| input.row_shape.contains(&None));
+    let steady = steady && !free && trial != Trial::Nothing;
+    let rows = signature.rows;
+    let profile = Profile { invariance, rows, max_batch, one_row_us, row_in_batch_us, steady, trial, nodes, warnings };
+    Ok(Proved { session, signature, profile, samples })
+}
+
+/// Takes rows as the manifest says, and proves that on its golden samples.
+fn on_golden(session: &mut Session, io: &GraphIo, manifest: &Manifest) -> Result<Found, Rejection> {
+    let signature = Signature::new(io, Some(manifest)).map_err(|e| Stage::Verify.reject(e))?;
+    session.fit(&signature);
+    golden(session, &signature, manifest)?;
+    let samples = sample_rows(&signature, manifest)?;
+    Ok(Found { signature, samples, trial: Trial::Golden, warning: None })
 }
 
 pub(super) fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, String> {
@@ -192,31 +253,32 @@ pub(super) fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Re
     })?;
     for (i, output) in outputs.iter().enumerate() {
         if output.rows() != Some(rows) {
+            let shape = output.shape();
             return Err(format!(
-                "output {i} has shape {:?} for {rows} rows: its first axis must be rows",
-                output.shape()
+                "output {i} has shape {shape:?} for {rows} rows, so its first axis is not rows: {SAY_WHOLE}"
             ));
         }
     }
     Ok(outputs)
 }
 
-/// Runs the golden samples, all in one request, and compares.
+/// Runs the golden samples one by one and compares.
 fn golden(session: &mut Session, signature: &Signature, manifest: &Manifest) -> Result<(), Rejection> {
     for (i, sample) in manifest.golden.samples.iter().enumerate() {
-        let rows = decode(signature, std::iter::once(sample))
-            .map_err(|e| Stage::Golden.reject(format!("golden sample {i}: {e}")))?;
-        let outputs = run(session, &rows, 1).map_err(|e| Stage::Golden.reject(format!("golden sample {i}: {e}")))?;
+        let fail = |e: String| Stage::Golden.reject(format!("golden sample {i}: {e}"));
+        let rows = decode(signature, sample).map_err(fail)?;
+        let outputs = run(session, &rows, 1).map_err(fail)?;
         if let Some(output) = signature.not_finite(&outputs, 0..1) {
-            return Err(Stage::Golden.reject(format!("golden sample {i}: output {} is not finite", output.name)));
+            return Err(fail(format!("output {} is not finite", output.name)));
         }
         for (output, tensor) in signature.outputs.iter().zip(&outputs) {
-            let got = codec::encode::value(tensor, 0);
+            trial::labels_fit(output, tensor).map_err(fail)?;
+            let got = codec::encode::output(signature, tensor, 0);
             if let Some(expected) = sample.expected.get(&output.name)
                 && !close(expected, &got, sample)
             {
-                return Err(Stage::Golden.reject(format!(
-                    "golden sample {i}: output {} is {got}, the manifest expects {expected} (atol {}, rtol {})",
+                return Err(fail(format!(
+                    "output {} is {got}, the manifest expects {expected} (atol {}, rtol {})",
                     output.name, sample.atol, sample.rtol
                 )));
             }
@@ -228,10 +290,10 @@ fn golden(session: &mut Session, signature: &Signature, manifest: &Manifest) -> 
 /// Runs a batch once, so that the first real one finds its memory allocated.
 fn warm(session: &mut Session, signature: &Signature, manifest: &Manifest) -> Result<(), Rejection> {
     let most = manifest.limits.max_batch.unwrap_or(DEFAULT_MAX_BATCH).min(WARM_ROWS);
-    if signature.fixed_rows.is_some() || most < 2 {
+    if signature.rows != Rows::Any || most < 2 {
         return Ok(());
     }
-    let batch = repeat(&sample_rows(signature, Some(manifest))?, most);
+    let batch = repeat(&sample_rows(signature, manifest)?, most);
     run(session, &batch, most).map(drop).map_err(|e| Stage::Golden.reject(format!("{most} rows in one run: {e}")))
 }
 
@@ -246,32 +308,26 @@ fn close(expected: &Value, got: &Value, sample: &Sample) -> bool {
     }
 }
 
-fn decode<'a>(signature: &Signature, samples: impl Iterator<Item = &'a Sample>) -> Result<Vec<Tensor>, String> {
-    let rows: Vec<_> = samples.map(|s| Value::Object(s.input.clone())).collect();
-    let json = serde_json::to_vec(&rows).map_err(|e| e.to_string())?;
-    codec::decode::body(signature, &json, rows.len()).map(|request| request.inputs).map_err(|e| e.to_string())
+fn decode(signature: &Signature, sample: &Sample) -> Result<Vec<Tensor>, String> {
+    let json = serde_json::to_vec(&sample.input).map_err(|e| e.to_string())?;
+    codec::decode::body(signature, &json, 1).map(|request| request.inputs).map_err(|e| e.to_string())
 }
 
-/// Golden rows when there are any, else invented ones; at least 3, so that batching shows.
-fn sample_rows(signature: &Signature, manifest: Option<&Manifest>) -> Result<Vec<Tensor>, Rejection> {
-    let Some(manifest) = manifest else { return Ok(invented_rows(signature, 8)) };
-    let samples = manifest.golden.samples.iter().cycle().take(manifest.golden.samples.len().max(3));
-    decode(signature, samples).map_err(|e| Stage::Golden.reject(e))
+/// The golden rows of one shape, at least 3, so that batching shows; one where there are no rows.
+fn sample_rows(signature: &Signature, manifest: &Manifest) -> Result<Vec<Tensor>, Rejection> {
+    let decoded = manifest.golden.samples.iter().map(|sample| decode(signature, sample));
+    let mut rows = decoded.collect::<Result<Vec<_>, _>>().map_err(|e| Stage::Golden.reject(e))?;
+    let shapes = |row: &[Tensor]| row.iter().map(|tensor| tensor.shape().to_vec()).collect::<Vec<_>>();
+    let first = rows.first().map(|row| shapes(row)).unwrap_or_default();
+    rows.retain(|row| shapes(row) == first);
+    let count = if signature.rows == Rows::Whole { 1 } else { rows.len().max(3) };
+    let rows: Vec<&[Tensor]> = rows.iter().map(Vec::as_slice).cycle().take(count).collect();
+    tensor::stack(rows.iter().copied()).ok_or_else(|| Stage::Golden.reject("golden samples differ in shape"))
 }
 
-/// Small deterministic values of each input's type and shape; free dimensions are 1.
-pub(super) fn invented_rows(signature: &Signature, rows: usize) -> Vec<Tensor> {
-    let rows = signature.fixed_rows.unwrap_or(rows);
-    let small = |i: usize| f64::from(u8::try_from(i * 7919 % 13).unwrap_or(0)) / 4.0;
-    signature
-        .inputs
-        .iter()
-        .filter_map(|input| {
-            let mut shape = vec![rows];
-            shape.extend(input.row_shape.iter().map(|d| d.unwrap_or(1)));
-            Tensor::filled(input.dtype, &shape, small)
-        })
-        .collect()
+/// Rows of a run; without inputs there is one.
+pub(super) fn count(rows: &[Tensor]) -> usize {
+    rows.first().and_then(Tensor::rows).unwrap_or(1)
 }
 
 pub(super) fn single(rows: &[Tensor], i: usize) -> Vec<Tensor> {
@@ -289,8 +345,8 @@ fn repeat(rows: &[Tensor], times: usize) -> Vec<Tensor> {
 }
 
 /// Compares each row alone with the same row in a batch, and in the reversed batch.
-fn invariance(session: &mut Session, rows: &[Tensor]) -> Result<Invariance, Rejection> {
-    let count = rows.first().and_then(Tensor::rows).unwrap_or(0);
+fn measured(session: &mut Session, rows: &[Tensor]) -> Result<Invariance, Rejection> {
+    let count = count(rows);
     let fail = |e: String| Stage::Golden.reject(e);
     let together = run(session, rows, count).map_err(fail)?;
     let reversed_rows: Vec<Tensor> = rows
@@ -311,7 +367,7 @@ fn invariance(session: &mut Session, rows: &[Tensor]) -> Result<Invariance, Reje
                     continue;
                 }
                 match (alone.numbers(), other.numbers()) {
-                    (Some(a), Some(b)) if near(&a, &b) && alone.dtype().is_float() => result = Invariance::Close,
+                    (Some(a), Some(b)) if near(alone.dtype(), &a, &b) => result = Invariance::Close,
                     _ => return Ok(Invariance::No),
                 }
             }
@@ -320,9 +376,17 @@ fn invariance(session: &mut Session, rows: &[Tensor]) -> Result<Invariance, Reje
     Ok(result)
 }
 
-pub(super) fn near(a: &[f64], b: &[f64]) -> bool {
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-6 + 1e-5 * a.abs())
+/// Whether numbers differ by what the order of additions makes of them; whole numbers do not differ.
+pub(super) fn near(dtype: DType, a: &[f64], b: &[f64]) -> bool {
+    let (absolute, relative) = match dtype {
+        DType::F16 => (2e-3, 2e-3),
+        DType::BF16 => (1.6e-2, 1.6e-2),
+        DType::F32 | DType::F64 => (1e-6, 1e-5),
+        _ => return a == b,
+    };
+    let close =
+        |(a, b): (&f64, &f64)| (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= absolute + relative * a.abs();
+    a.len() == b.len() && a.iter().zip(b).all(close)
 }
 
 /// Median of 15 runs in microseconds, after 3 to warm up; fewer when runs are slow.

@@ -8,18 +8,19 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::check::{self, Invariance, Profile, Rejection, Stage};
+use super::check::{self, Invariance, Profile, Proved, Rejection, Stage};
 use super::graph;
+use super::manifest::Layout;
 use super::onnx::{Graph, ValueInfo};
 use super::runtime::Runtime;
 use super::session::Session;
-use super::signature::{Input, Signature, Slot};
+use super::signature::{Input, Rows, Signature};
 use super::tensor::Tensor;
+use super::trial::Trial;
 use super::{Artifact, sha256};
 use crate::codec;
 
-/// Rows that are tried, and how many of them become golden samples.
-const TRIED: usize = 8;
+/// How many of the rows that were tried become golden samples.
 const SAMPLES: usize = 4;
 const TOLERANCE: f64 = 1e-4;
 
@@ -34,7 +35,7 @@ pub struct Derived {
     pub signature: Value,
     /// `golden.runtime`
     pub runtime: String,
-    /// `golden.samples`
+    /// `golden.samples`; none of a model that no invented values satisfied.
     pub samples: Vec<Value>,
     /// Outputs whose values differ when the same row is run twice; they are in no sample.
     pub random: Vec<String>,
@@ -46,19 +47,14 @@ pub struct Derived {
 /// As [`check::examine`].
 pub fn derive(runtime: &Runtime, artifact: &Artifact) -> Result<(Profile, Derived), Rejection> {
     let (model, graph) = graph::parse(&artifact.onnx).map_err(|e| Stage::Verify.reject(e))?;
-    let (mut session, signature, profile) = check::prove(runtime, artifact)?;
+    let Proved { mut session, signature, profile, samples: tried } = check::prove(runtime, artifact)?;
     let mut opsets = BTreeMap::new();
     for opset in &model.opset_import {
         let domain = if opset.domain.is_empty() { "ai.onnx" } else { &opset.domain };
         opsets.insert(domain.to_owned(), opset.version);
     }
-    let rows: Vec<Vec<Tensor>> = match signature.fixed_rows {
-        Some(_) => vec![check::invented_rows(&signature, 1)],
-        None => {
-            let all = check::invented_rows(&signature, TRIED);
-            (0..TRIED).map(|i| check::single(&all, i)).collect()
-        }
-    };
+    let count = if profile.trial == Trial::Nothing { 0 } else { check::count(&tried) };
+    let rows: Vec<Vec<Tensor>> = (0..count).map(|i| check::single(&tried, i)).collect();
     let failed = |e: String| Stage::Golden.reject(e);
     let mut answers = vec![];
     for row in &rows {
@@ -130,7 +126,7 @@ fn random(
         let again = check::run(session, row, 1)?;
         for (output, (a, b)) in signature.outputs.iter().zip(before.iter().zip(&again)) {
             let same = match (a.numbers(), b.numbers()) {
-                (Some(a), Some(b)) => check::near(&a, &b),
+                (Some(x), Some(y)) => check::near(a.dtype(), &x, &y),
                 _ => a == b,
             };
             if !same && !random.contains(&output.name) {
@@ -155,45 +151,32 @@ fn samples(signature: &Signature, rows: &[Vec<Tensor>], answers: &[Vec<Tensor>],
                 .iter()
                 .zip(outputs)
                 .filter(|(output, tensor)| finite(tensor) && !random.contains(&output.name))
-                .map(|(output, tensor)| (output.name.clone(), codec::encode::value(tensor, 0)))
+                .map(|(output, tensor)| (output.name.clone(), codec::encode::output(signature, tensor, 0)))
                 .collect();
-            json!({"input": request(signature, row), "expected": expected, "atol": TOLERANCE, "rtol": TOLERANCE})
+            json!({"input": codec::encode::request(signature, row), "expected": expected, "atol": TOLERANCE, "rtol": TOLERANCE})
         })
         .collect()
 }
 
-/// A row as a request would send it.
-fn request(signature: &Signature, row: &[Tensor]) -> Map<String, Value> {
-    let values: Vec<Value> = row.iter().map(|tensor| codec::encode::value(tensor, 0)).collect();
-    let columns: Vec<Vec<&Value>> = values.iter().map(flat).collect();
-    let value = |slot: &Slot| match *slot {
-        Slot::Row { input } => values.get(input).cloned(),
-        Slot::Feature { input, column } => columns.get(input).and_then(|c| c.get(column)).map(|v| (*v).clone()),
-    };
-    signature.keys().iter().map(|(key, slot)| (key.to_string(), value(slot).unwrap_or_default())).collect()
-}
-
-fn flat(value: &Value) -> Vec<&Value> {
-    match value {
-        Value::Array(values) => values.iter().flat_map(flat).collect(),
-        other => vec![other],
-    }
-}
-
 fn describe(signature: &Signature, graph: &Graph, shapes: Vec<Vec<usize>>) -> Value {
-    let rows = signature.fixed_rows.and_then(|rows| i64::try_from(rows).ok()).unwrap_or(-1);
-    let inputs: Vec<Value> = signature.inputs.iter().map(|input| describe_input(input, rows)).collect();
-    let free = signature.inputs.iter().any(|input| input.row_shape.iter().any(Option::is_none));
+    // The dimensions before those of a row.
+    let rows: Vec<i64> = match signature.rows {
+        Rows::Any => vec![-1],
+        Rows::Fixed(rows) => vec![i64::try_from(rows).unwrap_or(-1)],
+        Rows::Whole => vec![],
+    };
+    let inputs: Vec<Value> = signature.inputs.iter().map(|input| describe_input(input, &rows)).collect();
+    let free = signature.inputs.iter().any(|input| input.row_shape.contains(&None));
     let outputs: Vec<Value> = signature
         .outputs
         .iter()
         .zip(shapes)
         .map(|(output, measured)| {
             let declared = graph.output.iter().find(|o| o.name == output.name).and_then(ValueInfo::dims);
-            let mut shape = vec![rows];
+            let mut shape = rows.clone();
             for (i, dim) in measured.iter().enumerate() {
                 let is_free = match &declared {
-                    Some(dims) if dims.len() == measured.len() + 1 => dims[i + 1].is_none(),
+                    Some(dims) if dims.len() == measured.len() + rows.len() => dims[i + rows.len()].is_none(),
                     _ => free,
                 };
                 shape.push(if is_free { -1 } else { i64::try_from(*dim).unwrap_or(-1) });
@@ -201,13 +184,17 @@ fn describe(signature: &Signature, graph: &Graph, shapes: Vec<Vec<usize>>) -> Va
             json!({"name": output.name, "dtype": output.dtype, "shape": shape})
         })
         .collect();
-    let layout = if signature.inputs.len() == 1 { "packed" } else { "named" };
+    let layout = match (signature.rows, signature.inputs.len()) {
+        (Rows::Whole, _) => Layout::Whole,
+        (_, 1) => Layout::Packed,
+        _ => Layout::Named,
+    };
     json!({"layout": layout, "inputs": inputs, "outputs": outputs})
 }
 
-fn describe_input(input: &Input, rows: i64) -> Value {
-    let mut shape = vec![rows];
-    shape.extend(input.row_shape.iter().map(|dim| dim.and_then(|d| i64::try_from(d).ok()).unwrap_or(-1)));
+fn describe_input(input: &Input, rows: &[i64]) -> Value {
+    let row = input.row_shape.iter().map(|dim| dim.and_then(|d| i64::try_from(d).ok()).unwrap_or(-1));
+    let shape: Vec<i64> = rows.iter().copied().chain(row).collect();
     let mut described = json!({"name": input.name, "dtype": input.dtype, "shape": shape});
     if !input.features.is_empty() {
         described["features"] = json!(input.features);

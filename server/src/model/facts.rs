@@ -1,11 +1,12 @@
 //! What a model file holds, read without ONNX Runtime: what `onnxd inspect` judges.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::graph::{self, FLOAT, Known, STANDARD};
 use super::onnx::{Attribute, Graph, Node, TensorProto, TypeProto, ValueInfo};
 use super::operators::{GIVES_FLOAT, RANDOM, UNSTEADY};
-use super::{external, sha256};
+use super::{external, sha256, zipmap};
 
 const DOUBLE: i32 = 11;
 /// Constants under this size are not worth a remark.
@@ -26,6 +27,8 @@ pub struct Facts {
     pub inputs: Vec<Declared>,
     /// Outputs of the graph.
     pub outputs: Vec<Declared>,
+    /// Outputs that are maps and served as tensors, with the names of their columns.
+    pub labels: BTreeMap<String, Arc<[String]>>,
     /// Nodes, those of inner graphs included.
     pub nodes: usize,
     /// How often each operator is there; with its domain unless that is the standard one.
@@ -104,7 +107,11 @@ pub fn read(onnx: &[u8], files: &[(&str, u64)]) -> Result<Facts, String> {
     facts.functions = model.functions.iter().map(|f| qualified(&f.domain, &f.name)).collect();
     let constant = |input: &&ValueInfo| graph.initializer.iter().any(|tensor| tensor.name == input.name);
     facts.inputs = graph.input.iter().filter(|input| !constant(input)).map(declared).collect();
+    facts.labels = zipmap::labels(onnx)?;
     facts.outputs = graph.output.iter().map(declared).collect();
+    for output in &mut facts.outputs {
+        output.served |= facts.labels.contains_key(&output.name);
+    }
     facts.duplicates = duplicates(&graph);
     Ok(facts)
 }
@@ -189,6 +196,31 @@ fn declared(info: &ValueInfo) -> Declared {
     Declared { name: info.name.clone(), kind, served, shape: shown, dims: info.dims() }
 }
 
+/// Refuses inputs and outputs of which ONNX Runtime's interface does not tell what they are.
+///
+/// # Errors
+/// One sentence that names it.
+pub(super) fn kinds(graph: &Graph) -> Result<(), String> {
+    let constant = |info: &ValueInfo| graph.initializer.iter().any(|tensor| tensor.name == info.name);
+    for input in graph.input.iter().filter(|info| !constant(info)) {
+        let tensor = input.r#type.as_ref().and_then(|kind| kind.tensor.as_ref());
+        if tensor.is_some_and(|tensor| tensor.shape.is_none()) {
+            return Err(format!(
+                "input {} declares no shape, so that nobody knows how many dimensions it has: export it with one",
+                input.name
+            ));
+        }
+    }
+    for info in graph.input.iter().chain(&graph.output) {
+        let Some(declared) = &info.r#type else { continue };
+        let (name, served) = kind(declared);
+        if !served && matches!(name.as_str(), "sparse tensor" | "sequence" | "value of unknown type") {
+            return Err(format!("{} is a {name}, which is not served: make it a tensor in the graph", info.name));
+        }
+    }
+    Ok(())
+}
+
 /// What a value is, and whether it is served.
 fn kind(kind: &TypeProto) -> (String, bool) {
     if let Some(tensor) = &kind.tensor {
@@ -202,13 +234,13 @@ fn kind(kind: &TypeProto) -> (String, bool) {
             7 => ("int64", true),
             8 => ("string", true),
             9 => ("bool", true),
-            10 => ("float16", false),
+            10 => ("float16", true),
             11 => ("float64", true),
             12 => ("uint32", true),
             13 => ("uint64", true),
             14 => ("complex64", false),
             15 => ("complex128", false),
-            16 => ("bfloat16", false),
+            16 => ("bfloat16", true),
             17..=20 | 24 => ("float8", false),
             21 => ("uint4", false),
             22 => ("int4", false),

@@ -78,7 +78,7 @@ pub struct ExternalData {
     pub bytes: u64,
 }
 
-/// Whether the features share one tensor or have one each.
+/// Whether the features share one tensor or have one each, if there are rows of features at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -86,6 +86,8 @@ pub enum Layout {
     Packed,
     /// One input a feature.
     Named,
+    /// There is no row axis: a request holds each input in its full shape.
+    Whole,
 }
 
 /// Inputs and outputs as the manifest declares them.
@@ -106,7 +108,7 @@ pub struct ManifestInput {
     pub name: String,
     /// Element type.
     pub dtype: DType,
-    /// Rows first; -1 is any size.
+    /// Rows first, where there are rows; -1 is any size.
     pub shape: Vec<i64>,
     /// Names of the columns of a packed input.
     #[serde(default)]
@@ -120,7 +122,7 @@ pub struct ManifestOutput {
     pub name: String,
     /// Element type.
     pub dtype: DType,
-    /// Rows first; -1 is any size.
+    /// Rows first, where there are rows; -1 is any size.
     pub shape: Vec<i64>,
 }
 
@@ -286,8 +288,11 @@ impl Manifest {
             return Err("golden.samples is empty: at least one row with its answer is needed".into());
         }
         for input in &self.signature.inputs {
-            if input.shape.is_empty() {
-                return Err(format!("signature.inputs: {} has no row dimension", input.name));
+            if input.shape.is_empty() && self.signature.layout != Layout::Whole {
+                return Err(format!(
+                    "signature.inputs: {} has no row dimension, which layout \"whole\" allows",
+                    input.name
+                ));
             }
             for feature in &input.features {
                 feature.check(input.dtype).map_err(|e| format!("feature {}: {e}", feature.name))?;

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod derive;
+pub mod example;
 mod external;
 pub mod facts;
 pub mod graph;
@@ -14,6 +15,9 @@ pub mod runtime;
 pub mod session;
 pub mod signature;
 pub mod tensor;
+pub mod trial;
+pub mod usage;
+mod zipmap;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -22,9 +26,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::example::Example;
 use self::manifest::Manifest;
 use self::runtime::Runtime;
-use self::signature::Signature;
+use self::signature::{Rows, Signature};
 use self::tensor::Tensor;
 
 /// Why a run gave no answer.
@@ -123,9 +128,13 @@ pub struct Model {
     pub signature: Signature,
     /// What was measured when it was probed.
     pub profile: check::Profile,
+    /// How to ask it.
+    pub example: Example,
     duty: Duty,
     sessions: Vec<Mutex<Box<dyn Infer>>>,
     inline: Vec<Mutex<Box<dyn Infer>>>,
+    /// What it did since it was loaded.
+    pub usage: usage::Usage,
     /// When it was loaded.
     pub loaded_at: std::time::SystemTime,
 }
@@ -160,14 +169,17 @@ impl Model {
             Duty::Serve => (threads.workers + 1, 0),
             Duty::Shadow => (1, 0),
         };
-        let (first, signature) = check::open(runtime, artifact)?;
-        let mut rest = (1..count + inline).map(|_| check::open(runtime, artifact).map(|(session, _)| session));
+        let (first, signature) = check::open(runtime, artifact, Some(&profile))?;
+        let mut rest =
+            (1..count + inline).map(|_| check::open(runtime, artifact, Some(&profile)).map(|(session, _)| session));
         let sessions: Vec<Box<dyn Infer>> = std::iter::once(Ok(first))
             .chain(rest.by_ref().take(count - 1))
             .map(|s| s.map(boxed))
             .collect::<Result<_, _>>()?;
         let inline: Vec<Box<dyn Infer>> = rest.map(|s| s.map(boxed)).collect::<Result<_, _>>()?;
-        Ok(Self::with_sessions(artifact.id.clone(), signature, profile, duty, sessions, inline))
+        let example = Example::of(&signature, artifact.manifest.as_deref(), profile.trial);
+        let model = Self::with_sessions(artifact.id.clone(), signature, profile, duty, sessions, inline);
+        Ok(Self { example, ..model })
     }
 
     /// A model whose rows run in `sessions` on workers and in `inline` where the request is: how tests put a fake in the
@@ -183,7 +195,9 @@ impl Model {
     ) -> Self {
         let guarded = |sessions: Vec<Box<dyn Infer>>| sessions.into_iter().map(Mutex::new).collect();
         let loaded_at = std::time::SystemTime::now();
-        Self { id, signature, profile, duty, sessions: guarded(sessions), inline: guarded(inline), loaded_at }
+        let (sessions, inline) = (guarded(sessions), guarded(inline));
+        let (example, usage) = (Example::default(), usage::Usage::default());
+        Self { id, signature, profile, example, duty, sessions, inline, usage, loaded_at }
     }
 
     /// The session of a worker. Each worker has its own, so the lock is never contended.
@@ -219,10 +233,11 @@ impl Model {
         rows <= self.inline_rows()
     }
 
-    /// Most rows that may share a run.
+    /// Most rows in one run. Where a row's answer depends on those beside it there is no such number: a request that was
+    /// split would be answered otherwise.
     #[must_use]
-    pub const fn max_batch(&self) -> usize {
-        self.profile.max_batch
+    pub fn max_batch(&self) -> usize {
+        if self.profile.rows == Rows::Any && !self.batches() { usize::MAX } else { self.profile.max_batch }
     }
 
     /// Whether it has the sessions for a duty.

@@ -90,6 +90,8 @@ pub(super) struct Attribute {
     pub(super) floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub(super) strings: Vec<Vec<u8>>,
     #[prost(message, repeated, tag = "10")]
     pub(super) tensors: Vec<TensorProto>,
     #[prost(message, repeated, tag = "11")]

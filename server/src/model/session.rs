@@ -3,16 +3,16 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use ndarray::{ArrayD, IxDyn};
+use half::{bf16, f16};
+use ndarray::{ArrayD, Axis, IxDyn};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, SessionInputValue};
-
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
 use super::runtime::Runtime;
-use super::signature::{GraphIo, Port, Signature};
+use super::signature::{GraphIo, Port, Rows, Signature};
 use super::tensor::{DType, Tensor};
-use super::{Artifact, Infer, RunError};
+use super::{Artifact, Infer, RunError, zipmap};
 
 /// How often running sessions are checked against their deadlines.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
@@ -22,17 +22,21 @@ pub struct Session {
     inner: ort::session::Session,
     inputs: Vec<String>,
     outputs: Vec<String>,
+    rows: Rows,
     watched: Arc<Watched>,
 }
 
 /// Loads a graph from memory, never from a path, so that the file cannot make ONNX Runtime open others. Files of weights
 /// are given by name and bytes; the session has its own copy of them when this returns.
 ///
+/// Outputs that are maps from class to probability are made tensors, see [`zipmap`].
+///
 /// `intra_threads` is the size of the session's own pool; its threads never spin.
 ///
 /// # Errors
 /// ONNX Runtime's own message.
 pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Result<(Session, GraphIo), String> {
+    let maps = zipmap::to_tensors(&artifact.onnx)?;
     let build = || -> ort::Result<ort::session::Session> {
         let mut builder = ort::session::Session::builder(&runtime.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -44,7 +48,7 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
         for file in &artifact.external {
             builder = builder.with_external_initializer_file_in_memory(&file.path, Arc::clone(&file.bytes))?;
         }
-        builder.commit_from_memory(&artifact.onnx)
+        builder.commit_from_memory(maps.as_ref().map_or(&artifact.onnx, |maps| &maps.onnx))
     };
     let inner = build().map_err(|e| e.to_string())?;
     let ports = |outlets: &[ort::value::Outlet]| {
@@ -58,21 +62,43 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
             }
         }
     }
+    io.labels = maps.map(|maps| maps.labels).unwrap_or_default();
     let watched = Watched::new().map_err(|e| e.to_string())?;
     let names = |ports: &[Port]| ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
-    Ok((Session { inputs: names(&io.inputs), outputs: names(&io.outputs), inner, watched }, io))
+    let (inputs, outputs) = (names(&io.inputs), names(&io.outputs));
+    Ok((Session { inputs, outputs, rows: Rows::Any, inner, watched }, io))
 }
 
 impl Session {
-    /// Keeps only the outputs that the signature lists, in its order.
-    pub fn select_outputs(&mut self, signature: &Signature) {
+    /// Takes rows as the signature says, and keeps only the outputs that it lists, in its order.
+    pub fn fit(&mut self, signature: &Signature) {
         self.outputs = signature.outputs.iter().map(|o| o.name.clone()).collect();
+        self.rows = signature.rows;
+    }
+
+    /// More rows than a run has, if it has exactly this many.
+    fn padding(&self, inputs: &[Tensor]) -> Result<Option<usize>, RunError> {
+        let most = match self.rows {
+            Rows::Any => return Ok(None),
+            Rows::Fixed(rows) => rows,
+            Rows::Whole => 1,
+        };
+        match inputs.first().and_then(Tensor::rows) {
+            Some(rows) if rows > most => Err(RunError::Failed(format!("{rows} rows given, a run has {most}"))),
+            Some(rows) if rows < most => Ok(Some(most)),
+            _ => Ok(None),
+        }
     }
 }
 
 impl Infer for Session {
     fn run(&mut self, inputs: &[Tensor], deadline: Instant) -> Result<Vec<Tensor>, RunError> {
-        let values: Vec<SessionInputValue<'_>> = inputs.iter().map(to_ort).collect::<Result<_, _>>()?;
+        let rows = inputs.first().and_then(Tensor::rows).unwrap_or(1);
+        let full = self.padding(inputs)?;
+        let padded: Option<Vec<Tensor>> = full.map(|full| inputs.iter().map(|tensor| tensor.padded(full)).collect());
+        let whole = self.rows == Rows::Whole;
+        let given = padded.as_deref().unwrap_or(inputs).iter();
+        let values: Vec<SessionInputValue<'_>> = given.map(|tensor| to_ort(tensor, whole)).collect::<Result<_, _>>()?;
         if values.len() != self.inputs.len() {
             return Err(RunError::Failed(format!(
                 "{} inputs given, the graph has {}",
@@ -90,7 +116,12 @@ impl Infer for Session {
             .iter()
             .map(|name| {
                 let value = outputs.get(name).ok_or_else(|| RunError::Failed(format!("no output {name:?}")))?;
-                from_ort(value).map_err(|e| RunError::Failed(format!("output {name}: {e}")))
+                let tensor = from_ort(value).map_err(|e| RunError::Failed(format!("output {name}: {e}")))?;
+                Ok(match full {
+                    _ if whole => tensor.with_row_axis(),
+                    Some(full) if tensor.rows() == Some(full) => tensor.slice_rows(0..rows),
+                    _ => tensor,
+                })
             })
             .collect()
     }
@@ -100,13 +131,20 @@ fn failed(e: impl std::fmt::Display) -> RunError {
     RunError::Failed(e.to_string())
 }
 
-fn to_ort(tensor: &Tensor) -> Result<SessionInputValue<'_>, RunError> {
+/// A view of a tensor; of its first row when it has no rows outside of the server.
+fn to_ort(tensor: &Tensor, whole: bool) -> Result<SessionInputValue<'_>, RunError> {
     macro_rules! view {
         ($array:expr) => {
-            TensorRef::from_array_view($array).map(Into::into).map_err(failed)
+            view!($array, TensorRef::from_array_view)
         };
+        ($array:expr, $make:path) => {{
+            let view = if whole { $array.index_axis(Axis(0), 0) } else { $array.view() };
+            $make(view).map(Into::into).map_err(failed)
+        }};
     }
     match tensor {
+        Tensor::F16(a) => view!(a),
+        Tensor::BF16(a) => view!(a),
         Tensor::F32(a) => view!(a),
         Tensor::F64(a) => view!(a),
         Tensor::I8(a) => view!(a),
@@ -118,7 +156,7 @@ fn to_ort(tensor: &Tensor) -> Result<SessionInputValue<'_>, RunError> {
         Tensor::U32(a) => view!(a),
         Tensor::U64(a) => view!(a),
         Tensor::Bool(a) => view!(a),
-        Tensor::Text(a) => ort::value::Tensor::from_string_array(a).map(Into::into).map_err(failed),
+        Tensor::Text(a) => view!(a, ort::value::Tensor::from_string_array),
     }
 }
 
@@ -134,6 +172,8 @@ fn from_ort(value: &DynValue) -> Result<Tensor, String> {
         }};
     }
     match dtype(*ty) {
+        Some(DType::F16) => extract!(f16),
+        Some(DType::BF16) => extract!(bf16),
         Some(DType::F32) => extract!(f32),
         Some(DType::F64) => extract!(f64),
         Some(DType::I8) => extract!(i8),
@@ -152,6 +192,8 @@ fn from_ort(value: &DynValue) -> Result<Tensor, String> {
 
 const fn dtype(ty: TensorElementType) -> Option<DType> {
     Some(match ty {
+        TensorElementType::Float16 => DType::F16,
+        TensorElementType::Bfloat16 => DType::BF16,
         TensorElementType::Float32 => DType::F32,
         TensorElementType::Float64 => DType::F64,
         TensorElementType::Int8 => DType::I8,
@@ -183,7 +225,7 @@ fn describe(kind: &ValueType) -> String {
         ValueType::Tensor { ty, .. } => format!("a tensor of {ty}, which is not served"),
         ValueType::Sequence(inner) => match &**inner {
             ValueType::Map { .. } => "a sequence of maps (ZipMap)".into(),
-            _ => "a sequence".into(),
+            _ => "a sequence of tensors".into(),
         },
         ValueType::Map { .. } => "a map".into(),
         ValueType::Optional(_) => "an optional value".into(),

@@ -2,10 +2,15 @@
 //!
 //! A signature decides how JSON maps to tensors (`codec`) and whether a new version may replace an old one (`swap`).
 
+mod compatible;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::manifest::{Feature, Manifest, Missing, Role, Semantics};
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{Feature, Layout, Manifest, Missing, Role, Semantics};
 use super::tensor::{DType, Tensor};
 
 /// What the graph itself says of its inputs and outputs.
@@ -17,6 +22,63 @@ pub struct GraphIo {
     pub outputs: Vec<Port>,
     /// `metadata_props` of the file.
     pub metadata: BTreeMap<String, String>,
+    /// Names of the columns of outputs that are probabilities by class.
+    pub labels: BTreeMap<String, Arc<[String]>>,
+}
+
+impl GraphIo {
+    /// Shapes of the inputs that are tensors, as the graph declares them.
+    pub(super) fn input_shapes(&self) -> Vec<&[i64]> {
+        self.inputs.iter().filter_map(|port| port.tensor.as_ref().ok()).map(|(_, shape)| shape.as_slice()).collect()
+    }
+}
+
+/// How a model takes rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rows {
+    /// The first axis of every input and output is rows, any number of them.
+    Any,
+    /// The same, but a run has exactly this many: fewer are padded, more take several runs.
+    Fixed(usize),
+    /// There is no row axis: a request is one run, its tensors in their full shapes. Inside of the server each tensor has
+    /// a first axis of 1 before them, so that all tensors have rows; [`super::session`] alone takes it off and puts it on.
+    Whole,
+}
+
+/// What to do when a manifest speaks of rows and its graph has none.
+pub(super) const SAY_WHOLE: &str =
+    "with signature.layout \"whole\" its manifest says that each request is one run, with tensors in their full shapes";
+
+impl Rows {
+    /// What declared shapes of inputs suggest; -1 is a free dimension.
+    #[must_use]
+    pub fn guess(inputs: &[&[i64]]) -> Self {
+        let rows = |shape: &&[i64]| match shape.first() {
+            None | Some(0) => Self::Whole,
+            Some(rows) => usize::try_from(*rows).map_or(Self::Any, Self::Fixed),
+        };
+        match inputs.split_first() {
+            Some((first, rest)) if rest.iter().all(|shape| rows(shape) == rows(first)) => rows(first),
+            _ => Self::Whole,
+        }
+    }
+
+    /// What a manifest says. Where it says that there are rows, a number in one input holds for those that have none.
+    ///
+    /// # Errors
+    /// When the graph has no rows.
+    pub(super) fn declared(inputs: &[&[i64]], layout: Layout) -> Result<Self, String> {
+        if layout == Layout::Whole {
+            return Ok(Self::Whole);
+        }
+        let numbers: Vec<&[i64]> =
+            inputs.iter().copied().filter(|shape| shape.first().is_none_or(|rows| *rows >= 0)).collect();
+        match if numbers.is_empty() { Self::guess(inputs) } else { Self::guess(&numbers) } {
+            Self::Whole => Err(format!("the first dimensions of its inputs are not rows: {SAY_WHOLE}")),
+            rows => Ok(rows),
+        }
+    }
 }
 
 /// One input or output of the graph.
@@ -35,7 +97,7 @@ pub struct Input {
     pub name: String,
     /// Element type.
     pub dtype: DType,
-    /// Dimensions of one row; `None` is any size.
+    /// Dimensions of one row, which are all that the graph declares when the model is [`Rows::Whole`]; `None` is any size.
     pub row_shape: Vec<Option<usize>>,
     /// Names of its columns; empty when the whole row is one value under the input's own name.
     pub features: Vec<Feature>,
@@ -48,16 +110,24 @@ pub struct Output {
     pub name: String,
     /// Element type.
     pub dtype: DType,
+    /// Dimensions of one row as the graph declares them, which may be wrong; all of them when the model is [`Rows::Whole`].
+    pub row_shape: Vec<Option<usize>>,
     /// Its meaning, when the manifest declares one.
     pub semantics: Option<Semantics>,
+    /// The class of each column, for probabilities that the file declares as a map from class to probability.
+    pub labels: Option<Arc<[String]>>,
     /// The name as a JSON key with its colon, ready to be written.
     pub key: Box<str>,
 }
 
 impl Output {
-    fn new(name: &str, dtype: DType, semantics: Option<Semantics>) -> Self {
+    fn new(port: &Port, dtype: DType, semantics: Option<Semantics>, graph: &GraphIo, rows: Rows) -> Self {
+        let name = port.name.as_str();
         let key = format!("{}:", serde_json::Value::from(name)).into();
-        Self { name: name.into(), dtype, semantics, key }
+        let dims = port.tensor.as_ref().map_or(&[][..], |(_, dims)| dims);
+        let dims = dims.get(usize::from(rows != Rows::Whole)..).unwrap_or_default();
+        let row_shape = dims.iter().map(|d| usize::try_from(*d).ok()).collect();
+        Self { name: name.into(), dtype, row_shape, semantics, labels: graph.labels.get(name).cloned(), key }
     }
 
     /// Whether a NaN or an infinity makes the answer useless.
@@ -93,31 +163,38 @@ pub struct Signature {
     pub outputs: Vec<Output>,
     /// Whether it was derived from the graph because there is no manifest.
     pub inferred: bool,
-    /// `Some(1)` when the graph takes one row a run only.
-    pub fixed_rows: Option<usize>,
+    /// How the model takes rows.
+    pub rows: Rows,
     keys: Vec<(Box<str>, Slot)>,
     lookup: HashMap<Box<str>, usize>,
 }
 
 impl Signature {
-    /// Builds the signature and checks the manifest against the graph.
+    /// Builds the signature and checks the manifest against the graph; how the model takes rows is what these two say.
     ///
     /// # Errors
     /// One sentence that names the input or output and what differs or cannot be served.
     pub fn new(graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Self, String> {
-        let fixed_rows = rows_of(graph)?;
-        let inputs = graph.inputs.iter().map(|port| input(port, graph, manifest)).collect::<Result<Vec<_>, _>>()?;
-        if inputs.is_empty() {
-            return Err("the graph has no inputs".into());
-        }
+        let shapes = graph.input_shapes();
+        let rows = manifest.map(|manifest| Rows::declared(&shapes, manifest.signature.layout)).transpose();
+        Self::with_rows(graph, manifest, rows?.unwrap_or_else(|| Rows::guess(&shapes)))
+    }
+
+    /// The same for a model of which it is known how it takes rows.
+    ///
+    /// # Errors
+    /// As [`Signature::new`].
+    pub fn with_rows(graph: &GraphIo, manifest: Option<&Manifest>, rows: Rows) -> Result<Self, String> {
+        let inputs =
+            graph.inputs.iter().map(|port| input(port, graph, manifest, rows)).collect::<Result<Vec<_>, _>>()?;
         if let Some(manifest) = manifest
             && let Some(extra) = manifest.signature.inputs.iter().find(|i| !inputs.iter().any(|g| g.name == i.name))
         {
             return Err(format!("the manifest declares input {:?}, the graph has not", extra.name));
         }
-        let outputs = outputs(graph, manifest)?;
+        let outputs = outputs(graph, manifest, rows)?;
         let mut signature =
-            Self { inputs, outputs, inferred: manifest.is_none(), fixed_rows, keys: vec![], lookup: HashMap::new() };
+            Self { inputs, outputs, inferred: manifest.is_none(), rows, keys: vec![], lookup: HashMap::new() };
         signature.index()?;
         Ok(signature)
     }
@@ -137,6 +214,12 @@ impl Signature {
             }
         }
         Ok(())
+    }
+
+    /// A tensor's shape as the protocols show it: without the first axis that [`Rows::Whole`] models have only inside.
+    #[must_use]
+    pub fn wire_shape<'a>(&self, shape: &'a [usize]) -> &'a [usize] {
+        if self.rows == Rows::Whole { shape.get(1..).unwrap_or_default() } else { shape }
     }
 
     /// Every key of a request, in declared order.
@@ -191,76 +274,33 @@ impl Signature {
         self.outputs.iter().position(|o| o.semantics.as_ref().is_some_and(|s| s.role == role))
     }
 
-    /// Whether a model with this signature can score, unchanged, the tensors decoded for `champion`.
-    ///
-    /// # Errors
-    /// The first difference.
-    pub fn can_shadow(&self, champion: &Self) -> Result<(), String> {
-        if self.inputs.len() != champion.inputs.len() {
-            return Err(format!("it has {} inputs, the champion {}", self.inputs.len(), champion.inputs.len()));
-        }
-        for (mine, theirs) in self.inputs.iter().zip(&champion.inputs) {
-            same_input(mine, theirs)?;
-            let names = |i: &Input| i.features.iter().map(|f| f.name.clone()).collect::<Vec<_>>();
-            if names(mine) != names(theirs) {
-                return Err(format!(
-                    "input {}: its features are {:?}, the champion's {:?}",
-                    mine.name,
-                    names(mine),
-                    names(theirs)
-                ));
-            }
-        }
-        self.gives_all_of(champion)
+    /// Whether the only input is a row of values without names, so that a table may name them as it likes.
+    #[must_use]
+    pub fn has_nameless_columns(&self) -> bool {
+        let row = |input: &Input| input.row_shape.len() == 1 && input.features.is_empty();
+        self.rows != Rows::Whole && matches!(self.inputs.as_slice(), [input] if row(input))
     }
 
-    /// Whether every request and every reader of `old` would still be served.
+    /// The same model with the columns of its only input, which has no features, named as those of a table. `None` when
+    /// the input is no such row of values; `Err` when two columns have one name.
     ///
     /// # Errors
-    /// The first difference.
-    pub fn can_replace(&self, old: &Self) -> Result<(), String> {
-        // Clients that send tensors know inputs by name, type and rank.
-        for theirs in &old.inputs {
-            let Some(mine) = self.inputs.iter().find(|i| i.name == theirs.name) else {
-                return Err(format!("it has no input {:?}, which the champion has", theirs.name));
-            };
-            if mine.dtype != theirs.dtype || mine.row_shape.len() != theirs.row_shape.len() {
-                same_input(mine, theirs)?;
-            }
+    /// How many columns the input takes, or the name that is there twice.
+    pub fn with_columns(&self, names: &[String]) -> Option<Result<Self, String>> {
+        let ([input], true) = (self.inputs.as_slice(), self.has_nameless_columns()) else { return None };
+        let [width] = input.row_shape.as_slice() else { return None };
+        if matches!(names, [name] if *name == input.name) {
+            return None;
         }
-        for (key, slot) in &old.keys {
-            let Some(now) = self.lookup.get(key).map(|i| self.keys[*i].1) else {
-                return Err(format!("it does not take {key:?}, which the champion takes"));
-            };
-            let (mine, theirs) = (&self.inputs[now.input()], &old.inputs[slot.input()]);
-            if let (Slot::Row { .. }, Slot::Row { .. }) = (now, slot) {
-                same_input(mine, theirs)?;
-            } else if std::mem::discriminant(&now) != std::mem::discriminant(slot) || mine.dtype != theirs.dtype {
-                return Err(format!("{key:?} is {}, the champion takes {}", mine.dtype, theirs.dtype));
-            }
+        let count = names.len();
+        if count == 0 || width.is_some_and(|width| width != count) {
+            let takes = width.map_or("one at least".to_owned(), |width| width.to_string());
+            return Some(Err(format!("there are {count} columns, {} takes {takes}", input.name)));
         }
-        let required = |f: &Feature| f.required || f.missing == Missing::Reject;
-        for (key, slot) in &self.keys {
-            let now_required = self.feature(*slot).is_none_or(required);
-            let was_required = old.lookup.get(key).is_some_and(|i| old.feature(old.keys[*i].1).is_none_or(required));
-            if now_required && !was_required {
-                return Err(format!("it requires {key:?}, which the champion does not"));
-            }
-        }
-        self.gives_all_of(old)
-    }
-
-    fn gives_all_of(&self, other: &Self) -> Result<(), String> {
-        for output in &other.outputs {
-            match self.outputs.iter().find(|o| o.name == output.name) {
-                None => return Err(format!("it has no output {:?}, which the champion has", output.name)),
-                Some(o) if o.dtype != output.dtype => {
-                    return Err(format!("output {} is {}, the champion's {}", o.name, o.dtype, output.dtype));
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(())
+        let features = names.iter().map(|name| named(name)).collect();
+        let inputs = vec![Input { features, row_shape: vec![Some(names.len())], ..input.clone() }];
+        let mut signature = Self { inputs, keys: vec![], lookup: HashMap::new(), ..self.clone() };
+        Some(signature.index().map(|()| signature))
     }
 
     /// The declared feature behind a slot.
@@ -283,59 +323,28 @@ impl Slot {
     }
 }
 
-fn same_input(mine: &Input, theirs: &Input) -> Result<(), String> {
-    if mine.name != theirs.name {
-        return Err(format!("its input is named {:?}, the champion's {:?}", mine.name, theirs.name));
-    }
-    if mine.dtype != theirs.dtype {
-        return Err(format!("input {} is {}, the champion's {}", mine.name, mine.dtype, theirs.dtype));
-    }
-    if mine.row_shape != theirs.row_shape {
-        return Err(format!(
-            "input {}: a row has shape {}, the champion's {}",
-            mine.name,
-            show(&mine.row_shape),
-            show(&theirs.row_shape)
-        ));
-    }
-    Ok(())
-}
-
 fn show(shape: &[Option<usize>]) -> String {
     let dims: Vec<_> = shape.iter().map(|d| d.map_or("?".into(), |d| d.to_string())).collect();
     format!("[{}]", dims.join(", "))
 }
 
-/// The row dimension that all inputs share: `None` when it is free.
-fn rows_of(graph: &GraphIo) -> Result<Option<usize>, String> {
-    let mut fixed = None;
-    for port in &graph.inputs {
-        let (_, shape) = port.tensor.as_ref().map_err(|kind| format!("input {} is {kind}", port.name))?;
-        match shape.first() {
-            None => return Err(format!("input {} is a scalar: it has no row dimension to serve rows by", port.name)),
-            Some(1) => fixed = Some(1),
-            Some(n) if *n > 1 => {
-                return Err(format!(
-                    "input {} is fixed to {n} rows a run: export it with a free first dimension (dynamic_axes)",
-                    port.name
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(fixed)
-}
+const CAST: &str = "cast it inside of the graph";
 
-fn input(port: &Port, graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Input, String> {
-    let (dtype, shape) = port.tensor.clone().map_err(|kind| format!("input {} is {kind}", port.name))?;
-    let row_shape: Vec<_> = shape[1..].iter().map(|d| usize::try_from(*d).ok()).collect();
+fn input(port: &Port, graph: &GraphIo, manifest: Option<&Manifest>, rows: Rows) -> Result<Input, String> {
+    let (dtype, shape) = port.tensor.clone().map_err(|kind| {
+        let fix = if kind.starts_with("a tensor") { CAST } else { "export it without the step that takes it apart" };
+        format!("input {} is {kind}: {fix}", port.name)
+    })?;
+    let rowless = usize::from(rows != Rows::Whole);
+    let row_shape: Vec<_> = shape.iter().skip(rowless).map(|d| usize::try_from(*d).ok()).collect();
+    let width = row_shape.iter().copied().product::<Option<usize>>();
     let mut features = vec![];
     if let Some(manifest) = manifest {
         let Some(declared) = manifest.signature.inputs.iter().find(|i| i.name == port.name) else {
             return Err(format!("the graph has input {:?}, the manifest does not declare it", port.name));
         };
         let agrees = declared.shape.len() == shape.len()
-            && declared.shape.iter().zip(&shape).skip(1).all(|(a, b)| a == b || *a < 0 || *b < 0);
+            && declared.shape.iter().zip(&shape).skip(rowless).all(|(a, b)| a == b || *a < 0 || *b < 0);
         if declared.dtype != dtype || !agrees {
             return Err(format!(
                 "input {}: the manifest says {} {:?}, the graph {dtype} {shape:?}",
@@ -345,8 +354,12 @@ fn input(port: &Port, graph: &GraphIo, manifest: Option<&Manifest>) -> Result<In
         features.clone_from(&declared.features);
     } else if let (Some(names), 1) = (graph.metadata.get("onnxd.features"), graph.inputs.len()) {
         features = names.split(',').map(|n| named(n.trim())).collect();
+        if rows == Rows::Whole && width != Some(features.len()) {
+            // They name the columns of rows, and there are none.
+            features.clear();
+        }
     }
-    if !features.is_empty() && row_shape.iter().copied().product::<Option<usize>>() != Some(features.len()) {
+    if !features.is_empty() && width != Some(features.len()) {
         return Err(format!(
             "input {}: {} feature names for a row of shape {}",
             port.name,
@@ -370,15 +383,20 @@ fn named(name: &str) -> Feature {
     }
 }
 
-fn outputs(graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Vec<Output>, String> {
+fn outputs(graph: &GraphIo, manifest: Option<&Manifest>, rows: Rows) -> Result<Vec<Output>, String> {
     let graph_output = |name: &str| graph.outputs.iter().find(|o| o.name == name);
     let from_graph = |port: &Port| {
         port.tensor.clone().map(|(dtype, _)| dtype).map_err(|kind| {
-            format!("output {} is {kind}: export with options={{'zipmap': False}} to get a tensor", port.name)
+            let fix = match kind.as_str() {
+                tensor if tensor.starts_with("a tensor") => CAST,
+                maps if maps.contains("maps") => "export with options={id(model): {\"zipmap\": False}} to get a tensor",
+                _ => "make it a tensor in the graph (ConcatFromSequence, OptionalGetElement), or leave it out of the outputs",
+            };
+            format!("output {} is {kind}: {fix}", port.name)
         })
     };
     match manifest {
-        None => graph.outputs.iter().map(|port| Ok(Output::new(&port.name, from_graph(port)?, None))).collect(),
+        None => graph.outputs.iter().map(|port| Ok(Output::new(port, from_graph(port)?, None, graph, rows))).collect(),
         Some(manifest) => manifest
             .signature
             .outputs
@@ -394,7 +412,7 @@ fn outputs(graph: &GraphIo, manifest: Option<&Manifest>) -> Result<Vec<Output>, 
                     ));
                 }
                 let semantics = manifest.outputs_semantics.get(&declared.name).cloned();
-                Ok(Output::new(&declared.name, dtype, semantics))
+                Ok(Output::new(port, dtype, semantics, graph, rows))
             })
             .collect(),
     }

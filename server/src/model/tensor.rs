@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,12 @@ macro_rules! tensors {
                 at
             }
 
+            /// The element type.
+            #[must_use]
+            pub const fn dtype(&self) -> DType {
+                match self { $(Self::$variant(_) => DType::$variant),+ }
+            }
+
             /// All elements as a tensor; `None` when their number does not fit the shape.
             #[must_use]
             pub fn into_tensor(self, shape: &[usize]) -> Option<Tensor> {
@@ -103,6 +110,20 @@ macro_rules! tensors {
                 }
             }
 
+            /// With its last row repeated until there are `rows`, of which it has at least one.
+            #[must_use]
+            pub fn padded(&self, rows: usize) -> Self {
+                let last = self.rows().unwrap_or(0).saturating_sub(1);
+                let indices: Vec<usize> = (0..rows).map(|i| i.min(last)).collect();
+                match self { $(Self::$variant(array) => array.select(Axis(0), &indices).into()),+ }
+            }
+
+            /// With a first axis of 1 before all others.
+            #[must_use]
+            pub fn with_row_axis(self) -> Self {
+                match self { $(Self::$variant(array) => Self::$variant(array.insert_axis(Axis(0)))),+ }
+            }
+
             /// Puts the rows of several tensors under one another.
             ///
             /// Returns `None` when they differ in type or in any dimension but the first, or when there are none.
@@ -133,6 +154,8 @@ macro_rules! tensors {
 }
 
 tensors! {
+    F16(f16) = "float16",
+    BF16(bf16) = "bfloat16",
     F32(f32) = "float32",
     F64(f64) = "float64",
     I8(i8) = "int8",
@@ -166,7 +189,49 @@ pub enum Scalar<'a> {
     Text(&'a str),
 }
 
+impl Scalar<'_> {
+    /// Whether it is a NaN.
+    #[must_use]
+    pub const fn is_nan(self) -> bool {
+        matches!(self, Self::Float(v) if v.is_nan())
+    }
+}
+
 impl Column {
+    /// An element.
+    #[must_use]
+    pub fn get(&self, at: usize) -> Option<Scalar<'_>> {
+        Some(match self {
+            Self::F16(values) => Scalar::Float(values.get(at)?.to_f64()),
+            Self::BF16(values) => Scalar::Float(values.get(at)?.to_f64()),
+            Self::F32(values) => Scalar::Float(f64::from(*values.get(at)?)),
+            Self::F64(values) => Scalar::Float(*values.get(at)?),
+            Self::I8(values) => Scalar::Int(i128::from(*values.get(at)?)),
+            Self::I16(values) => Scalar::Int(i128::from(*values.get(at)?)),
+            Self::I32(values) => Scalar::Int(i128::from(*values.get(at)?)),
+            Self::I64(values) => Scalar::Int(i128::from(*values.get(at)?)),
+            Self::U8(values) => Scalar::Int(i128::from(*values.get(at)?)),
+            Self::U16(values) => Scalar::Int(i128::from(*values.get(at)?)),
+            Self::U32(values) => Scalar::Int(i128::from(*values.get(at)?)),
+            Self::U64(values) => Scalar::Int(i128::from(*values.get(at)?)),
+            Self::Bool(values) => Scalar::Bool(*values.get(at)?),
+            Self::Text(values) => Scalar::Text(values.get(at)?),
+        })
+    }
+
+    /// The first element from `from` on that is a NaN or an infinity.
+    #[must_use]
+    pub fn next_non_finite(&self, from: usize) -> Option<usize> {
+        let found = match self {
+            Self::F16(values) => values.get(from..)?.iter().position(|v| !v.is_finite()),
+            Self::BF16(values) => values.get(from..)?.iter().position(|v| !v.is_finite()),
+            Self::F32(values) => values.get(from..)?.iter().position(|v| !v.is_finite()),
+            Self::F64(values) => values.get(from..)?.iter().position(|v| !v.is_finite()),
+            _ => None,
+        };
+        found.map(|at| from + at)
+    }
+
     /// Sets an element.
     ///
     /// # Errors
@@ -189,16 +254,22 @@ impl Column {
                 other => Err(mismatch(other, dtype)),
             }
         }
-        match self {
-            Self::F32(values) => {
-                let wide = float(value, DType::F32)?;
-                #[expect(clippy::cast_possible_truncation, reason = "the overflow is checked")]
-                let narrow = wide as f32;
+        macro_rules! narrow {
+            ($values:ident, $dtype:expr, $cast:expr) => {{
+                let wide = float(value, $dtype)?;
+                let narrow = $cast(wide);
                 if !narrow.is_finite() {
-                    return Err(format!("is {wide:e}, which is not finite as float32"));
+                    return Err(format!("is {wide:e}, which is not finite as {}", $dtype));
                 }
-                values[at] = narrow;
-            }
+                $values[at] = narrow;
+            }};
+        }
+        match self {
+            // Those of `half` that are `const` round once; the others go through float32 where the CPU can.
+            Self::F16(values) => narrow!(values, DType::F16, f16::from_f64_const),
+            Self::BF16(values) => narrow!(values, DType::BF16, bf16::from_f64_const),
+            #[expect(clippy::cast_possible_truncation, reason = "the overflow is checked")]
+            Self::F32(values) => narrow!(values, DType::F32, |wide| wide as f32),
             Self::F64(values) => values[at] = float(value, DType::F64)?,
             Self::I8(values) => values[at] = int(value, DType::I8)?,
             Self::I16(values) => values[at] = int(value, DType::I16)?,
@@ -213,6 +284,9 @@ impl Column {
                 other => return Err(mismatch(other, DType::Bool)),
             },
             Self::Text(values) => match value {
+                Scalar::Text(v) if v.contains('\0') => {
+                    return Err("has a zero character, which ONNX Runtime takes for its end".into());
+                }
                 Scalar::Text(v) => v.clone_into(&mut values[at]),
                 other => return Err(mismatch(other, DType::Text)),
             },
@@ -226,6 +300,8 @@ impl Column {
     /// As [`Column::set`]; a manifest is checked for it when it is read.
     pub fn set_default(&mut self, at: usize, value: f64) -> Result<(), String> {
         match self {
+            Self::F16(values) if value.is_nan() => values[at] = f16::NAN,
+            Self::BF16(values) if value.is_nan() => values[at] = bf16::NAN,
             Self::F32(values) if value.is_nan() => values[at] = f32::NAN,
             Self::F64(values) if value.is_nan() => values[at] = f64::NAN,
             Self::Bool(values) => values[at] = value != 0.0,
@@ -263,7 +339,7 @@ impl DType {
     #[must_use]
     pub const fn noun(self) -> &'static str {
         match self {
-            Self::F32 | Self::F64 => "a number",
+            Self::F16 | Self::BF16 | Self::F32 | Self::F64 => "a number",
             Self::Bool => "true or false",
             Self::Text => "a string",
             _ => "a whole number",
@@ -273,7 +349,7 @@ impl DType {
     /// Whether values of this type are floating point numbers.
     #[must_use]
     pub const fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F64)
+        matches!(self, Self::F16 | Self::BF16 | Self::F32 | Self::F64)
     }
 }
 
@@ -292,6 +368,8 @@ impl Tensor {
         }
         #[expect(clippy::cast_precision_loss, reason = "for comparison with a tolerance only")]
         match self {
+            Self::F16(a) => cast(a, f64::from),
+            Self::BF16(a) => cast(a, f64::from),
             Self::F32(a) => cast(a, f64::from),
             Self::F64(a) => cast(a, |v| v),
             Self::I8(a) => cast(a, f64::from),
@@ -332,6 +410,8 @@ impl Tensor {
             Some(at / (values.len() / array.shape().first().copied().unwrap_or(1)))
         }
         match self {
+            Self::F16(a) => find(&a.view(), f16::is_finite),
+            Self::BF16(a) => find(&a.view(), bf16::is_finite),
             Self::F32(a) => find(&a.view(), f32::is_finite),
             Self::F64(a) => find(&a.view(), f64::is_finite),
             _ => None,

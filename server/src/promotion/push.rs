@@ -207,6 +207,10 @@ fn examine(runtime: &Runtime, probe: &Probe, request: &Request) -> Result<Candid
         }
         None => {
             let (profile, derived) = probe.derive(runtime, &artifact, None).map_err(failed)?;
+            if derived.samples.is_empty() {
+                let reason = profile.warnings.join("; ");
+                return Err(ChangeError::Refused(format!("{}: {reason}", request.file.display())));
+            }
             let manifest = derived.manifest(&artifact, &profile, &now());
             let text = serde_json::to_vec(&manifest).map_err(|e| ChangeError::Refused(e.to_string()))?;
             artifact.manifest = Some(Manifest::parse(&text).map_err(ChangeError::Refused)?.into());
@@ -214,7 +218,7 @@ fn examine(runtime: &Runtime, probe: &Probe, request: &Request) -> Result<Candid
         }
     };
     // It has proved itself in a child process; now its signature is needed here.
-    let (_, signature) = check::open(runtime, &artifact).map_err(failed)?;
+    let (_, signature) = check::open(runtime, &artifact, Some(&profile)).map_err(failed)?;
     let Artifact { onnx, external, .. } = artifact;
     Ok(Candidate { onnx, external, manifest, derived, profile, signature })
 }
@@ -281,7 +285,7 @@ fn fits(
     let wanted = aliases.wanted().map_err(ChangeError::Refused)?;
     let champion = source
         .fetch_whole(&request.model, &wanted.champion)
-        .and_then(|fetched| check::open(runtime, &fetched.artifact))
+        .and_then(|fetched| check::open(runtime, &fetched.artifact, None))
         .map(|(_, signature)| signature);
     let champion = match champion {
         Ok(champion) => champion,

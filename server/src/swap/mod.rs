@@ -8,7 +8,7 @@
 
 mod transact;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +28,9 @@ use crate::threads::LowPriority;
 const KNOWN_PROFILES: usize = 64;
 /// The first pause before a fetch that failed is tried again; doubled each time, up to the poll interval.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
+
+/// Why a name does not serve that is held.
+const UNLOADED: &str = "it was unloaded by a call: load it to serve it again";
 
 /// A version that was refused, and why.
 #[derive(Clone, Debug, Serialize)]
@@ -130,6 +133,10 @@ pub(crate) trait Lanes {
     fn publish(&self, name: &str, set: ServingSet) -> Result<Option<Arc<ServingSet>>, String>;
     /// Takes what became of a name's wishes.
     fn report(&self, name: &str, report: Report);
+    /// Names that are not to be served, whatever the repository says.
+    fn held(&self) -> BTreeSet<String>;
+    /// Lets nothing serve under a name any more.
+    fn withdraw(&self, name: &str);
     /// Whether anything serves.
     fn is_serving(&self) -> bool;
     /// Drops the reports of names that are no longer listed.
@@ -162,9 +169,14 @@ impl Swapper {
         if look {
             self.look(lanes, hint == Some(Hint::Changed));
         }
+        let held = lanes.held();
+        held.iter().for_each(|name| self.withdraw(name, lanes));
         let listing = self.listing.take().unwrap_or_default();
-        let due: Vec<&String> =
-            listing.iter().filter(|(name, wanted)| self.is_due(name, wanted)).map(|(name, _)| name).collect();
+        let due: Vec<&String> = listing
+            .iter()
+            .filter(|(name, wanted)| !held.contains(*name) && self.is_due(name, wanted))
+            .map(|(name, _)| name)
+            .collect();
         for name in due {
             let report = self.attempt(name, listing[name].clone(), lanes);
             lanes.report(name, report);
@@ -204,6 +216,19 @@ impl Swapper {
             }
         }
         self.next_look = Instant::now() + source.pause(self.context.poll_interval, self.failures, lanes.is_serving());
+    }
+
+    /// Takes a name out of service that is held. Without its last try, it is tried anew when it is not held any more.
+    fn withdraw(&mut self, name: &str, lanes: &impl Lanes) {
+        let (set, tried) = (lanes.serving(name), self.attempts.remove(name));
+        if set.is_none() && tried.is_none() {
+            return;
+        }
+        lanes.withdraw(name);
+        self.retired.extend(set);
+        let wanted = tried.and_then(|tried| tried.wanted?.ok());
+        lanes.report(name, Report { wanted, rejected: vec![], error: Some(UNLOADED.into()) });
+        tracing::info!(model = name, "unloaded by a call");
     }
 
     fn is_due(&self, name: &str, wanted: &Result<Wanted, String>) -> bool {

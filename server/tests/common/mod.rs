@@ -8,6 +8,7 @@
     reason = "shared by the test files, each of which uses its own part"
 )]
 
+pub mod grpc;
 pub mod http;
 pub mod proxy;
 pub mod repo;
@@ -52,6 +53,7 @@ pub struct Server {
     child: Child,
     folder: TempDir,
     pub http: SocketAddr,
+    pub grpc: SocketAddr,
     pub ops: SocketAddr,
 }
 
@@ -73,24 +75,30 @@ impl Server {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-ec", &format!("{script}; exec \"$@\""), "sh"]);
         command.arg(env!("CARGO_BIN_EXE_onnxd"));
-        Self::spawn(command, repository, args, &s3::ENVIRONMENT)
+        Self::spawn(command, Some(repository), args, &s3::ENVIRONMENT)
     }
 
     /// Starts a server with these variables in its environment and waits until it listens.
     pub fn launch_with(repository: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::spawn(Command::new(env!("CARGO_BIN_EXE_onnxd")), repository, args, environment)
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_onnxd")), Some(repository), args, environment)
     }
 
-    fn spawn(mut command: Command, repository: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
+    /// The same, where the environment alone says what to serve.
+    pub fn launch_by(environment: &[(&str, &str)]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_onnxd")), None, &[], environment)
+    }
+
+    fn spawn(mut command: Command, repository: Option<&Path>, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let ports = folder.path().join("ports.json");
         let log = fs::File::create(folder.path().join("log")).expect("a log file");
         let mut child = command
             .arg("serve")
-            .arg(repository)
+            .args(repository)
             .args(args)
             // In the environment, so that a test's flags win.
             .env("ONNXD_HTTP", "127.0.0.1:0")
+            .env("ONNXD_GRPC", "127.0.0.1:0")
             .env("ONNXD_OPS", "127.0.0.1:0")
             .env("ONNXD_PORTS_FILE", &ports)
             .env("ONNXD_DRAIN_DELAY", "0s")
@@ -116,7 +124,7 @@ impl Server {
             serde_json::from_str::<Value>(&fs::read_to_string(&ports).ok()?).ok()
         });
         let address = |key: &str| bound[key].as_str().expect("an address").parse().expect("an address");
-        Self { http: address("http"), ops: address("ops"), child, folder }
+        Self { http: address("http"), grpc: address("grpc"), ops: address("ops"), child, folder }
     }
 
     /// `POST path` on the data port.

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::rows::Rows;
-use crate::model::tensor::Scalar;
+use crate::codec::nested::base64;
+use crate::model::tensor::{DType, Scalar};
 
 /// One scalar, put at an index of a column or appended to it. Gives whether there was one: `null` is none.
 pub(super) struct Value<'a, 's> {
@@ -64,13 +65,14 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         if self.depth > 0 { Err(self.refuse("null")) } else { Ok(false) }
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
-        // A whole row of one element: `[3]` is as good as `3`.
-        if self.at.is_some() || self.depth > 0 {
+        // A whole row of one element: `[3]` is as good as `3`, and `[[3]]` where the row has two dimensions.
+        let deepest = self.rows.signature.inputs[self.input].row_shape.len().max(1);
+        if self.at.is_some() || self.depth >= deepest {
             return Err(self.refuse("an array"));
         }
-        let Value { rows, key, input, .. } = self;
+        let Value { rows, key, input, depth, .. } = self;
         let mut count = 0;
-        while seq.next_element_seed(Value { rows: &mut *rows, key, input, at: None, depth: 1 })?.is_some() {
+        while seq.next_element_seed(Value { rows: &mut *rows, key, input, at: None, depth: depth + 1 })?.is_some() {
             count += 1;
         }
         if count != 1 {
@@ -78,8 +80,14 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         }
         Ok(true)
     }
-    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<bool, A::Error> {
-        Err(self.refuse("an object"))
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<bool, A::Error> {
+        if self.rows.signature.inputs[self.input].dtype != DType::Text {
+            return Err(self.refuse("an object"));
+        }
+        match base64(map)? {
+            Ok(text) => self.put(Scalar::Text(&text)),
+            Err(what) => Err(self.rows.fail(Some(self.key), format!("{} {what}", self.key))),
+        }
     }
 }
 
@@ -124,11 +132,16 @@ impl<'de> Visitor<'de> for Nested<'_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let Nested { rows, key, input, level, dims } = self;
         let mut size = 0;
-        while seq
-            .next_element_seed(Nested { rows: &mut *rows, key, input, level: level + 1, dims: &mut *dims })?
-            .is_some()
-        {
-            size += 1;
+        loop {
+            let element = Nested { rows: &mut *rows, key, input, level: level + 1, dims: &mut *dims };
+            match seq.next_element_seed(element) {
+                Ok(Some(())) => size += 1,
+                Ok(None) => break,
+                Err(error) => {
+                    rows.inside(size);
+                    return Err(error);
+                }
+            }
         }
         match dims.sizes[level] {
             Some(first) if first != size => {

@@ -1,0 +1,130 @@
+//! The gRPC door: the Open Inference Protocol with Triton's additions, health and reflection, over HTTP/2.
+//!
+//! Predictions do not go through tonic's services: their messages are received as HTTP bodies are, within the same limits
+//! and the same room for all of them, and large ones are decoded where they keep nobody waiting. Everything else does.
+
+mod health;
+mod infer;
+mod model;
+mod repository;
+mod status;
+mod tensors;
+mod wire;
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{Request, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tower::Service;
+
+use self::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
+use super::error::Problem;
+use super::observe::{Counted, Observe};
+use super::{Door, State};
+
+/// The messages and the service, as they are generated from `proto/inference.proto`.
+pub mod proto {
+    #![allow(missing_docs, unreachable_pub, clippy::derive_partial_eq_without_eq, reason = "generated")]
+    tonic::include_proto!("inference");
+
+    /// The description that reflection gives to clients.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inference.bin"));
+}
+
+/// The service's full name.
+pub const SERVICE: &str = "inference.GRPCInferenceService";
+
+/// The calls that predict.
+const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+const STREAM_INFER: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+/// Messages that are no predictions are small.
+const SMALL_MESSAGE: usize = 64 << 10;
+/// How long a call that is no prediction may take until its answer begins; the longest reads the repository.
+const LONGEST_CALL: Duration = Duration::from_secs(60);
+
+/// The Open Inference Protocol over gRPC. `stopped` becomes true when calls that stay open have to end.
+pub fn door(state: Arc<State>, stopped: watch::Receiver<bool>) -> impl Door {
+    let (router, shared) = (router(&state, &stopped), Arc::clone(&state));
+    let calls = tower::service_fn(move |request: Request<Incoming>| {
+        let answer = answer(router.clone(), Arc::clone(&shared), stopped.clone(), request);
+        async move {
+            // The panic itself was written to the log by the panic hook.
+            let response = AssertUnwindSafe(answer).catch_unwind().await;
+            let mut response = response.unwrap_or_else(|_| Status::from(Problem::internal()).into_http());
+            if let Some(code) = response.headers().get(Status::GRPC_STATUS) {
+                let counted = Counted(status::http(Code::from_bytes(code.as_bytes())));
+                response.extensions_mut().insert(counted);
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    Observe::new(calls, state)
+}
+
+/// The version that is asked for: an empty text is none.
+fn version(version: &str) -> Option<&str> {
+    Some(version).filter(|version| !version.is_empty())
+}
+
+fn router(state: &Arc<State>, stopped: &watch::Receiver<bool>) -> Router {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let sound = "descriptors that the build made can be read";
+    let service = GrpcInferenceServiceServer::new(model::Service(Arc::clone(state)))
+        .max_decoding_message_size(SMALL_MESSAGE)
+        .accept_compressed(CompressionEncoding::Gzip);
+    Routes::new(service)
+        .add_service(health::service(Arc::clone(state), stopped.clone()))
+        .add_service(reflection().build_v1().expect(sound).max_decoding_message_size(SMALL_MESSAGE))
+        .add_service(reflection().build_v1alpha().expect(sound).max_decoding_message_size(SMALL_MESSAGE))
+        .prepare()
+        .into_axum_router()
+}
+
+/// Whether nothing is at a path, of which tonic says no more than that.
+fn is_unknown(response: &Response) -> bool {
+    let code = response.headers().get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
+    code == Some(Code::Unimplemented) && !response.headers().contains_key(Status::GRPC_MESSAGE)
+}
+
+async fn answer(
+    mut router: Router,
+    state: Arc<State>,
+    stopped: watch::Receiver<bool>,
+    request: Request<Incoming>,
+) -> Response {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let is_grpc = content_type.strip_prefix("application/grpc").is_some_and(|rest| !rest.starts_with("-web"));
+    if request.version() != Version::HTTP_2 || !is_grpc {
+        let detail = "this port speaks gRPC over HTTP/2: JSON over HTTP is on the port of --http";
+        return Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail.into()).into_response();
+    }
+    match request.uri().path() {
+        INFER => return infer::one(state, request).await,
+        STREAM_INFER => return infer::many(state, stopped, request),
+        _ => {}
+    }
+    let path: String = request.uri().path().chars().take(128).collect();
+    let answer = tokio::time::timeout(LONGEST_CALL, router.call(request)).await;
+    match answer {
+        Ok(Ok(response)) if path.starts_with("/grpc.reflection.") => response.map(|body| wire::until(stopped, body)),
+        Ok(Ok(response)) if is_unknown(&response) => {
+            Status::unimplemented(format!("{path} is not offered: docs/protocols.md says what is")).into_http()
+        }
+        Ok(Ok(response)) => response,
+        Err(_) => Status::deadline_exceeded("the request did not arrive in time").into_http(),
+    }
+}

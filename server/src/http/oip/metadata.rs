@@ -1,0 +1,154 @@
+//! What the protocol tells of the server and of a model: metadata, and the configuration as Triton's clients read it.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::codec::oip::datatype;
+use crate::engine::Options;
+use crate::model::Model;
+use crate::model::signature::{Rows, Signature};
+use crate::model::tensor::DType;
+
+/// What Triton's ONNX Runtime calls itself; its clients and KServe's know the name.
+pub(in crate::http) const PLATFORM: &str = "onnxruntime_onnx";
+
+/// What is served beyond the protocol, by its names for that.
+pub(in crate::http) const EXTENSIONS: [&str; 7] = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+];
+
+/// `GET /v2`.
+#[derive(Serialize)]
+pub(super) struct Server {
+    name: &'static str,
+    version: &'static str,
+    extensions: [&'static str; EXTENSIONS.len()],
+}
+
+impl Server {
+    pub(super) const fn of() -> Self {
+        Self { name: "onnxd", version: env!("CARGO_PKG_VERSION"), extensions: EXTENSIONS }
+    }
+}
+
+/// `GET /v2/models/{model}`.
+#[derive(Serialize)]
+pub(super) struct Metadata<'a> {
+    name: &'a str,
+    versions: [&'a str; 1],
+    platform: &'static str,
+    inputs: Vec<Tensor<'a>>,
+    outputs: Vec<Tensor<'a>>,
+}
+
+#[derive(Serialize)]
+struct Tensor<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: Vec<i64>,
+    /// Its columns, each of which may be sent by itself under its name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    features: Vec<&'a str>,
+    /// What its columns stand for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<&'a [String]>,
+}
+
+impl<'a> Metadata<'a> {
+    pub(super) fn of(name: &'a str, model: &'a Model) -> Self {
+        let signature = &model.signature;
+        let inputs = signature.inputs.iter().map(|input| Tensor {
+            name: &input.name,
+            datatype: datatype(input.dtype),
+            shape: full_shape(signature, &input.row_shape),
+            features: input.features.iter().map(|feature| feature.name.as_str()).collect(),
+            labels: None,
+        });
+        let outputs = signature.outputs.iter().map(|output| Tensor {
+            name: &output.name,
+            datatype: datatype(output.dtype),
+            shape: full_shape(signature, &output.row_shape),
+            features: vec![],
+            labels: output.labels.as_deref(),
+        });
+        let (inputs, outputs) = (inputs.collect(), outputs.collect());
+        Self { name, versions: [&model.id.version], platform: PLATFORM, inputs, outputs }
+    }
+}
+
+/// A shape with its rows, of which any number may be sent, even where a run takes one at a time.
+pub(in crate::http) fn full_shape(signature: &Signature, row: &[Option<usize>]) -> Vec<i64> {
+    let rows = (signature.rows != Rows::Whole).then_some(-1);
+    rows.into_iter().chain(dims(row)).collect()
+}
+
+pub(in crate::http) fn dims(row: &[Option<usize>]) -> impl Iterator<Item = i64> {
+    row.iter().map(|size| size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1))
+}
+
+/// `GET /v2/models/{model}/config`: the part of Triton's `ModelConfig` that has a meaning here.
+#[derive(Serialize)]
+pub(super) struct Config<'a> {
+    name: &'a str,
+    platform: &'static str,
+    backend: &'static str,
+    version_policy: Value,
+    /// 0 when there is no row axis; then the dimensions below are all.
+    max_batch_size: usize,
+    input: Vec<Port<'a>>,
+    output: Vec<Port<'a>>,
+    instance_group: Value,
+    default_model_filename: &'static str,
+    parameters: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dynamic_batching: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct Port<'a> {
+    name: &'a str,
+    data_type: String,
+    dims: Vec<i64>,
+    /// Triton's `dims` are never empty; this says when there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reshape: Option<Value>,
+}
+
+impl<'a> Config<'a> {
+    pub(super) fn of(name: &'a str, model: &'a Model, options: &Options) -> Self {
+        let signature = &model.signature;
+        let port = |name: &'a str, dtype: DType, row: &[Option<usize>]| Port {
+            name,
+            data_type: match dtype {
+                DType::Text => "TYPE_STRING".into(),
+                dtype => format!("TYPE_{}", datatype(dtype)),
+            },
+            dims: if row.is_empty() { vec![1] } else { dims(row).collect() },
+            reshape: row.is_empty().then(|| json!({"shape": []})),
+        };
+        let whole = signature.rows == Rows::Whole;
+        let delay = options.queue.batch_delay.as_micros();
+        let dynamic_batching = (!whole && model.batches() && model.max_batch() > 1).then(|| {
+            json!({"preferred_batch_size": [], "max_queue_delay_microseconds": u64::try_from(delay).unwrap_or(u64::MAX)})
+        });
+        Self {
+            name,
+            platform: PLATFORM,
+            backend: "onnxruntime",
+            version_policy: json!({"latest": {"num_versions": 1}}),
+            max_batch_size: if whole { 0 } else { model.max_batch() },
+            input: signature.inputs.iter().map(|i| port(&i.name, i.dtype, &i.row_shape)).collect(),
+            output: signature.outputs.iter().map(|o| port(&o.name, o.dtype, &o.row_shape)).collect(),
+            instance_group: json!([{"name": name, "kind": "KIND_CPU", "count": options.threads.workers}]),
+            default_model_filename: "model.onnx",
+            parameters: json!({}),
+            dynamic_batching,
+        }
+    }
+}

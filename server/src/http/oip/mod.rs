@@ -1,0 +1,213 @@
+//! The Open Inference Protocol v2 over REST, under `/v2`: inference here, what the server tells of its models beside it.
+//!
+//! Clients of Triton and of KServe speak it. Where these differ from each other or from the text, `docs/protocols.md` says
+//! what is done. Inference does not come through the router; all else is one route, so that every answer, a wrong path's
+//! too, has the protocol's form.
+
+pub(super) mod metadata;
+pub(super) mod repository;
+pub(super) mod statistics;
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State as Shared;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use serde::Serialize;
+
+use super::State;
+use super::dialect::{self, Dialect, Encoded, LARGE_BODY};
+use super::error::{Problem, Shape};
+use crate::codec::oip::{self, Form, bare, read, write};
+use crate::codec::{DecodeError, Request};
+use crate::model::{Answer, Model};
+use crate::serving::ServingSet;
+
+/// How long the JSON of a binary body is.
+const JSON_LENGTH: HeaderName = HeaderName::from_static(read::HEADER);
+/// Raw bytes beyond this take about half a millisecond to decode and to bind.
+const LARGE_RAW: usize = 2 << 20;
+
+/// An inference request; the header says how much of its body is JSON.
+#[derive(Clone, Copy)]
+struct Infer {
+    json: Option<usize>,
+}
+
+impl Dialect for Infer {
+    type Form = Form;
+
+    fn protocol(&self) -> &'static str {
+        "v2_http"
+    }
+
+    fn large_body(&self) -> usize {
+        self.json.map_or(LARGE_BODY, |json| if json <= LARGE_BODY { LARGE_RAW } else { LARGE_BODY })
+    }
+
+    fn decode(&self, model: &Model, body: &[u8], max_rows: usize) -> Result<Request<Form>, DecodeError> {
+        let infer = match self.json {
+            Some(0) => bare::request(&model.signature, body)?,
+            json => read::request(body, json)?,
+        };
+        oip::bind(&model.signature, infer, max_rows)
+    }
+
+    fn encode(&self, model: &Model, answers: &[Answer], form: Form) -> Encoded {
+        let (body, json) = write::answer(&model.id, &model.signature, answers, &form);
+        match json {
+            None => Encoded::json(body),
+            Some(json) => Encoded {
+                body,
+                content_type: HeaderValue::from_static("application/octet-stream"),
+                extra: Some((JSON_LENGTH, json.into())),
+            },
+        }
+    }
+}
+
+/// Answers an inference request. Whatever its `Content-Type` is: clients send all kinds, the header alone tells.
+pub(super) async fn infer(
+    state: Arc<State>,
+    model: &str,
+    version: Option<&str>,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Response, Problem> {
+    let plain = |problem: Problem| problem.told(Shape::Plain);
+    let dialect = Infer { json: json_length(headers).map_err(plain)? };
+    let (lane, set) = state.find(model, version).map_err(plain)?;
+    Ok(dialect::answer_with(dialect, Shape::Plain, &state, &lane, &set, headers, body).await)
+}
+
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
+    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| {
+        let shown: String = String::from_utf8_lossy(value.as_bytes()).chars().take(64).collect();
+        let detail = format!("{JSON_LENGTH} is {shown:?}: send how many bytes of the body are JSON");
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    })
+}
+
+/// What a path under `/v2` other than inference asks for.
+enum Ask<'a> {
+    Server,
+    Live,
+    Ready,
+    Models,
+    Metadata(&'a str, Option<&'a str>),
+    ModelReady(&'a str, Option<&'a str>),
+    Config(&'a str, Option<&'a str>),
+    Statistics(Option<&'a str>, Option<&'a str>),
+    Index,
+    Load(&'a str),
+    Unload(&'a str),
+}
+
+impl<'a> Ask<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = path.split('/').skip(1).take(8).collect();
+        Some(match parts.as_slice() {
+            ["v2"] => Self::Server,
+            ["v2", "health", "live"] => Self::Live,
+            ["v2", "health", "ready"] => Self::Ready,
+            ["v2", "models"] => Self::Models,
+            ["v2", "models", "stats"] => Self::Statistics(None, None),
+            ["v2", "models", model, rest @ ..] => {
+                let (version, rest) = match rest {
+                    ["versions", version, rest @ ..] => (Some(*version), rest),
+                    rest => (None, rest),
+                };
+                match rest {
+                    [] => Self::Metadata(model, version),
+                    ["ready"] => Self::ModelReady(model, version),
+                    ["config"] => Self::Config(model, version),
+                    ["stats"] => Self::Statistics(Some(model), version),
+                    _ => return None,
+                }
+            }
+            ["v2", "repository", "index"] => Self::Index,
+            ["v2", "repository", "models", model, "load"] => Self::Load(model),
+            ["v2", "repository", "models", model, "unload"] => Self::Unload(model),
+            _ => return None,
+        })
+    }
+
+    const fn is_post(&self) -> bool {
+        matches!(self, Self::Index | Self::Load(_) | Self::Unload(_))
+    }
+}
+
+/// Answers everything under `/v2` but inference.
+pub(super) async fn ask(
+    Shared(state): Shared<Arc<State>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let Some(ask) = Ask::of(uri.path()) else {
+        let detail = "there is nothing at this path; GET /v2 says what is offered, docs/protocols.md has the paths";
+        return Problem::new(StatusCode::NOT_FOUND, detail.into()).told(Shape::Plain).into_response();
+    };
+    let fits = if ask.is_post() { method == Method::POST } else { matches!(method, Method::GET | Method::HEAD) };
+    if !fits {
+        let mut response = Problem::wrong_method().told(Shape::Plain).into_response();
+        let allow = HeaderValue::from_static(if ask.is_post() { "POST" } else { "GET, HEAD" });
+        response.headers_mut().insert(header::ALLOW, allow);
+        return response;
+    }
+    let answer = match body {
+        Ok(body) => dispatch(&state, ask, &headers, &body).await,
+        Err(rejected) => Err(Problem::new(rejected.status(), rejected.body_text())),
+    };
+    answer.unwrap_or_else(|problem| problem.told(Shape::Plain).into_response())
+}
+
+async fn dispatch(state: &Arc<State>, ask: Ask<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Response, Problem> {
+    Ok(match ask {
+        Ask::Server => json(StatusCode::OK, &metadata::Server::of()),
+        Ask::Live => json(StatusCode::OK, &serde_json::json!({"live": true})),
+        Ask::Ready => json(status(state.readiness().is_ok()), &serde_json::json!({"ready": state.readiness().is_ok()})),
+        Ask::Models => {
+            let models: Vec<String> = state.engine.lanes().keys().cloned().collect();
+            json(StatusCode::OK, &serde_json::json!({"models": models}))
+        }
+        Ask::Metadata(model, version) => {
+            let (_, set) = state.find(model, version)?;
+            with_version(json(StatusCode::OK, &metadata::Metadata::of(model, &set.champion)), &set)
+        }
+        Ask::ModelReady(model, version) => {
+            let (_, set) = state.find(model, version)?;
+            // As long as the server takes requests, a model that it has is ready.
+            let ready = !state.is_draining();
+            with_version(json(status(ready), &serde_json::json!({"name": model, "ready": ready})), &set)
+        }
+        Ask::Config(model, version) => {
+            let (_, set) = state.find(model, version)?;
+            let config = metadata::Config::of(model, &set.champion, state.engine.options());
+            with_version(json(StatusCode::OK, &config), &set)
+        }
+        Ask::Statistics(model, version) => json(StatusCode::OK, &statistics::of(state, model, version)?),
+        Ask::Index => json(StatusCode::OK, &repository::index(state, body)?),
+        Ask::Load(model) => repository::load(state, model, headers, body).await?,
+        Ask::Unload(model) => repository::unload(state, model, headers, body).await?,
+    })
+}
+
+const fn status(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    (status, axum::Json(value)).into_response()
+}
+
+fn with_version(mut response: Response, set: &ServingSet) -> Response {
+    dialect::tell_version(&mut response, set);
+    response
+}
