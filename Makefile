@@ -2,7 +2,7 @@
 #   make serve   builds the server and serves models/
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
-# All that they install goes to .venv and target, in this folder.
+# All that they install goes to .venv, .venv-clients and target, in this folder.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 ARGS ?=
@@ -12,13 +12,14 @@ pip := $(venv)/bin/pip install --disable-pip-version-check --require-hashes
 runtime := $(venv)/.onnxruntime-installed
 training := $(venv)/.training-installed
 s3 := $(venv)/.s3-installed
+clients := .venv-clients
 
 .PHONY: serve s3 test train bench bench-s3 tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
 	cargo build --release --package onnxd
-	@echo "==> http://localhost:8080/predict answers; health, metrics and status are at http://localhost:8082"
+	@echo "==> http://localhost:8080/predict answers, gRPC is at localhost:8081; health, metrics and status are at http://localhost:8082"
 	exec target/release/onnxd serve models $(ARGS)
 
 # ARGS="--s3-port 9100 --first-port 8180 --second-port 8190" chooses other ports.
@@ -27,7 +28,7 @@ s3: $(runtime) $(s3)
 	cargo build --release --package onnxd --package benches
 	exec target/release/benches s3 --onnxd target/release/onnxd $(ARGS)
 
-test: $(training) $(s3)
+test: $(training) $(s3) $(clients)/.installed
 	@echo "==> Rust"
 	cargo test --workspace
 	@echo "==> Python"
@@ -35,6 +36,8 @@ test: $(training) $(s3)
 	$(venv)/bin/ruff format --check training server/tests
 	$(venv)/bin/python -m pytest --quiet training
 	$(venv)/bin/python server/tests/fixtures/make.py --check
+	@echo "==> other servers' clients"
+	$(clients)/bin/python -m pytest --quiet server/tests/clients
 
 # Trains the champion and the challenger anew and puts them into models/.
 train: $(training)
@@ -68,6 +71,13 @@ $(s3): server/tests/requirements.lock $(training) | tools
 	$(pip) --requirement server/tests/requirements.lock
 	@touch $@
 
+# An environment of its own: they name other versions of what training needs, and nobody but the tests wants them.
+$(clients)/.installed: server/tests/clients/requirements.lock | tools
+	@echo "==> the clients of other servers into $(clients), checked by their hashes"
+	@test -x $(clients)/bin/pip || $(PYTHON) -m venv $(clients) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
+	$(clients)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
+	@touch $@
+
 tools:
 	@command -v cargo >/dev/null || { echo "Rust is missing: install it from https://rustup.rs" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing: install gcc or clang" >&2; exit 1; }
@@ -75,4 +85,4 @@ tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: install Python 3.11 or newer, or name one with PYTHON=" >&2; exit 1; }
 
 clean:
-	rm -rf target $(venv)
+	rm -rf target $(venv) $(clients)
