@@ -109,7 +109,21 @@ pub(super) fn parse(onnx: &[u8]) -> Result<(Model, Graph), String> {
     if graph.node.is_empty() {
         return Err("the model has no nodes".into());
     }
+    for function in &mut model.functions {
+        forget_references(&mut function.node);
+    }
     Ok((model, graph))
+}
+
+/// What a function takes from its call is not known here, and nothing may be proved by what stands in its place.
+fn forget_references(nodes: &mut [Node]) {
+    for node in nodes {
+        node.attribute.retain(|attribute| attribute.ref_attr_name.is_empty());
+        for attribute in &mut node.attribute {
+            let inner = attribute.g.iter_mut().chain(&mut attribute.graphs);
+            inner.for_each(|graph| forget_references(&mut graph.node));
+        }
+    }
 }
 
 /// Says what a file that is no model most likely is.

@@ -96,6 +96,9 @@ pub(super) struct Attribute {
     pub(super) tensors: Vec<TensorProto>,
     #[prost(message, repeated, tag = "11")]
     pub(super) graphs: Vec<Graph>,
+    /// In a function: the attribute of the call that the value comes from, whatever else stands here.
+    #[prost(string, tag = "21")]
+    pub(super) ref_attr_name: String,
     #[prost(message, optional, tag = "22")]
     pub(super) sparse_tensor: Option<SparseTensor>,
     #[prost(message, repeated, tag = "23")]

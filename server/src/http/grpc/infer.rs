@@ -8,6 +8,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -23,6 +24,9 @@ use crate::http::{State, wishes};
 use crate::model::Answer;
 use crate::model::tensor::Tensor;
 use crate::serving::ServingSet;
+
+/// More inputs, or outputs, than any model has.
+const TENSORS: usize = 4096;
 
 /// The `protocol` label of metrics.
 const PROTOCOL: &str = "v2_grpc";
@@ -176,6 +180,9 @@ async fn predict(
 
 /// The request's id, and what it asks for.
 fn decode(state: &State, bytes: Bytes) -> Result<(String, Result<Decoded, Status>), Status> {
+    if !is_modest(&bytes) {
+        return Err(Status::invalid_argument(format!("the message has more than {TENSORS} inputs or outputs")));
+    }
     let message = ModelInferRequest::decode(bytes)
         .map_err(|e| Status::invalid_argument(format!("the message is no ModelInferRequest: {e}")))?;
     let id = message.id.clone();
@@ -186,6 +193,24 @@ fn decode(state: &State, bytes: Bytes) -> Result<(String, Result<Decoded, Status
         Ok(Decoded { lane, set, request })
     })();
     Ok((id, decoded))
+}
+
+/// Whether a message has no more inputs, outputs and raw contents than a model may have. An empty one takes two bytes of the
+/// message and hundreds of memory when it is decoded, so they are counted before.
+fn is_modest(mut bytes: &[u8]) -> bool {
+    let mut left = 3 * TENSORS;
+    while !bytes.is_empty() {
+        let Ok((tag, wire_type)) = decode_key(&mut bytes) else { return true };
+        if (5..=7).contains(&tag) {
+            let Some(rest) = left.checked_sub(1) else { return false };
+            left = rest;
+        }
+        // What is malformed is told when it is decoded.
+        if skip_field(wire_type, tag, &mut bytes, DecodeContext::default()).is_err() {
+            return true;
+        }
+    }
+    true
 }
 
 async fn run(
