@@ -4,7 +4,7 @@ mod common;
 
 use common::grpc::{Client, infer, parameter, raw, row, scores, typed};
 use common::repo::{Repo, fixture, serves};
-use common::{Server, wait_for};
+use common::{Server, resident, wait_for};
 use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
 use onnxd::http::grpc::SERVICE;
@@ -372,4 +372,27 @@ fn promotions_lose_no_call() {
         });
     }
     assert!(answered >= 1200 && versions.len() == 2, "{answered} {versions:?}");
+}
+
+/// An empty tensor takes two bytes of a message and hundreds when it is decoded: millions are refused before.
+#[test]
+fn a_message_of_empty_tensors_is_refused_before_it_is_decoded() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &[]);
+    let client = Client::connect(server.grpc);
+    infer(&client, raw(&[row(1.0)]));
+    let before = resident(server.pid());
+    for tensor in ["inputs", "outputs", "raw_input_contents"] {
+        let mut message = ModelInferRequest { model_name: "anomaly".into(), ..Default::default() };
+        match tensor {
+            "inputs" => message.inputs = vec![InferInputTensor::default(); 1 << 20],
+            "outputs" => message.outputs = vec![InferRequestedOutputTensor::default(); 1 << 20],
+            _ => message.raw_input_contents = vec![Default::default(); 1 << 20],
+        }
+        let refused = client.call::<ModelInferResponse>("ModelInfer", message).expect_err("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{tensor}: {refused}");
+        assert!(refused.message().contains("more than 4096 inputs or outputs"), "{tensor}: {refused}");
+    }
+    let grown = resident(server.pid()).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more than before");
 }

@@ -420,6 +420,16 @@ mod tests {
         let function = Function { node: vec![div("a", "b")], ..Function::default() };
         let reason = check(graph(vec![div("f", "f")]), vec![function]).expect_err("in a function");
         assert!(reason.contains("could kill the process"), "{reason}");
+        // The constant is the call's, whatever stands in its place.
+        for refers in [false, true] {
+            let three = attribute("value_int", |a| {
+                a.i = 3;
+                a.ref_attr_name = if refers { "by".into() } else { String::new() };
+            });
+            let node = vec![node("Constant", &[], "b", three), div("a", "b")];
+            let checked = check(graph(vec![div("f", "f")]), vec![Function { node, ..Function::default() }]);
+            assert_eq!(checked.is_err(), refers, "{checked:?}");
+        }
     }
 
     /// ONNX Runtime looks for them in all these places.
