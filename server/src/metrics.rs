@@ -3,18 +3,19 @@
 //! Counters and histograms are kept by the exporter. What merely mirrors a state (which model serves, how long the queue
 //! is) is written from that state at each scrape, so that no series outlives what it describes.
 
+mod page;
+
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+pub use self::page::{Loaded, Page};
 use crate::guard::End;
 use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
-use crate::process;
 use crate::shadow::{Lost, stats};
 
 /// What kind of series a metric is.
@@ -432,76 +433,5 @@ impl RoleMetrics {
         let counter = self.metrics.counter(&PREDICTIONS, &[&self.model, self.role, decision]);
         counter.increment(rows as u64);
         known.insert(decision.into(), counter);
-    }
-}
-
-/// One model in memory, for the page.
-#[derive(Debug)]
-pub struct Loaded<'a> {
-    /// Model name.
-    pub model: &'a str,
-    /// champion, challenger or previous.
-    pub role: &'a str,
-    /// Version.
-    pub version: &'a str,
-    /// SHA-256 of the file.
-    pub sha256: &'a str,
-    /// Unix time.
-    pub loaded_at: f64,
-}
-
-/// The part of `/metrics` that is written from the state.
-#[derive(Debug)]
-pub struct Page<'a> {
-    /// Whether the server takes traffic.
-    pub ready: bool,
-    /// Version of ONNX Runtime.
-    pub onnxruntime: &'a str,
-    /// Kind of the source, and when it was last read.
-    pub source: (&'a str, Option<f64>),
-    /// Every model in memory.
-    pub loaded: Vec<Loaded<'a>>,
-    /// Rows waiting, by model.
-    pub queues: Vec<(&'a str, usize)>,
-}
-
-impl Page<'_> {
-    /// Writes it in the exposition format.
-    #[must_use]
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        let mut series = |metric: &Metric, rows: &[(Vec<&str>, f64)]| {
-            let kind = if metric.kind == Kind::Counter { "counter" } else { "gauge" };
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "# HELP {} {}\n# TYPE {} {kind}", metric.name, metric.help, metric.name);
-            for (values, value) in rows {
-                let labels: Vec<_> = metric.labels.iter().zip(values).map(|(k, v)| format!("{k}={v:?}")).collect();
-                let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-                let _ = writeln!(text, "{}{labels} {value}", metric.name);
-            }
-        };
-        series(&READY, &[(vec![], f64::from(u8::from(self.ready)))]);
-        series(&BUILD_INFO, &[(vec![env!("CARGO_PKG_VERSION"), self.onnxruntime], 1.0)]);
-        let (source, read_at) = self.source;
-        let read: Vec<_> = read_at.into_iter().map(|at| (vec![source], at)).collect();
-        series(&SOURCE_READ, &read);
-        let info: Vec<_> = self.loaded.iter().map(|m| (vec![m.model, m.role, m.version, m.sha256], 1.0)).collect();
-        series(&MODEL_INFO, &info);
-        let times: Vec<_> = self.loaded.iter().map(|m| (vec![m.model, m.role], m.loaded_at)).collect();
-        series(&MODEL_LOADED, &times);
-        #[expect(clippy::cast_precision_loss, reason = "queues are short")]
-        let queues: Vec<_> = self.queues.iter().map(|(model, rows)| (vec![*model], *rows as f64)).collect();
-        series(&QUEUE_ROWS, &queues);
-        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-        if let Some(stat) = process::stat("self")
-            && let (Some(files), Some(start)) = (process::open_files(), stat.start_time())
-        {
-            series(&PROCESS_CPU, &[(vec![], stat.cpu.as_secs_f64())]);
-            series(&PROCESS_RSS, &[(vec![], stat.resident_bytes as f64)]);
-            series(&PROCESS_FDS, &[(vec![], files as f64)]);
-            series(&PROCESS_THREADS, &[(vec![], stat.threads as f64)]);
-            series(&PROCESS_START, &[(vec![], start)]);
-        }
-        text
     }
 }

@@ -3,7 +3,7 @@
 //! A name is that of an input, and then the tensor is the whole input, or that of a feature, and then it is one column of
 //! the input that the feature belongs to.
 
-use super::{DecodeError, unknown};
+use super::{DecodeError, refuse, unknown};
 use crate::model::manifest::{Feature, Missing};
 use crate::model::signature::{Input, Rows, Signature, Slot};
 use crate::model::tensor::{Column, DType, Tensor};
@@ -50,7 +50,7 @@ pub fn bind(signature: &Signature, given: Vec<Given>, max_rows: usize) -> Result
             (Some(input), _) => bound.input(input, tensor, max_rows)?,
             (None, _) => {
                 let (field, message) = unknown(signature, &tensor.name);
-                return Err(DecodeError::Features { field, message });
+                return Err(refuse(&field, message));
             }
         }
     }
@@ -125,17 +125,14 @@ impl Bound<'_> {
             (all, std::iter::once(rows).chain(input.row_shape.iter().flatten().copied()).collect())
         });
         for row in 0..rows {
-            let put = match values.get(row) {
-                Some(_) if nulls.binary_search(&row).is_ok() => Err(String::new()),
-                // A NaN stands for a missing value; what is kept of it is decided below.
-                Some(value) if value.is_nan() => Err(String::new()),
-                Some(value) => all.set(row * width + column, value),
-                None => Ok(()),
-            };
-            match put {
-                Ok(()) => {}
-                Err(reason) if reason.is_empty() => missing(feature, all, row * width + column, row)?,
-                Err(reason) => return Err(refuse(&name, format!("{name} {reason} (row {row})"))),
+            let at = row * width + column;
+            // A NaN stands for a missing value.
+            match values.get(row).filter(|value| !value.is_nan() && nulls.binary_search(&row).is_err()) {
+                None => missing(feature, all, at, row)?,
+                Some(value) => {
+                    let put = all.set(at, value);
+                    put.map_err(|reason| refuse(&name, format!("{name} {reason} (row {row})")))?;
+                }
             }
         }
         self.seen[at][column] = true;
@@ -242,8 +239,4 @@ fn missing(feature: &Feature, values: &mut Column, at: usize, row: usize) -> Res
         return Err(refuse(name, format!("{name} is missing in row {row}: the model requires it")));
     };
     values.set_default(at, value).map_err(|reason| refuse(name, format!("{name} is missing, and its default {reason}")))
-}
-
-fn refuse(field: &str, message: String) -> DecodeError {
-    DecodeError::Features { field: field.into(), message }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::Form;
 use crate::model::Answer;
 use crate::model::signature::{Input, Output, Rows, Signature, Slot};
-use crate::model::tensor::Tensor;
+use crate::model::tensor::{Tensor, rows_of};
 
 /// How probabilities of labelled classes are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,12 +125,9 @@ fn write(json: &mut Vec<u8>, tensor: &Tensor, row: usize, brackets: bool) {
     macro_rules! rows {
         ($array:expr, $one:expr) => {{
             let dims = &$array.shape()[1..];
-            let size: usize = dims.iter().product();
-            let values = $array.as_slice().unwrap_or_default();
-            let values = values.get(row * size..(row + 1) * size).unwrap_or_default();
-            match values {
+            match rows_of($array, row..row + 1) {
                 [one] if dims.len() <= 1 && !brackets => $one(json, one),
-                _ => nested(json, dims, values, &$one),
+                values => nested(json, dims, values, &$one),
             }
         }};
     }

@@ -91,6 +91,11 @@ pub enum DecodeError {
     },
 }
 
+/// An error that names a feature, a tensor or another part of the request.
+pub(crate) fn refuse(field: &str, message: String) -> DecodeError {
+    DecodeError::Features { field: field.into(), message }
+}
+
 /// A name that the model does not take, cut short, and a sentence that says so and what it was most likely meant to be.
 fn unknown(signature: &Signature, name: &str) -> (String, String) {
     let shown: String = name.chars().take(64).collect();

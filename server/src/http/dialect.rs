@@ -58,7 +58,8 @@ impl Encoded {
     }
 }
 
-/// Answers a request for predictions of one model, whose problems are told in `shape`.
+/// Answers a request for predictions of one model. What is wrong once its set is found is told in `shape`, beside the
+/// version; what is wrong before is left to the caller.
 pub(super) async fn answer<D: Dialect>(
     dialect: D,
     shape: Shape,
@@ -67,7 +68,7 @@ pub(super) async fn answer<D: Dialect>(
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<Response, Problem> {
-    let set = lane.serving.get().ok_or_else(|| Problem::not_ready().told(shape))?;
+    let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     Ok(answer_with(dialect, shape, state, lane, &set, headers, body).await)
 }
 

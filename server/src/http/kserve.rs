@@ -54,9 +54,9 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The bodies of this protocol and, in cloud.rs, of Vertex AI, which are alike.
+/// The bodies of this protocol and of Vertex AI, which are alike.
 #[derive(Clone, Copy)]
-pub(super) struct Instances(pub(super) Envelope, pub(super) Classes);
+struct Instances(Envelope, Classes);
 
 impl Dialect for Instances {
     type Form = Layout;
@@ -95,11 +95,21 @@ pub(super) async fn predict(
     if status != StatusCode::OK {
         let verb: String = target.verb.chars().take(64).collect();
         let detail = format!(":{verb} is not offered: send the features to :predict");
-        return Err(Problem::new(status, detail).told(Shape::Plain));
+        return Err(Problem::new(status, detail));
     }
-    let classes = wishes::classes(headers).map_err(|problem| problem.told(Shape::Plain))?;
-    let dialect = Instances(Envelope::Serving, classes);
+    let dialect = Instances(Envelope::Serving, wishes::classes(headers)?);
     Ok(dialect::answer_with(dialect, Shape::Plain, &state, &lane, &set, headers, body).await)
+}
+
+/// Answers a request for predictions of the default model, at the path that Vertex AI chose.
+pub(super) async fn predict_for_vertex(
+    state: Arc<State>,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Response, Problem> {
+    let lane = state.lane(None)?;
+    let dialect = Instances(Envelope::Vertex, wishes::classes(headers)?);
+    dialect::answer(dialect, Shape::Plain, &state, &lane, headers, body).await
 }
 
 /// What KServe's client asks to know whether the server lives. People who ask are shown the models.
@@ -121,9 +131,9 @@ fn champion(
     if let Some(label) = label.filter(|label| !LABELS.contains(label)) {
         let shown: String = label.chars().take(64).collect();
         let detail = format!("there is no label {shown:?}: {} are those of the version that serves", LABELS.join(", "));
-        return Err(Problem::new(StatusCode::NOT_FOUND, detail).told(Shape::Plain));
+        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
     }
-    state.find(model, version).map_err(|problem| problem.told(Shape::Plain))
+    state.find(model, version)
 }
 
 /// What stands behind a model's name in a path.
@@ -136,7 +146,8 @@ pub(super) struct Asked {
 
 impl Asked {
     fn set(&self, state: &State) -> Result<Arc<ServingSet>, Problem> {
-        Ok(champion(state, &self.model, self.version.as_deref(), self.label.as_deref())?.1)
+        let found = champion(state, &self.model, self.version.as_deref(), self.label.as_deref());
+        found.map(|(_, set)| set).map_err(|problem| problem.told(Shape::Plain))
     }
 }
 

@@ -66,18 +66,17 @@ impl Dialect for Invocation {
 
 /// Answers a request for predictions of the default model, or of the one that SageMaker names.
 pub(super) async fn predict(state: Arc<State>, headers: &HeaderMap, body: Incoming) -> Result<Response, Problem> {
-    let told = |problem: Problem| problem.told(Shape::Mlflow);
-    let format = format(headers).map_err(told)?;
+    let format = format(headers)?;
     let target = headers.get(TARGET_MODEL).map(|value| value.to_str().unwrap_or("?"));
     let target = target.map(|name| name.trim_start_matches('/').trim_end_matches(".tar.gz"));
-    let lane = state.lane(target).map_err(told)?;
+    let lane = state.lane(target)?;
     let csv = match format {
         Format::Json => false,
         Format::Csv => true,
         Format::Lines(name) => return ndjson::predict(state, lane, Shape::Mlflow, name, headers, body).await,
     };
-    let classes = wishes::classes(headers).map_err(told)?;
-    dialect::answer(Invocation { csv, classes }, Shape::Mlflow, &state, &lane, headers, body).await
+    dialect::answer(Invocation { csv, classes: wishes::classes(headers)? }, Shape::Mlflow, &state, &lane, headers, body)
+        .await
 }
 
 /// MLflow's rule: one of its types, and no parameter but `charset=utf-8`.

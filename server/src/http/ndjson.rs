@@ -52,26 +52,25 @@ pub(super) async fn predict(
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<Response, Problem> {
-    let told = |problem: Problem| problem.told(shape);
-    let set = lane.serving.get().ok_or_else(|| told(Problem::not_ready()))?;
+    let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     // A deadline belongs to each run of the stream's rows.
-    let asked = wishes::narrow(state.engine.call("ndjson"), headers).map_err(told)?;
+    let asked = wishes::narrow(state.engine.call("ndjson"), headers)?;
     let rows = Rows {
         state,
         lane,
         set: Arc::clone(&set),
-        body: compress::decompressed(headers, body).map_err(told)?.into_data_stream().boxed(),
+        body: compress::decompressed(headers, body)?.into_data_stream().boxed(),
         pending: BytesMut::new(),
         searched: 0,
         ended: false,
         accepted: false,
         priority: asked.priority,
-        classes: wishes::classes(headers).map_err(told)?,
+        classes: wishes::classes(headers)?,
         shape,
         timeout: asked.deadline - asked.start,
     };
     let answer = answer(rows, content_type).await;
-    let mut response = answer.unwrap_or_else(|problem| told(problem).into_response());
+    let mut response = answer.unwrap_or_else(|problem| problem.told(shape).into_response());
     tell_version(&mut response, &set);
     Ok(response)
 }

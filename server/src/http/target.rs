@@ -6,11 +6,8 @@ use axum::http::{self, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 
-use super::dialect;
 use super::error::{Problem, Shape};
-use super::kserve::{self, Instances};
-use super::{State, mlflow, named, oip, wishes};
-use crate::codec::envelope::Envelope;
+use super::{State, kserve, mlflow, named, oip};
 
 /// What a path asks for.
 pub(super) enum Target<'a> {
@@ -62,22 +59,18 @@ impl<'a> Target<'a> {
 pub(super) async fn predict(state: Arc<State>, request: http::Request<Incoming>) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let Some(target) = Target::of(&state, head.uri.path()) else { return Err(Problem::internal()) };
+    let shape = target.shape();
     if head.method != Method::POST {
-        let mut response = Problem::wrong_method().told(target.shape()).into_response();
+        let mut response = Problem::wrong_method().told(shape).into_response();
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
         return Ok(response);
     }
-    match target {
+    let answer = match target {
         Target::Named(model) => named::predict(state, model, &head.headers, body).await,
         Target::Infer(model, version) => oip::infer(state, model, version, &head.headers, body).await,
         Target::V1(target) => kserve::predict(state, target, &head.headers, body).await,
         Target::Invocations => mlflow::predict(state, &head.headers, body).await,
-        Target::Vertex => {
-            let told = |problem: Problem| problem.told(Shape::Plain);
-            let lane = state.lane(None).map_err(told)?;
-            let classes = wishes::classes(&head.headers).map_err(told)?;
-            dialect::answer(Instances(Envelope::Vertex, classes), Shape::Plain, &state, &lane, &head.headers, body)
-                .await
-        }
-    }
+        Target::Vertex => kserve::predict_for_vertex(state, &head.headers, body).await,
+    };
+    answer.map_err(|problem| problem.told(shape))
 }

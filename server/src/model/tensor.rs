@@ -321,6 +321,13 @@ fn mismatch(value: Scalar<'_>, dtype: DType) -> String {
     format!("is {what}, the model takes {}", dtype.noun())
 }
 
+/// The elements of some rows of an array in standard layout; none when it has no such rows.
+#[must_use]
+pub fn rows_of<T>(array: &ArrayD<T>, rows: Range<usize>) -> &[T] {
+    let row: usize = array.shape().iter().skip(1).product();
+    array.as_slice().and_then(|values| values.get(rows.start * row..rows.end * row)).unwrap_or_default()
+}
+
 /// Puts the rows of several runs' tensors under one another, tensor by tensor; `None` when shapes or types differ.
 #[must_use]
 pub fn stack<'a>(runs: impl Iterator<Item = &'a [Tensor]> + Clone) -> Option<Vec<Tensor>> {

@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 import oip
 from repository import TRIGGER, Export
 from running import Server, until
-from triton import GrpcClient, check, grpc_inputs
+from triton import GrpcClient, check, grpc_inputs, wrong_inputs
 
 Models = dict[str, Export]
 
@@ -255,18 +255,7 @@ def test_unknown_model(grpc: GrpcClient, models: Models) -> None:
 
 
 def test_wrong_inputs(grpc: GrpcClient, models: Models) -> None:
-    array = models["sklearn-dense"].inputs["X"]
-    cases: list[tuple[dict[str, np.ndarray], str]] = [
-        ({"X": array.astype(np.float64)}, "FP64"),
-        ({"X": array.astype(np.int64)}, "INT64"),
-        ({"X": array[:, :3].copy()}, "3"),
-        ({"X": array.reshape(-1)}, "X"),
-        ({"Y": array}, "Y"),
-        ({"X": array, "Y": array}, "Y"),
-        ({"X": array.astype(str).astype(object)}, "BYTES"),
-        ({}, "X"),
-    ]
-    for tensors, named in cases:
+    for tensors, named in [*wrong_inputs(models["sklearn-dense"].inputs["X"]), ({}, "X")]:
         status, message = refused(grpc, "sklearn-dense", grpc_inputs(tensors))
         assert status == "INVALID_ARGUMENT", message
         assert named in message, f"{message!r} does not say {named}"

@@ -11,7 +11,7 @@ import oip
 import oracle
 from repository import TRIGGER, Export
 from running import Server, until
-from triton import HttpClient, check, http_inputs, http_outputs
+from triton import HttpClient, check, http_inputs, http_outputs, wrong_inputs
 
 Models = dict[str, Export]
 
@@ -329,17 +329,7 @@ def test_unknown_version(http: HttpClient, models: Models) -> None:
 
 
 def test_wrong_inputs(http: HttpClient, models: Models) -> None:
-    array = models["sklearn-dense"].inputs["X"]
-    cases: list[tuple[dict[str, np.ndarray], str]] = [
-        ({"X": array.astype(np.float64)}, "FP64"),
-        ({"X": array.astype(np.int64)}, "INT64"),
-        ({"X": array[:, :3].copy()}, "3"),
-        ({"X": array.reshape(-1)}, "X"),
-        ({"Y": array}, "Y"),
-        ({"X": array, "Y": array}, "Y"),
-        ({"X": array.astype(str).astype(object)}, "BYTES"),
-    ]
-    for tensors, named in cases:
+    for tensors, named in wrong_inputs(models["sklearn-dense"].inputs["X"]):
         for binary in (True, False):
             status, message = refused(http, "sklearn-dense", http_inputs(tensors, binary=binary))
             assert status in WRONG, message

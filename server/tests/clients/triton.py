@@ -41,6 +41,19 @@ def grpc_inputs(tensors: Tensors) -> list[grpc.InferInput]:
     return made
 
 
+def wrong_inputs(array: np.ndarray) -> list[tuple[Tensors, str]]:
+    """What a model with one input X, float32 like this array, refuses, with a word that the message must hold."""
+    return [
+        ({"X": array.astype(np.float64)}, "FP64"),
+        ({"X": array.astype(np.int64)}, "INT64"),
+        ({"X": array[:, :3].copy()}, "3"),
+        ({"X": array.reshape(-1)}, "X"),
+        ({"Y": array}, "Y"),
+        ({"X": array, "Y": array}, "Y"),
+        ({"X": array.astype(str).astype(object)}, "BYTES"),
+    ]
+
+
 def http_outputs(names: list[str], **options: object) -> list[http.InferRequestedOutput]:
     return [http.InferRequestedOutput(name, **options) for name in names]
 

@@ -1,9 +1,10 @@
 //! A REST request without any JSON: its body is the only input of a model.
 
 use super::read::HEADER;
-use super::{Infer, raw, refuse};
+use super::{Infer, raw};
 use crate::codec::DecodeError;
 use crate::codec::bind::Given;
+use crate::codec::refuse;
 use crate::model::signature::{Rows, Signature};
 use crate::model::tensor::Column;
 

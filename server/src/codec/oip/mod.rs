@@ -12,7 +12,7 @@ pub mod write;
 use std::time::Duration;
 
 use super::bind::{self, Given};
-use super::{DecodeError, Request, Wishes};
+use super::{DecodeError, Request, Wishes, refuse};
 use crate::model::signature::{Signature, Slot};
 use crate::model::tensor::DType;
 
@@ -173,12 +173,6 @@ pub fn shape_of(tensor: &str, shape: &[i64]) -> Result<(Vec<usize>, usize), Deco
 
 fn shown(shape: &[i64]) -> String {
     if shape.len() <= 16 { format!("{shape:?}") } else { format!("of {} dimensions", shape.len()) }
-}
-
-/// An error that names a tensor or another part of the request.
-#[must_use]
-pub fn refuse(field: &str, message: String) -> DecodeError {
-    DecodeError::Features { field: field.into(), message }
 }
 
 impl Infer {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::datatype;
-use crate::model::tensor::{Column, DType, Tensor};
+use crate::model::tensor::{Column, DType, Tensor, rows_of};
 
 /// Bytes of an element; `None` for strings, which differ.
 #[must_use]
@@ -102,7 +102,7 @@ pub fn text_of(at: usize, bytes: &[u8]) -> Result<&str, String> {
 #[must_use]
 pub fn len(tensor: &Tensor, rows: Range<usize>) -> usize {
     match tensor {
-        Tensor::Text(_) => with_texts(tensor, rows, |texts| texts.iter().map(|text| 4 + text.len()).sum()),
+        Tensor::Text(a) => rows_of(a, rows).iter().map(|text| 4 + text.len()).sum(),
         tensor => {
             let row: usize = tensor.shape().iter().skip(1).product();
             rows.len() * row * width(tensor.dtype()).unwrap_or(0)
@@ -110,20 +110,11 @@ pub fn len(tensor: &Tensor, rows: Range<usize>) -> usize {
     }
 }
 
-fn with_texts<T: Default>(tensor: &Tensor, rows: Range<usize>, take: impl FnOnce(&[String]) -> T) -> T {
-    let Tensor::Text(array) = tensor else { return T::default() };
-    let row: usize = array.shape().iter().skip(1).product();
-    let texts = array.as_slice().and_then(|texts| texts.get(rows.start * row..rows.end * row));
-    take(texts.unwrap_or_default())
-}
-
 /// Appends some rows of a tensor.
 pub fn encode(into: &mut Vec<u8>, tensor: &Tensor, rows: Range<usize>) {
     macro_rules! numbers {
         ($array:expr) => {{
-            let row: usize = $array.shape().iter().skip(1).product();
-            let values = $array.as_slice().and_then(|values| values.get(rows.start * row..rows.end * row));
-            let values = values.unwrap_or_default();
+            let values = rows_of($array, rows);
             let at = into.len();
             into.resize(at + size_of_val(values), 0);
             let (places, _) = into[at..].as_chunks_mut();
@@ -145,12 +136,8 @@ pub fn encode(into: &mut Vec<u8>, tensor: &Tensor, rows: Range<usize>) {
         Tensor::U16(a) => numbers!(a),
         Tensor::U32(a) => numbers!(a),
         Tensor::U64(a) => numbers!(a),
-        Tensor::Bool(a) => {
-            let row: usize = a.shape().iter().skip(1).product();
-            let values = a.as_slice().and_then(|values| values.get(rows.start * row..rows.end * row));
-            into.extend(values.unwrap_or_default().iter().map(|value| u8::from(*value)));
-        }
-        Tensor::Text(_) => with_texts(tensor, rows, |texts| texts.iter().for_each(|text| string(into, text))),
+        Tensor::Bool(a) => into.extend(rows_of(a, rows).iter().map(|value| u8::from(*value))),
+        Tensor::Text(a) => rows_of(a, rows).iter().for_each(|text| string(into, text)),
     }
 }
 

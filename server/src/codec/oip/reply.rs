@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use super::{Chosen, Form, datatype, raw};
 use crate::model::Answer;
 use crate::model::signature::{Output, Signature};
-use crate::model::tensor::{DType, Tensor};
+use crate::model::tensor::{DType, Tensor, rows_of};
 
 /// One output of an answer.
 #[derive(Debug)]
@@ -108,11 +108,9 @@ impl Reply<'_> {
 macro_rules! with_rows {
     ($tensor:expr, $rows:expr, $take:expr) => {{
         macro_rules! rows {
-            ($array:expr, $one:expr) => {{
-                let row: usize = $array.shape().iter().skip(1).product();
-                let values = $array.as_slice().and_then(|values| values.get($rows.start * row..$rows.end * row));
-                $take(values.unwrap_or_default(), $one)
-            }};
+            ($array:expr, $one:expr) => {
+                $take(rows_of($array, $rows), $one)
+            };
         }
         match $tensor {
             Tensor::F16(a) => rows!(a, |json: &mut Vec<u8>, v: &f16| float(json, v.to_f32())),

@@ -11,8 +11,8 @@ use super::proto::{InferParameter, InferTensorContents, ModelInferRequest, Model
 use crate::codec::bind::Given;
 use crate::codec::oip::reply::{Content, Reply, replies};
 use crate::codec::oip::{self, Form, Infer, Parameter, Wanted, raw};
-use crate::codec::{DecodeError, Request};
-use crate::model::tensor::{Column, DType, Tensor};
+use crate::codec::{DecodeError, Request, refuse};
+use crate::model::tensor::{Column, DType, Tensor, rows_of};
 use crate::model::{Answer, Model};
 
 /// The request as a model runs it.
@@ -22,7 +22,7 @@ pub(super) fn decode(model: &Model, message: ModelInferRequest, max_rows: usize)
     if is_raw && raw_input_contents.len() != inputs.len() {
         let (contents, inputs) = (raw_input_contents.len(), inputs.len());
         let message = format!("raw_input_contents has {contents} elements and inputs has {inputs}: send one for each");
-        return Err(oip::refuse("raw_input_contents", message));
+        return Err(refuse("raw_input_contents", message));
     }
     let mut infer = Infer { id, ..Infer::default() };
     for (name, value) in values(&parameters) {
@@ -74,7 +74,7 @@ fn given(input: InferInputTensor, bytes: Option<Bytes>) -> Result<Given, DecodeE
         (Some(bytes), _) => raw::decode(dtype, count, &bytes),
         (None, contents) => typed(dtype, count, contents.unwrap_or_default()),
     };
-    let values = values.map_err(|reason| oip::refuse(&name, format!("{name} {reason}")))?;
+    let values = values.map_err(|reason| refuse(&name, format!("{name} {reason}")))?;
     Ok(Given { name, shape, values, nulls: vec![] })
 }
 
@@ -156,28 +156,22 @@ fn contents(reply: &Reply<'_>) -> InferTensorContents {
 }
 
 fn append(contents: &mut InferTensorContents, tensor: &Tensor, rows: Range<usize>) {
-    macro_rules! rows {
-        ($array:expr) => {{
-            let row: usize = $array.shape().iter().skip(1).product();
-            $array.as_slice().and_then(|values| values.get(rows.start * row..rows.end * row)).unwrap_or_default()
-        }};
-    }
     match tensor {
         // There is no list for them: an answer that holds them is raw.
         Tensor::F16(_) | Tensor::BF16(_) => {}
-        Tensor::Bool(a) => contents.bool_contents.extend_from_slice(rows!(a)),
-        Tensor::I8(a) => contents.int_contents.extend(rows!(a).iter().map(|v| i32::from(*v))),
-        Tensor::I16(a) => contents.int_contents.extend(rows!(a).iter().map(|v| i32::from(*v))),
-        Tensor::I32(a) => contents.int_contents.extend_from_slice(rows!(a)),
-        Tensor::I64(a) => contents.int64_contents.extend_from_slice(rows!(a)),
-        Tensor::U8(a) => contents.uint_contents.extend(rows!(a).iter().map(|v| u32::from(*v))),
-        Tensor::U16(a) => contents.uint_contents.extend(rows!(a).iter().map(|v| u32::from(*v))),
-        Tensor::U32(a) => contents.uint_contents.extend_from_slice(rows!(a)),
-        Tensor::U64(a) => contents.uint64_contents.extend_from_slice(rows!(a)),
-        Tensor::F32(a) => contents.fp32_contents.extend_from_slice(rows!(a)),
-        Tensor::F64(a) => contents.fp64_contents.extend_from_slice(rows!(a)),
+        Tensor::Bool(a) => contents.bool_contents.extend_from_slice(rows_of(a, rows)),
+        Tensor::I8(a) => contents.int_contents.extend(rows_of(a, rows).iter().map(|v| i32::from(*v))),
+        Tensor::I16(a) => contents.int_contents.extend(rows_of(a, rows).iter().map(|v| i32::from(*v))),
+        Tensor::I32(a) => contents.int_contents.extend_from_slice(rows_of(a, rows)),
+        Tensor::I64(a) => contents.int64_contents.extend_from_slice(rows_of(a, rows)),
+        Tensor::U8(a) => contents.uint_contents.extend(rows_of(a, rows).iter().map(|v| u32::from(*v))),
+        Tensor::U16(a) => contents.uint_contents.extend(rows_of(a, rows).iter().map(|v| u32::from(*v))),
+        Tensor::U32(a) => contents.uint_contents.extend_from_slice(rows_of(a, rows)),
+        Tensor::U64(a) => contents.uint64_contents.extend_from_slice(rows_of(a, rows)),
+        Tensor::F32(a) => contents.fp32_contents.extend_from_slice(rows_of(a, rows)),
+        Tensor::F64(a) => contents.fp64_contents.extend_from_slice(rows_of(a, rows)),
         Tensor::Text(a) => {
-            contents.bytes_contents.extend(rows!(a).iter().map(|v| Bytes::copy_from_slice(v.as_bytes())));
+            contents.bytes_contents.extend(rows_of(a, rows).iter().map(|v| Bytes::copy_from_slice(v.as_bytes())));
         }
     }
 }

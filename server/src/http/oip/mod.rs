@@ -77,9 +77,8 @@ pub(super) async fn infer(
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<Response, Problem> {
-    let plain = |problem: Problem| problem.told(Shape::Plain);
-    let dialect = Infer { json: json_length(headers).map_err(plain)? };
-    let (lane, set) = state.find(model, version).map_err(plain)?;
+    let dialect = Infer { json: json_length(headers)? };
+    let (lane, set) = state.find(model, version)?;
     Ok(dialect::answer_with(dialect, Shape::Plain, &state, &lane, &set, headers, body).await)
 }
 

@@ -13,11 +13,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::value::RawValue;
 
 use self::pieces::{Keys, OrNull, Parameters, Text};
-use super::{Infer, Parameter, Wanted, dtype_of, no_shared_memory, raw, refuse, shape_of};
-use crate::codec::DecodeError;
+use super::{Infer, Parameter, Wanted, dtype_of, no_shared_memory, raw, shape_of};
 use crate::codec::bind::Given;
 use crate::codec::decode::number_beyond_json;
 use crate::codec::nested::Nested;
+use crate::codec::{DecodeError, refuse};
 use crate::model::tensor::{Column, DType};
 
 /// Reads a request whose JSON is the first `json` bytes of the body, or all of it.
