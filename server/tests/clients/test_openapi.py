@@ -22,7 +22,7 @@ from running import Server
 # With a manifest, one input a column with text, token ids, rows of a fixed number, no rows at all, maps of classes.
 MODELS = ["anomaly", "sklearn-pipeline", "tokens", "fixed-batch", "unlike-axes", "sklearn-zipmap", "type-bool"]
 
-# A schema cannot say that rows must be of one size, or that a model knows only some words: some of what fits is refused.
+# A schema cannot say that rows must be of one size, or that a model knows only some words.
 OWN_RULES = {"sklearn-pipeline", "tokens", "unlike-axes"}
 
 ANSWERED = [
