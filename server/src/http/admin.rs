@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::{Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::body::{self, Received};
 use super::error::Problem;
 use super::{State, ops};
 use crate::promotion::{self, Author, Change, ChangeError, Changed};
@@ -62,9 +63,9 @@ pub(super) async fn promote(
     Shared(state): Shared<Arc<State>>,
     Path(model): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Problem> {
-    change(state, model, &headers, &body, "promoted", Change::Promote).await
+    change(state, model, &headers, body, "promoted", Change::Promote).await
 }
 
 /// Makes the champion before, or `version`, the champion again.
@@ -72,24 +73,25 @@ pub(super) async fn roll_back(
     Shared(state): Shared<Arc<State>>,
     Path(model): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Problem> {
-    change(state, model, &headers, &body, "rolled_back", Change::RollBack).await
+    change(state, model, &headers, body, "rolled_back", Change::RollBack).await
 }
 
 async fn change(
     state: Arc<State>,
     model: String,
     headers: &HeaderMap,
-    body: &Bytes,
+    body: Body,
     done: &'static str,
     change: impl FnOnce(Option<String>) -> Change,
 ) -> Result<Response, Problem> {
     admit(&state, headers)?;
-    let order: Order = if body.is_empty() {
+    let Received { bytes, _room } = body::order(&state, headers, body).await?;
+    let order: Order = if bytes.is_empty() {
         Order::default()
     } else {
-        serde_json::from_slice(body).map_err(|e| Problem::new(StatusCode::BAD_REQUEST, e.to_string()))?
+        serde_json::from_slice(&bytes).map_err(|e| Problem::new(StatusCode::BAD_REQUEST, e.to_string()))?
     };
     if !is_model_name(&model) {
         return Err(Problem::new(StatusCode::NOT_FOUND, "that is not a model's name".into()));

@@ -1,16 +1,79 @@
-//! Receiving whole bodies, within the limits of each and of all together. What is limited is what they hold, not the
-//! form in which they travel.
+//! Receiving bodies, within the limits of each and of all together. What is limited is what they hold, not the form in
+//! which they travel.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use axum::BoxError;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, Version, header};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::Problem;
-use super::{BODY_UNIT, compress};
+use super::{BODY_UNIT, State, compress};
+
+/// How long a client may go on sending a body that nobody reads any more.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A request's body. What is left of it when its request is answered is read and thrown away, for a while: HTTP/1 has
+/// the next request behind it, and a connection that is closed under a client that sends loses the answer.
+pub(super) struct Incoming {
+    body: Option<hyper::body::Incoming>,
+    ended: bool,
+    /// Whether the client waits to be told that its body is wanted: unless it is read, it is not sent.
+    waits: bool,
+}
+
+impl Incoming {
+    /// The same request, whose body is read to its end.
+    pub(super) fn of(request: Request<hyper::body::Incoming>) -> Request<Self> {
+        let waits = request.headers().contains_key(header::EXPECT);
+        // On other connections, requests do not stand in each other's way.
+        let ended = request.version() >= Version::HTTP_2;
+        request.map(|body| Self { body: Some(body), ended, waits })
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.waits = false;
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        self.ended |= !matches!(frame, Some(Ok(_)));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if self.ended || self.waits || self.is_end_stream() {
+            return;
+        }
+        if let (Some(mut rest), Ok(runtime)) = (self.body.take(), tokio::runtime::Handle::try_current()) {
+            let read = async move { while let Some(Ok(_)) = rest.frame().await {} };
+            // After that the connection is closed.
+            runtime.spawn(tokio::time::timeout(LINGER, read));
+        }
+    }
+}
 
 /// A whole body, and its share of the room for all bodies.
 pub(super) struct Received<'a> {
@@ -23,24 +86,41 @@ pub(super) async fn gunzip(compressed: Bytes, limit: usize, room: &Semaphore) ->
     read(compress::gunzip(compressed), limit, room).await
 }
 
-/// Receives a whole body of at most `limit` bytes, decompressed.
-pub(super) async fn whole<'a>(
+/// Receives a whole body, decompressed, until a deadline.
+pub(super) async fn whole<'a, B>(
+    state: &'a State,
     headers: &HeaderMap,
-    body: Incoming,
-    limit: usize,
-    room: &'a Semaphore,
+    body: B,
+    deadline: Instant,
+) -> Result<Received<'a>, Problem>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+{
+    let receiving = async {
+        if headers.contains_key(header::CONTENT_ENCODING) {
+            read(compress::decompressed(headers, body)?, state.body_limit, &state.bodies).await
+        } else {
+            read(body, state.body_limit, &state.bodies).await
+        }
+    };
+    let received = tokio::time::timeout_at(deadline.into(), receiving).await;
+    received
+        .unwrap_or_else(|_| Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into())))
+}
+
+/// Receives the body of a call that asks for no prediction.
+pub(super) async fn order<'a>(
+    state: &'a State,
+    headers: &HeaderMap,
+    body: axum::body::Body,
 ) -> Result<Received<'a>, Problem> {
-    if headers.contains_key(header::CONTENT_ENCODING) {
-        read(compress::decompressed(headers, body)?, limit, room).await
-    } else {
-        read(body, limit, room).await
-    }
+    whole(state, headers, body, Instant::now() + state.engine.options().request_timeout).await
 }
 
 /// Most bodies have one frame, which is taken as it is.
 async fn read<'a, B>(mut body: B, limit: usize, room: &'a Semaphore) -> Result<Received<'a>, Problem>
 where
-    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let mut all = Bytes::new();
     let mut many = BytesMut::new();

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
 
-use super::body::{self, Received};
+use super::body::{self, Incoming, Received};
 use super::error::{Problem, Shape};
 use super::{State, wishes};
 use crate::batch::{Lane, PredictError};
@@ -104,12 +103,7 @@ async fn run<D: Dialect>(
     body: Incoming,
 ) -> Result<Response, Problem> {
     let call = wishes::narrow(state.engine.call(dialect.protocol()), headers)?;
-    let receiving = body::whole(headers, body, state.body_limit, &state.bodies);
-    let received = tokio::time::timeout_at(call.deadline.into(), receiving).await;
-    let Ok(received) = received else {
-        return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into()));
-    };
-    let Received { bytes: body, _room } = received?;
+    let Received { bytes: body, _room } = body::whole(state, headers, body, call.deadline).await?;
     let max_rows = state.engine.options().max_rows;
     let large = body.len() > dialect.large_body();
     let request = if large {

@@ -8,10 +8,10 @@ use axum::Json;
 use axum::extract::{Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::body::Incoming;
 use super::dialect::{self, Dialect, Encoded};
 use super::error::{Problem, Shape};
 use super::oip::metadata::full_shape;

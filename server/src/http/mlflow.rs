@@ -8,8 +8,8 @@ use std::sync::Arc;
 use axum::extract::State as Shared;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
 
+use super::body::Incoming;
 use super::dialect::{self, Dialect, Encoded};
 use super::error::{Problem, Shape};
 use super::{State, ndjson, wishes};

@@ -16,6 +16,7 @@ mod openapi;
 mod ops;
 pub mod serve;
 mod target;
+mod unread;
 mod wishes;
 
 use std::convert::Infallible;
@@ -30,7 +31,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
-use tower::Service;
+use tower::{Service, ServiceExt};
 
 use crate::batch::Lane;
 use crate::engine::Engine;
@@ -226,8 +227,9 @@ pub fn data(state: Arc<State>) -> impl Door {
         router = router.route(of, get(kserve::status)).route(&format!("{of}/metadata"), get(kserve::metadata));
     }
     let (router, shared) = (finish(router, &state), Arc::clone(&state));
-    let answers = tower::service_fn(move |request: Request<Incoming>| {
+    let answers = tower::service_fn(move |request| {
         let (mut router, state) = (router.clone(), Arc::clone(&shared));
+        let request = body::Incoming::of(request);
         async move {
             let accepted = request.headers().get(ACCEPT_ENCODING).cloned();
             let path = request.uri().path();
@@ -258,7 +260,7 @@ pub fn operations(state: Arc<State>) -> impl Door {
         .route("/models/{model}/rollback", post(admin::roll_back))
         // People open this port in a browser.
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
-    Observe::new(finish(router, &state), state)
+    Observe::new(finish(router, &state).map_request(body::Incoming::of), state)
 }
 
 /// How errors are told under a path that no dialect has.

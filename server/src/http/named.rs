@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
-use hyper::body::Incoming;
 
+use super::body::Incoming;
 use super::dialect::{self, Dialect, Encoded};
 use super::error::{Problem, Shape};
 use super::{State, ndjson, wishes};

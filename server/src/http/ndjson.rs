@@ -12,9 +12,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use hyper::body::Incoming;
 
-use super::body::{too_large, unreadable};
+use super::body::{Incoming, too_large, unreadable};
 use super::dialect::{LARGE_BODY, elsewhere, tell_version};
 use super::error::{Problem, Shape};
 use super::{State, compress, wishes};

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::http::{Request, Version};
 use futures_util::FutureExt;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -19,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
 use super::Door;
+use super::unread::{Unread, Watched};
 
 /// A client that takes longer to send a request's head is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,10 +66,16 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
         let _ = stream.set_nodelay(true);
         let asked = Arc::new(AtomicBool::new(false));
         let (door, first, requests) = (door.clone(), Arc::clone(&asked), Arc::downgrade(&requests));
-        let service = service_fn(move |request| {
+        let unread = Arc::new(Unread::default());
+        let answers = Arc::clone(&unread);
+        let service = service_fn(move |request: Request<Incoming>| {
             first.store(true, Ordering::Relaxed);
+            let watched = (request.version() == Version::HTTP_2).then(|| Arc::clone(&answers));
             let (answer, request) = (door.clone().call(request), requests.upgrade());
-            async move { Ok::<_, Infallible>(answer.await?.map(|body| Answer { body, _request: request })) }
+            async move {
+                let watch = |body| Answer { body: Watched::new(body, watched.as_ref()), _request: request };
+                Ok::<_, Infallible>(answer.await?.map(watch))
+            }
         });
         // A client that does not read its answers is cut off.
         let mut stream = TimeoutStream::new(stream);
@@ -80,8 +88,15 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
             // A client that connects and asks nothing, in whatever protocol, must not keep its place.
             let ended = match tokio::time::timeout(HEADER_TIMEOUT, connection.as_mut()).await {
                 Ok(ended) => ended,
-                Err(_) if asked.load(Ordering::Relaxed) => connection.await,
-                Err(_) => return tracing::debug!("a connection without a request was closed"),
+                Err(_) if !asked.load(Ordering::Relaxed) => {
+                    return tracing::debug!("a connection without a request was closed");
+                }
+                Err(_) => tokio::select! {
+                    ended = connection => ended,
+                    () = unread.beyond(limits.unread) => {
+                        return tracing::debug!("a connection was closed whose client left an answer unread");
+                    }
+                },
             };
             if let Err(e) = ended {
                 tracing::debug!("a connection ended: {e}");

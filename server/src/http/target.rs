@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::http::{self, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
 
+use super::body::Incoming;
 use super::error::{Problem, Shape};
 use super::{State, kserve, mlflow, named, oip};
 

@@ -10,15 +10,14 @@ pub(super) mod statistics;
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::State as Shared;
-use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::body::Body;
+use axum::extract::{Request as Asked, State as Shared};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::State;
+use super::body::{self, Incoming};
 use super::dialect::{self, Dialect, Encoded, LARGE_BODY};
 use super::error::{Problem, Shape};
 use crate::codec::oip::{self, Form, bare, read, write};
@@ -142,32 +141,25 @@ impl<'a> Ask<'a> {
 }
 
 /// Answers everything under `/v2` but inference.
-pub(super) async fn ask(
-    Shared(state): Shared<Arc<State>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let Some(ask) = Ask::of(uri.path()) else {
+pub(super) async fn ask(Shared(state): Shared<Arc<State>>, request: Asked) -> Response {
+    let (head, body) = request.into_parts();
+    let Some(ask) = Ask::of(head.uri.path()) else {
         let detail = "there is nothing at this path; GET /v2 says what is offered, docs/protocols.md has the paths";
         return Problem::new(StatusCode::NOT_FOUND, detail.into()).told(Shape::Plain).into_response();
     };
-    let fits = if ask.is_post() { method == Method::POST } else { matches!(method, Method::GET | Method::HEAD) };
+    let fits =
+        if ask.is_post() { head.method == Method::POST } else { matches!(head.method, Method::GET | Method::HEAD) };
     if !fits {
         let mut response = Problem::wrong_method().told(Shape::Plain).into_response();
         let allow = HeaderValue::from_static(if ask.is_post() { "POST" } else { "GET, HEAD" });
         response.headers_mut().insert(header::ALLOW, allow);
         return response;
     }
-    let answer = match body {
-        Ok(body) => dispatch(&state, ask, &headers, &body).await,
-        Err(rejected) => Err(Problem::new(rejected.status(), rejected.body_text())),
-    };
+    let answer = dispatch(&state, ask, &head.headers, body).await;
     answer.unwrap_or_else(|problem| problem.told(Shape::Plain).into_response())
 }
 
-async fn dispatch(state: &Arc<State>, ask: Ask<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Response, Problem> {
+async fn dispatch(state: &Arc<State>, ask: Ask<'_>, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
     Ok(match ask {
         Ask::Server => json(StatusCode::OK, &metadata::Server::of()),
         Ask::Live => json(StatusCode::OK, &serde_json::json!({"live": true})),
@@ -192,7 +184,10 @@ async fn dispatch(state: &Arc<State>, ask: Ask<'_>, headers: &HeaderMap, body: &
             with_version(json(StatusCode::OK, &config), &set)
         }
         Ask::Statistics(model, version) => json(StatusCode::OK, &statistics::of(state, model, version)?),
-        Ask::Index => json(StatusCode::OK, &repository::index(state, body)?),
+        Ask::Index => {
+            let order = body::order(state, headers, body).await?;
+            json(StatusCode::OK, &repository::index(state, &order.bytes)?)
+        }
         Ask::Load(model) => repository::load(state, model, headers, body).await?,
         Ask::Unload(model) => repository::unload(state, model, headers, body).await?,
     })

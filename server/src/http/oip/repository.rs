@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::State;
 use super::super::admin::{PATIENCE, RELOADS, admit, permit};
+use super::super::body;
 use super::super::error::Problem;
 use crate::serving::ServingSet;
 use crate::swap::{Rejected, Report};
@@ -92,10 +94,11 @@ pub(super) async fn load(
     state: &Arc<State>,
     model: &str,
     headers: &HeaderMap,
-    body: &[u8],
+    body: Body,
 ) -> Result<Response, Problem> {
     admit(state, headers)?;
-    load_model(state, model, parameters(body)?.keys()).await?;
+    let order = body::order(state, headers, body).await?;
+    load_model(state, model, parameters(&order.bytes)?.keys()).await?;
     Ok(axum::Json(json!({"name": model, "load": true})).into_response())
 }
 
@@ -142,11 +145,12 @@ pub(super) async fn unload(
     state: &Arc<State>,
     model: &str,
     headers: &HeaderMap,
-    body: &[u8],
+    body: Body,
 ) -> Result<Response, Problem> {
     admit(state, headers)?;
+    let order = body::order(state, headers, body).await?;
     // `unload_dependents` is for ensembles, which there are none of.
-    parameters(body)?;
+    parameters(&order.bytes)?;
     unload_model(state, model).await?;
     Ok(axum::Json(json!({"name": model, "unload": true})).into_response())
 }
