@@ -303,6 +303,82 @@ fn a_model_that_no_invented_values_satisfy_is_served_with_a_warning() {
     assert_eq!(server.predict(&json!([{"x": -10}, {"x": -7}])), json!([{"y": 1.0}, {"y": 4.0}]));
 }
 
+fn profile(name: &str) -> Value {
+    serve(name).model_status(name)["champion"]["profile"].clone()
+}
+
+#[test]
+fn rows_that_depend_on_each_other_are_found_out() {
+    for (name, invariance) in [
+        ("thirteen-together", "no"),
+        ("small-together", "no"),
+        ("wide-together", "no"),
+        ("zeros-only", "no"),
+        ("token-pair", "exact"),
+        ("tokens", "exact"),
+    ] {
+        let profile = profile(name);
+        assert_eq!(profile["invariance"], json!(invariance), "{name}: {profile}");
+        let (no, warned) = (invariance == "no", profile["warnings"].to_string().contains("never batched together"));
+        assert_eq!(no, warned, "{name}: {profile}");
+    }
+    assert!(profile("zeros-only")["warnings"].to_string().contains("golden samples that differ"));
+    let many = profile("many-rows");
+    assert_eq!((&many["rows"], &many["invariance"]), (&json!({"fixed": 4096}), &json!("exact")));
+}
+
+/// What is said of rows in a manifest, with as many golden samples, and what comes of it.
+#[test]
+fn a_manifest_says_what_runs_do_not_show() {
+    for (fixture, declared, samples, invariance, told) in [
+        ("good", json!(null), 1, "exact", ""),
+        ("good", json!(false), 5, "no", "its manifest says"),
+        ("batch-mean", json!(null), 1, "no", "depends on the rows beside it"),
+        ("batch-mean", json!(true), 5, "no", "although its manifest says"),
+    ] {
+        let repo = Repo::new();
+        repo.install(1, fixture);
+        repo.edit(1, |manifest| {
+            manifest["golden"]["batch_invariant"] = declared.clone();
+            manifest["golden"]["samples"].as_array_mut().expect("samples").truncate(samples);
+        });
+        repo.point(1, None);
+        let server = Server::start(repo.path(), &[]);
+        let profile = server.model_status("anomaly")["champion"]["profile"].clone();
+        assert_eq!(profile["invariance"], json!(invariance), "{fixture} {declared}: {profile}");
+        assert!(profile["warnings"].to_string().contains(told), "{fixture} {declared}: {profile}");
+    }
+}
+
+/// ONNX Runtime would keep it for a next request of that size.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_of_a_large_run_is_given_back() {
+    let server = serve("grows");
+    let small = json!({"x": vec![0.5; 256]});
+    for _ in 0..30 {
+        server.predict(&small);
+    }
+    let large =
+        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1024, 256], "data": vec![0.5; 1024 * 256]}]});
+    let reply = server.post("/v2/models/grows/infer", &large.to_string());
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let (most, now) = (common::memory(server.pid(), "VmHWM:"), common::resident(server.pid()));
+    assert!(most > 256 << 20 && now < most / 2, "{now} of {most}");
+}
+
+#[test]
+fn an_output_that_has_no_row_for_each_row_is_named_with_the_way_out() {
+    let server = serve("some-rows");
+    assert_eq!(server.predict(&json!([{"x": 1}, {"x": 2}])), json!([{"y": 1.0}, {"y": 2.0}]));
+    let reply = server.post("/predict", r#"[{"x": 1}, {"x": 3}]"#);
+    assert_eq!(reply.status, 500);
+    let told = wait_for("the reason in the log", || {
+        server.log().lines().find(|line| line.contains("output y has shape [1] for 2 rows")).map(str::to_owned)
+    });
+    assert!(told.contains("signature.layout"), "{told}");
+}
+
 /// Split, its rows would be answered otherwise.
 #[test]
 fn a_large_request_to_a_model_whose_rows_depend_on_each_other_is_one_run() {

@@ -43,6 +43,13 @@ fn the_server_and_its_models_say_what_they_are() {
     assert_eq!((config.name.as_str(), config.backend.as_str()), ("anomaly", "onnxruntime"));
     assert!(config.max_batch_size > 1);
     assert_eq!((config.input[0].data_type(), config.input[0].dims.as_slice()), (DataType::TypeFp32, &[5][..]));
+    let together = Repo::serving("batch-mean", None);
+    let together = Server::start(together.path(), &[]);
+    let request = ModelConfigRequest { name: name.clone(), version: version.clone() };
+    let config = Client::connect(together.grpc).call::<ModelConfigResponse>("ModelConfig", request);
+    let config = config.expect("a configuration").config.expect("a configuration");
+    assert_eq!((config.max_batch_size, config.input[0].dims.as_slice()), (0, &[-1, 5][..]));
+    assert_eq!(config.scheduling_choice, None);
 
     infer(&client, typed(&[row(1.0); 7]));
     infer(&client, typed(&[row(1.0)]));

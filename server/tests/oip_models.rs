@@ -58,6 +58,14 @@ fn the_server_and_its_models_are_described() {
     let output = json!({"name": "anomaly", "data_type": "TYPE_BOOL", "dims": [1], "reshape": {"shape": []}});
     assert_eq!(config["output"][0], output);
     assert!(config["dynamic_batching"].is_object(), "{config}");
+    let together = Repo::serving("batch-mean", None);
+    let together = Server::start(together.path(), &[]);
+    let config = get(&together, "/v2/models/anomaly/config").json();
+    // By Triton's convention the dimensions are then those of the whole tensor.
+    assert_eq!((&config["max_batch_size"], &config["input"][0]["dims"]), (&json!(0), &json!([-1, 5])));
+    assert_eq!((&config["output"][0]["dims"], &config["dynamic_batching"]), (&json!([-1]), &json!(null)));
+    let described = get(&together, "/openapi.json").text();
+    assert!(described.contains("; 65536 rows a run at most"), "{described}");
     for path in [
         "/v2/models/x",
         "/v2/models/x/ready",

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::{Job, Lane, PredictError};
 use crate::guard::End;
+use crate::model::check::wrong_rows;
+use crate::model::signature::Signature;
 use crate::model::tensor::{self, Tensor};
 use crate::model::usage::Run;
 use crate::model::{Answer, Infer, RunError};
@@ -39,7 +41,7 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
             lane.shadow.offer(pair(&set, &guard.previous, inputs, theirs, rows, start.elapsed()), &lane.metrics);
         }
     };
-    let outputs = match guarded(session, &inputs, rows, deadline) {
+    let outputs = match guarded(session, &set.champion.signature, &inputs, rows, deadline) {
         Ok(outputs) => outputs,
         Err(error) if jobs.len() == 1 || matches!(error, RunError::Deadline) => {
             if let RunError::Failed(reason) = &error
@@ -123,6 +125,7 @@ fn alone(lane: &Lane, jobs: Vec<Job>, session: &mut dyn Infer) {
 /// Runs, and turns a panic or an answer of another size into a failure.
 pub(crate) fn guarded(
     session: &mut dyn Infer,
+    signature: &Signature,
     inputs: &[Tensor],
     rows: usize,
     deadline: Instant,
@@ -131,7 +134,8 @@ pub(crate) fn guarded(
         .unwrap_or_else(|_| Err(RunError::Failed("the run panicked".into())))?;
     for (i, output) in outputs.iter().enumerate() {
         if output.rows() != Some(rows) {
-            return Err(RunError::Failed(format!("output {i} has shape {:?} for {rows} rows", output.shape())));
+            let name = signature.outputs.get(i).map(|output| output.name.as_str());
+            return Err(RunError::Failed(wrong_rows(name.unwrap_or_default(), output, rows)));
         }
     }
     Ok(outputs)

@@ -343,7 +343,7 @@ pub(super) fn of_run(facts: &Facts, profile: &Profile, derived: &Derived, before
     }
     let depend = profile.rows == Rows::Any && profile.invariance == Invariance::No && profile.trial != Trial::Nothing;
     if depend && derived.random.is_empty() {
-        let what = "a row's answer depends on the rows beside it: requests are never run together";
+        let what = profile.warnings.iter().find(|w| w.contains("never batched")).cloned().unwrap_or_default();
         let fix = "look for operators over the first axis (a mean, a softmax, a normalisation of the batch)";
         found.push(finding(Level::Warning, "rows-depend", what, fix));
     }

@@ -22,6 +22,8 @@ use crate::codec;
 const DEFAULT_MAX_BATCH: usize = 1024;
 /// Rows of the batch that is timed and that warms a session.
 const WARM_ROWS: usize = 64;
+/// Rows that are run alone.
+pub(super) const ALONE: usize = 8;
 /// A golden run that takes longer is a hang.
 pub(super) const RUN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -85,14 +87,14 @@ impl std::fmt::Display for Stage {
 }
 
 /// Whether a row's answer depends on the rows beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Invariance {
     /// The same bits alone and in a batch.
     Exact,
     /// The same but for the last digits, such as 1e-5 for float32 (matrix kernels differ by batch size).
     Close,
-    /// Different: rows of different requests never share a run.
+    /// Different, or nobody knows: rows of different requests never share a run.
     No,
 }
 
@@ -194,25 +196,21 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
         Some(manifest) => on_golden(&mut session, &io, manifest)?,
         None => trial::find(&mut session, &io)?,
     };
-    let mut invariance = Invariance::No;
-    if matches!(found.signature.rows, Rows::Any | Rows::Fixed(2..)) && found.trial != Trial::Nothing {
-        invariance = measured(&mut session, &found.samples)?;
-    }
-    match found.signature.rows {
-        Rows::Fixed(rows @ 2..) if invariance == Invariance::No => {
+    let declared = manifest.and_then(|manifest| manifest.golden.batch_invariant);
+    let (invariance, why) = independent(&mut session, &found, declared)?;
+    match (found.signature.rows, why) {
+        (Rows::Fixed(rows @ 2..), Some(why)) => {
             // What stands in for missing rows would change the answers.
-            let reason = format!("a run has {rows} rows, and a row's answer depends on those beside it");
+            let reason = format!("a run has {rows} rows, and {why}");
             if manifest.is_some() {
                 return Err(Stage::Golden.reject(format!("{reason}: {SAY_WHOLE}")));
             }
             found = trial::whole(&mut session, &io, &reason)?;
         }
-        Rows::Any if invariance == Invariance::No && found.trial != Trial::Nothing => {
-            warnings.push("a row's answer depends on the rows beside it: requests are never batched together".into());
-        }
-        _ => {}
+        (_, Some(why)) => warnings.push(format!("{why}: requests are never batched together")),
+        (_, None) => {}
     }
-    let Found { signature, samples, trial, warning } = found;
+    let Found { signature, samples, trial, warning, .. } = found;
     warnings.extend(warning);
     let limit = manifest.and_then(|m| m.limits.max_batch).unwrap_or(DEFAULT_MAX_BATCH).max(1);
     let max_batch = match signature.rows {
@@ -243,7 +241,45 @@ fn on_golden(session: &mut Session, io: &GraphIo, manifest: &Manifest) -> Result
     session.fit(&signature);
     golden(session, &signature, manifest)?;
     let samples = sample_rows(&signature, manifest)?;
-    Ok(Found { signature, samples, trial: Trial::Golden, warning: None })
+    let telling = match signature.rows {
+        Rows::Any | Rows::Fixed(2..) if samples.iter().any(trial::varies) => vec![samples.clone()],
+        Rows::Any | Rows::Fixed(2..) => trial::telling(session, &signature),
+        Rows::Fixed(_) | Rows::Whole => vec![],
+    };
+    Ok(Found { signature, samples, telling, trial: Trial::Golden, warning: None })
+}
+
+/// Whether rows are independent of one another, and if they are not, why that is thought; the author's word counts where
+/// no run shows the opposite.
+fn independent(
+    session: &mut Session,
+    found: &Found,
+    declared: Option<bool>,
+) -> Result<(Invariance, Option<String>), Rejection> {
+    if !matches!(found.signature.rows, Rows::Any | Rows::Fixed(2..)) || found.trial == Trial::Nothing {
+        return Ok((Invariance::No, None));
+    }
+    let depends = "a row's answer depends on the rows beside it";
+    if declared == Some(false) {
+        return Ok((Invariance::No, Some(format!("its manifest says (golden.batch_invariant) that {depends}"))));
+    }
+    let mut shown = None;
+    for rows in &found.telling {
+        shown = shown.max(Some(measured(session, rows)?));
+    }
+    Ok(match shown {
+        Some(Invariance::No) if declared == Some(true) => {
+            (Invariance::No, Some(format!("{depends}, although its manifest says golden.batch_invariant")))
+        }
+        Some(Invariance::No) => (Invariance::No, Some(depends.into())),
+        Some(invariance) => (invariance, None),
+        None if declared == Some(true) => (Invariance::Close, None),
+        None => {
+            let why = "it was run on equal rows only, so that nobody knows whether a row's answer depends on the rows beside \
+                       it (golden samples that differ show it, or golden.batch_invariant in its manifest says it)";
+            (Invariance::No, Some(why.into()))
+        }
+    })
 }
 
 pub(super) fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, String> {
@@ -253,13 +289,16 @@ pub(super) fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Re
     })?;
     for (i, output) in outputs.iter().enumerate() {
         if output.rows() != Some(rows) {
-            let shape = output.shape();
-            return Err(format!(
-                "output {i} has shape {shape:?} for {rows} rows, so its first axis is not rows: {SAY_WHOLE}"
-            ));
+            return Err(wrong_rows(&i.to_string(), output, rows));
         }
     }
     Ok(outputs)
+}
+
+/// What is said of an output that does not have a row for each row.
+pub(crate) fn wrong_rows(output: &str, tensor: &Tensor, rows: usize) -> String {
+    let shape = tensor.shape();
+    format!("output {output} has shape {shape:?} for {rows} rows, so its first axis is not rows: {SAY_WHOLE}")
 }
 
 /// Runs the golden samples one by one and compares.
@@ -313,14 +352,18 @@ fn decode(signature: &Signature, sample: &Sample) -> Result<Vec<Tensor>, String>
     codec::decode::body(signature, &json, 1).map(|request| request.inputs).map_err(|e| e.to_string())
 }
 
-/// The golden rows of one shape, at least 3, so that batching shows; one where there are no rows.
+/// The golden rows of one shape: at least 3, so that batching shows, or as many as a run has.
 fn sample_rows(signature: &Signature, manifest: &Manifest) -> Result<Vec<Tensor>, Rejection> {
     let decoded = manifest.golden.samples.iter().map(|sample| decode(signature, sample));
     let mut rows = decoded.collect::<Result<Vec<_>, _>>().map_err(|e| Stage::Golden.reject(e))?;
     let shapes = |row: &[Tensor]| row.iter().map(|tensor| tensor.shape().to_vec()).collect::<Vec<_>>();
     let first = rows.first().map(|row| shapes(row)).unwrap_or_default();
     rows.retain(|row| shapes(row) == first);
-    let count = if signature.rows == Rows::Whole { 1 } else { rows.len().max(3) };
+    let count = match signature.rows {
+        Rows::Any => rows.len().max(3),
+        Rows::Fixed(rows) => rows,
+        Rows::Whole => 1,
+    };
     let rows: Vec<&[Tensor]> = rows.iter().map(Vec::as_slice).cycle().take(count).collect();
     tensor::stack(rows.iter().copied()).ok_or_else(|| Stage::Golden.reject("golden samples differ in shape"))
 }
@@ -344,48 +387,60 @@ fn repeat(rows: &[Tensor], times: usize) -> Vec<Tensor> {
         .collect()
 }
 
-/// Compares each row alone with the same row in a batch, and in the reversed batch.
-fn measured(session: &mut Session, rows: &[Tensor]) -> Result<Invariance, Rejection> {
+/// Compares rows in a batch with the same rows in the reversed batch, and some of them with the same row alone.
+fn measured(session: &mut dyn Infer, rows: &[Tensor]) -> Result<Invariance, Rejection> {
     let count = count(rows);
     let fail = |e: String| Stage::Golden.reject(e);
     let together = run(session, rows, count).map_err(fail)?;
-    let reversed_rows: Vec<Tensor> = rows
-        .iter()
-        .filter_map(|t| {
-            let parts: Vec<_> = (0..count).rev().map(|i| t.slice_rows(i..i + 1)).collect();
-            Tensor::concat(parts.iter())
-        })
-        .collect();
-    let reversed = run(session, &reversed_rows, count).map_err(fail)?;
+    let back = reversed(&run(session, &reversed(rows), count).map_err(fail)?);
+    let sizes: Vec<f64> = together.iter().map(|t| t.numbers().map_or(0.0, |numbers| largest(&numbers))).collect();
+    let compare = |o: usize, a: &Tensor, b: &Tensor| match (a.numbers(), b.numbers()) {
+        _ if a == b => Invariance::Exact,
+        (Some(x), Some(y)) if near(a.dtype(), sizes[o], &x, &y) => Invariance::Close,
+        _ => Invariance::No,
+    };
     let mut result = Invariance::Exact;
-    for i in 0..count {
-        let alone = run(session, &single(rows, i), 1).map_err(fail)?;
-        for (o, alone) in alone.iter().enumerate() {
-            let back = count - 1 - i;
-            for other in [together[o].slice_rows(i..i + 1), reversed[o].slice_rows(back..back + 1)] {
-                if *alone == other {
-                    continue;
-                }
-                match (alone.numbers(), other.numbers()) {
-                    (Some(a), Some(b)) if near(alone.dtype(), &a, &b) => result = Invariance::Close,
-                    _ => return Ok(Invariance::No),
-                }
-            }
+    for (o, (a, b)) in together.iter().zip(&back).enumerate() {
+        result = result.max(compare(o, a, b));
+    }
+    let some = count.min(ALONE);
+    for row in (0..some).map(|i| i * count / some) {
+        if result == Invariance::No {
+            break;
+        }
+        for (o, alone) in run(session, &single(rows, row), 1).map_err(fail)?.iter().enumerate() {
+            result = result.max(compare(o, alone, &together[o].slice_rows(row..row + 1)));
         }
     }
     Ok(result)
 }
 
-/// Whether numbers differ by what the order of additions makes of them; whole numbers do not differ.
-pub(super) fn near(dtype: DType, a: &[f64], b: &[f64]) -> bool {
+/// The last row first.
+fn reversed(tensors: &[Tensor]) -> Vec<Tensor> {
+    let turned = |tensor: &Tensor| {
+        let parts: Vec<_> = (0..tensor.rows().unwrap_or(0)).rev().map(|i| tensor.slice_rows(i..i + 1)).collect();
+        Tensor::concat(parts.iter())
+    };
+    tensors.iter().filter_map(turned).collect()
+}
+
+/// The largest finite magnitude.
+pub(super) fn largest(numbers: &[f64]) -> f64 {
+    numbers.iter().filter(|v| v.is_finite()).fold(0.0, |most, v| v.abs().max(most))
+}
+
+/// Whether numbers differ by what the order of additions makes of them, which is a share of the number and of the `largest`
+/// beside it; whole numbers do not differ.
+pub(super) fn near(dtype: DType, largest: f64, a: &[f64], b: &[f64]) -> bool {
     let (absolute, relative) = match dtype {
         DType::F16 => (2e-3, 2e-3),
         DType::BF16 => (1.6e-2, 1.6e-2),
         DType::F32 | DType::F64 => (1e-6, 1e-5),
         _ => return a == b,
     };
-    let close =
-        |(a, b): (&f64, &f64)| (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= absolute + relative * a.abs();
+    let close = |(a, b): (&f64, &f64)| {
+        (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= absolute * largest + relative * a.abs()
+    };
     a.len() == b.len() && a.iter().zip(b).all(close)
 }
 
@@ -405,4 +460,39 @@ fn time(session: &mut Session, inputs: &[Tensor]) -> Result<f64, Rejection> {
     }
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_numbers_are_compared_by_their_size() {
+        let near = |a: &[f64], b: &[f64]| near(DType::F32, largest(a), a, b);
+        assert!(!near(&[1e-8, 2e-8], &[3e-8, 2e-8]));
+        assert!(near(&[1e-8, 2e-8], &[1.000_001e-8, 2e-8]));
+        // What is left when large numbers cancel out.
+        assert!(near(&[100.0, 1e-5], &[100.0, 2e-5]));
+        assert!(near(&[f64::NAN, f64::INFINITY, 1.0], &[f64::NAN, f64::INFINITY, 1.0]));
+        assert!(!near(&[0.0], &[1e-9]));
+    }
+
+    /// Gives back what it is given, and counts the runs.
+    struct Echo(usize);
+
+    impl Infer for Echo {
+        fn run(&mut self, inputs: &[Tensor], _: Instant) -> Result<Vec<Tensor>, RunError> {
+            self.0 += 1;
+            Ok(inputs.to_vec())
+        }
+    }
+
+    #[test]
+    fn few_of_many_rows_are_run_alone() {
+        let rows =
+            vec![Tensor::filled(DType::F32, &[4096, 2], |i| f64::from(u16::try_from(i).unwrap_or(0))).expect("rows")];
+        let mut echo = Echo(0);
+        assert_eq!(measured(&mut echo, &rows), Ok(Invariance::Exact));
+        assert_eq!(echo.0, 2 + ALONE);
+    }
 }

@@ -53,7 +53,8 @@ pub fn derive(runtime: &Runtime, artifact: &Artifact) -> Result<(Profile, Derive
         let domain = if opset.domain.is_empty() { "ai.onnx" } else { &opset.domain };
         opsets.insert(domain.to_owned(), opset.version);
     }
-    let count = if profile.trial == Trial::Nothing { 0 } else { check::count(&tried) };
+    // A run of a fixed number of rows may have thousands.
+    let count = if profile.trial == Trial::Nothing { 0 } else { check::count(&tried).min(check::ALONE) };
     let rows: Vec<Vec<Tensor>> = (0..count).map(|i| check::single(&tried, i)).collect();
     let failed = |e: String| Stage::Golden.reject(e);
     let mut answers = vec![];
@@ -126,7 +127,7 @@ fn random(
         let again = check::run(session, row, 1)?;
         for (output, (a, b)) in signature.outputs.iter().zip(before.iter().zip(&again)) {
             let same = match (a.numbers(), b.numbers()) {
-                (Some(x), Some(y)) => check::near(a.dtype(), &x, &y),
+                (Some(x), Some(y)) => check::near(a.dtype(), check::largest(&x), &x, &y),
                 _ => a == b,
             };
             if !same && !random.contains(&output.name) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::graph::{self, FLOAT, Known, STANDARD};
+use super::graph::{self, FLOAT, Known, ML, STANDARD};
 use super::onnx::{Attribute, Graph, Node, TensorProto, TypeProto, ValueInfo};
 use super::operators::{GIVES_FLOAT, RANDOM, UNSTEADY};
 use super::{external, sha256, zipmap};
@@ -128,12 +128,14 @@ impl Facts {
         let bare = node.name.is_empty() || node.name == op;
         let name = || if bare { op.to_owned() } else { format!("{} ({op})", node.name) };
         *self.operators.entry(qualified(&node.domain, op)).or_default() += 1;
-        if UNSTEADY.contains(&op) {
-            self.unsteady.insert(op.to_owned());
+        // Of operators that are not ONNX's own, nothing is known.
+        let foreign = node.domain != ML && !STANDARD.contains(&node.domain.as_str());
+        if foreign || UNSTEADY.contains(&op) {
+            self.unsteady.insert(qualified(&node.domain, op));
         }
         let given = inputs.first().copied().unwrap_or_default().dtype;
         let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name);
-        if node.domain == "ai.onnx.ml" {
+        if node.domain == ML {
             if op.starts_with("TreeEnsemble") {
                 self.trees.push(tree(name(), given, attribute));
             }

@@ -17,7 +17,7 @@ use prost::Message;
 use super::external::{self, Files};
 use super::facts::{self, Facts, Problem};
 use super::onnx::{Graph, Model, Node, SparseTensor, TensorProto};
-use super::operators::{GIVES_FLOAT, KEEPS_TYPE};
+use super::operators::{GIVES_FLOAT, KEEPS_TYPE, SCORES};
 
 pub(super) const FLOAT: i32 = 1;
 const INT32: i32 = 6;
@@ -29,6 +29,8 @@ pub(crate) const MANY_NODES: usize = 500;
 const NEVER_KILLS: [i32; 10] = [FLOAT, 10, 11, 16, 2, 3, 4, 5, 12, 13];
 /// The domain of the standard operators has two names.
 pub(super) const STANDARD: [&str; 2] = ["", "ai.onnx"];
+/// The domain of classical machine learning.
+pub(super) const ML: &str = "ai.onnx.ml";
 
 /// What is known of a value while the graph is walked.
 #[derive(Clone, Copy, Default)]
@@ -222,6 +224,7 @@ impl<'a> Walk<'a> {
                 let known = match i {
                     0 => first_output(node, standard, &inputs),
                     _ if standard && op == "Split" => Known::typed(is(0).dtype),
+                    1 if node.domain == ML && SCORES.contains(&op) => Known::typed(FLOAT),
                     _ => Known::default(),
                 };
                 self.set(output, known);
@@ -270,7 +273,7 @@ fn first_output(node: &Node, standard: bool, inputs: &[Known]) -> Known {
     let typed = Known::typed;
     let op = node.op_type.as_str();
     match op {
-        _ if node.domain == "ai.onnx.ml" => match op {
+        _ if node.domain == ML => match op {
             "Imputer" | "ArrayFeatureExtractor" => typed(is(0).dtype),
             _ if GIVES_FLOAT.contains(&op) => typed(FLOAT),
             _ => Known::default(),
@@ -296,7 +299,9 @@ fn first_output(node: &Node, standard: bool, inputs: &[Known]) -> Known {
             to => typed(to),
         },
         "CastLike" => typed(is(1).dtype),
-        "Where" => typed(is(1).dtype),
+        // Both have one type.
+        "Where" => typed(is(1).dtype.max(is(2).dtype)),
+        "ConstantOfShape" => attribute("value").and_then(|a| a.t.as_ref()).map_or(typed(FLOAT), constant),
         "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" => Known::count(),
         "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "IsNaN" | "IsInf" | "Not" | "And" | "Or"
         | "Xor" => typed(BOOL),
@@ -357,6 +362,7 @@ mod tests {
     fn divisions_that_are_proved_harmless_pass() {
         let to_float = || attribute("to", |a| a.i = FLOAT.into());
         let one = || attribute("value_int", |a| a.i = 2);
+        let value = |t: TensorProto| attribute("value", |a| a.t = Some(t));
         for (name, nodes) in [
             ("floats", vec![div("f", "f")]),
             ("an integer by a constant", vec![div("i", "three")]),
@@ -375,6 +381,30 @@ mod tests {
                     node("Concat", &["c", "three"], "b", vec![]),
                     div("b", "i"),
                 ],
+            ),
+            (
+                "the scores of a classifier",
+                vec![
+                    Node {
+                        domain: ML.into(),
+                        output: vec!["label".into(), "scores".into()],
+                        ..node("LinearClassifier", &["f"], "", vec![])
+                    },
+                    div("scores", "scores"),
+                ],
+            ),
+            (
+                "a chosen constant of a shape",
+                vec![
+                    node("Shape", &["f"], "s", vec![]),
+                    node("ConstantOfShape", &["s"], "z", vec![]),
+                    node("Where", &["b", "unknown", "z"], "w", vec![]),
+                    div("w", "w"),
+                ],
+            ),
+            (
+                "by a constant of a shape",
+                vec![node("ConstantOfShape", &["i"], "c", value(integers("", &[2]))), div("i", "c")],
             ),
             ("small integers", vec![div("k", "k")]),
             ("unsigned integers", vec![div("u", "u"), node("Mod", &["u", "u"], "m", vec![])]),
@@ -396,6 +426,21 @@ mod tests {
             ("the rest as well", vec![Node { op_type: "Mod".into(), ..div("j", "j") }]),
             ("by a negated constant", vec![node("Neg", &["three"], "n", vec![]), div("i", "n")]),
             ("by a Constant node", vec![node("Constant", &[], "c", value(integers("", &[-1]))), div("i", "c")]),
+            (
+                "by a constant -1 of a shape",
+                vec![node("ConstantOfShape", &["i"], "c", value(integers("", &[-1]))), div("i", "c")],
+            ),
+            (
+                "the label of a classifier",
+                vec![
+                    Node {
+                        domain: ML.into(),
+                        output: vec!["label".into(), "scores".into()],
+                        ..node("LinearClassifier", &["f"], "", vec![])
+                    },
+                    div("label", "label"),
+                ],
+            ),
             ("by a list", vec![node("Constant", &[], "c", attribute("value_ints", |a| a.i = 1)), div("i", "c")]),
             (
                 "a shape that was cast to fewer bits",
@@ -475,5 +520,11 @@ mod tests {
         assert!(steady("Relu"));
         assert!(!steady("Loop"));
         assert!(!steady("Range"));
+        assert!(!steady("HannWindow"));
+        let domain = |domain: &str| {
+            let node = Node { domain: domain.into(), ..node("Relu", &["f"], "y", vec![]) };
+            check(graph(vec![node]), vec![]).expect("accepted").steady
+        };
+        assert!(domain(ML) && domain("ai.onnx") && !domain("com.microsoft"));
     }
 }

@@ -11,6 +11,7 @@ pub mod graph;
 pub mod manifest;
 mod onnx;
 mod operators;
+mod room;
 pub mod runtime;
 pub mod session;
 pub mod signature;
@@ -233,11 +234,17 @@ impl Model {
         rows <= self.inline_rows()
     }
 
-    /// Most rows in one run. Where a row's answer depends on those beside it there is no such number: a request that was
-    /// split would be answered otherwise.
+    /// Most rows in one run, by which requests are split.
     #[must_use]
     pub fn max_batch(&self) -> usize {
-        if self.profile.rows == Rows::Any && !self.batches() { usize::MAX } else { self.profile.max_batch }
+        if self.is_never_split() { usize::MAX } else { self.profile.max_batch }
+    }
+
+    /// Whether a request is one run, however many rows it has: split, it would be answered otherwise where a row's answer
+    /// depends on those beside it.
+    #[must_use]
+    pub fn is_never_split(&self) -> bool {
+        self.profile.rows == Rows::Any && !self.batches()
     }
 
     /// Whether it has the sessions for a duty.

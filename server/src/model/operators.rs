@@ -103,6 +103,8 @@ pub(super) const KEEPS_TYPE: &[&str] = &[
     "Trilu",
     "Unsqueeze",
 ];
+/// Operators of `ai.onnx.ml` whose second output is float32: the scores beside the label.
+pub(super) const SCORES: &[&str] = &["LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"];
 /// Operators of `ai.onnx.ml` that give float32.
 pub(super) const GIVES_FLOAT: &[&str] = &[
     "Binarizer",
@@ -116,17 +118,30 @@ pub(super) const GIVES_FLOAT: &[&str] = &[
 ];
 /// Operators whose time or memory the values of a request can decide.
 pub(super) const UNSTEADY: &[&str] = &[
+    "AffineGrid",
+    "BlackmanWindow",
+    "CenterCropPad",
+    "Col2Im",
     "Compress",
     "ConstantOfShape",
+    "DFT",
     "Expand",
+    "HammingWindow",
+    "HannWindow",
     "If",
     "Loop",
+    "MaxUnpool",
+    "MelWeightMatrix",
+    "NonMaxSuppression",
     "NonZero",
+    "OneHot",
     "Pad",
     "Range",
     "Resize",
+    "STFT",
     "Scan",
     "SequenceMap",
+    "StringSplit",
     "Tile",
     "Unique",
     "Upsample",

@@ -9,6 +9,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
+use super::room::Room;
 use super::runtime::Runtime;
 use super::signature::{GraphIo, Port, Rows, Signature};
 use super::tensor::{DType, Tensor};
@@ -23,6 +24,7 @@ pub struct Session {
     inputs: Vec<String>,
     outputs: Vec<String>,
     rows: Rows,
+    room: Room,
     watched: Arc<Watched>,
 }
 
@@ -66,7 +68,7 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
     let watched = Watched::new().map_err(|e| e.to_string())?;
     let names = |ports: &[Port]| ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
     let (inputs, outputs) = (names(&io.inputs), names(&io.outputs));
-    Ok((Session { inputs, outputs, rows: Rows::Any, inner, watched }, io))
+    Ok((Session { inputs, outputs, rows: Rows::Any, room: Room::default(), inner, watched }, io))
 }
 
 impl Session {
@@ -106,25 +108,36 @@ impl Infer for Session {
                 self.inputs.len()
             )));
         }
+        let given = bytes(padded.as_deref().unwrap_or(inputs));
+        let shrinks = self.room.shrinks(given);
+        let start = Instant::now();
         let watch = self.watched.arm(deadline);
-        let result = self.inner.run_with_options(values.as_slice(), &self.watched.options);
-        if watch.disarm() {
-            return Err(RunError::Deadline);
-        }
-        let outputs = result.map_err(|e| RunError::Failed(e.to_string()))?;
-        self.outputs
-            .iter()
-            .map(|name| {
-                let value = outputs.get(name).ok_or_else(|| RunError::Failed(format!("no output {name:?}")))?;
-                let tensor = from_ort(value).map_err(|e| RunError::Failed(format!("output {name}: {e}")))?;
-                Ok(match full {
-                    _ if whole => tensor.with_row_axis(),
-                    Some(full) if tensor.rows() == Some(full) => tensor.slice_rows(0..rows),
-                    _ => tensor,
-                })
+        let options = if shrinks { &self.watched.shrinking } else { &self.watched.options };
+        let result = self.inner.run_with_options(values.as_slice(), options);
+        let took = start.elapsed();
+        let late = watch.disarm();
+        let read = |outputs: &ort::session::SessionOutputs<'_>, name: &String| {
+            let value = outputs.get(name).ok_or_else(|| RunError::Failed(format!("no output {name:?}")))?;
+            let tensor = from_ort(value).map_err(|e| RunError::Failed(format!("output {name}: {e}")))?;
+            Ok(match full {
+                _ if whole => tensor.with_row_axis(),
+                Some(full) if tensor.rows() == Some(full) => tensor.slice_rows(0..rows),
+                _ => tensor,
             })
-            .collect()
+        };
+        let answer: Result<Vec<Tensor>, RunError> = match result {
+            _ if late => Err(RunError::Deadline),
+            Ok(outputs) => self.outputs.iter().map(|name| read(&outputs, name)).collect(),
+            Err(e) => Err(failed(e)),
+        };
+        self.room.ran(given, answer.as_deref().map_or(0, bytes), took);
+        answer
     }
+}
+
+/// About as many as these tensors take.
+fn bytes(tensors: &[Tensor]) -> usize {
+    tensors.iter().map(|tensor| tensor.shape().iter().product::<usize>() * size_of::<f64>()).sum()
 }
 
 fn failed(e: impl std::fmt::Display) -> RunError {
@@ -235,6 +248,8 @@ fn describe(kind: &ValueType) -> String {
 /// A session's run options and the deadline of its present run.
 struct Watched {
     options: RunOptions,
+    /// For a run after which ONNX Runtime gives back the memory that it does not use.
+    shrinking: RunOptions,
     deadline: Mutex<Option<Instant>>,
 }
 
@@ -243,7 +258,9 @@ struct Watch<'a>(&'a Watched);
 
 impl Watched {
     fn new() -> ort::Result<Arc<Self>> {
-        let watched = Arc::new(Self { options: RunOptions::new()?, deadline: Mutex::new(None) });
+        let mut shrinking = RunOptions::new()?;
+        shrinking.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+        let watched = Arc::new(Self { options: RunOptions::new()?, shrinking, deadline: Mutex::new(None) });
         watchdog().lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&watched));
         Ok(watched)
     }
@@ -255,7 +272,8 @@ impl Watched {
 
     fn check(&self, now: Instant) {
         let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        if deadline.is_some_and(|d| now >= d) && self.options.terminate().is_ok() {
+        let terminate = || self.options.terminate().and(self.shrinking.terminate());
+        if deadline.is_some_and(|d| now >= d) && terminate().is_ok() {
             // The run sees the flag between two nodes. `None` tells `disarm` that it was set.
             *deadline = None;
         }
@@ -267,7 +285,7 @@ impl Watch<'_> {
     fn disarm(&self) -> bool {
         let mut deadline = self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so the watchdog cannot set the flag after it is cleared here.
-        deadline.take().is_none() && self.0.options.unterminate().is_ok()
+        deadline.take().is_none() && self.0.options.unterminate().and(self.0.shrinking.unterminate()).is_ok()
     }
 }
 

@@ -392,7 +392,8 @@ impl Tensor {
         }
     }
 
-    /// A tensor of small values: element `i` is `value(i)` as far as the type holds it, strings are `"a"`.
+    /// A tensor of small values: element `i` is `value(i)` as far as the type holds it, a string the letter of that
+    /// number: `"a"` is 0.
     #[must_use]
     pub fn filled(dtype: DType, shape: &[usize], value: impl Fn(usize) -> f64) -> Option<Self> {
         let mut column = Column::new(dtype);
@@ -400,7 +401,8 @@ impl Tensor {
         column.grow(count);
         for i in 0..count {
             match &mut column {
-                Column::Text(values) => "a".clone_into(&mut values[i]),
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "few letters, saturates")]
+                Column::Text(values) => values[i] = char::from(b'a' + (value(i) as u8).min(25)).into(),
                 // Where the value does not fit the type, a zero serves.
                 column => drop(column.set_default(i, value(i))),
             }

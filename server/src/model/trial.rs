@@ -48,8 +48,12 @@ pub struct Invented {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Values {
-    /// 0 to 3 in steps of a quarter, whole where the type is.
+    /// -1.5 to 1.5 in steps of a quarter, -6 to 6 where the type is whole, 0 to 12 where it has no sign.
+    Signed,
+    /// 0 to 3 in steps of a quarter, whole where the type is: indices into small tables.
     Small,
+    /// 0 and 1: indices into smaller ones.
+    Bits,
     Zeros,
     Ones,
 }
@@ -58,6 +62,9 @@ enum Values {
 pub(super) struct Found {
     pub(super) signature: Signature,
     pub(super) samples: Vec<Tensor>,
+    /// Batches whose rows differ from each other: whether their answers depend on each other shows there. None where only
+    /// equal rows ran, which prove nothing.
+    pub(super) telling: Vec<Vec<Tensor>>,
     pub(super) trial: Trial,
     /// What the author may want to know.
     pub(super) warning: Option<String>,
@@ -65,11 +72,21 @@ pub(super) struct Found {
 
 /// What trying out a signature showed.
 enum Tried {
-    Runs(Invented),
+    Runs(Runs),
     /// It ran, and this output has no rows.
     NoRows(String),
     /// The reason for the first values.
     Fails(String),
+}
+
+/// Values that a model runs on.
+#[derive(Clone, Copy)]
+struct Runs {
+    invented: Invented,
+    /// Whether its rows differ from each other, and have finite answers.
+    telling: bool,
+    /// The same for larger free dimensions, where those are of size 1: nothing depends on others over an axis of one.
+    wider: Option<Invented>,
 }
 
 /// Finds out how a model takes rows, and makes the session do so.
@@ -80,14 +97,14 @@ pub(super) fn find(session: &mut Session, graph: &GraphIo) -> Result<Found, Reje
     let guess = Rows::guess(&graph.input_shapes());
     let signature = fitted(session, graph, guess)?;
     let reason = match try_out(session, &signature)? {
-        Tried::Runs(invented) => return Ok(Found::new(signature, invented, None)),
+        Tried::Runs(runs) => return Ok(Found::new(signature, runs, None)),
         Tried::NoRows(output) => format!("output {output} has no row axis"),
         Tried::Fails(reason) if guess == Rows::Whole => return Ok(Found::nothing(signature, &reason)),
         Tried::Fails(reason) => reason,
     };
     let whole = fitted(session, graph, Rows::Whole)?;
     match try_out(session, &whole)? {
-        Tried::Runs(invented) => Ok(Found::new(whole, invented, Some(each_is_one_run(&reason)))),
+        Tried::Runs(runs) => Ok(Found::new(whole, runs, Some(each_is_one_run(&reason)))),
         // Without rows that would be padded, the guess is as good as any.
         _ if matches!(guess, Rows::Any | Rows::Fixed(1)) => Ok(Found::nothing(fitted(session, graph, guess)?, &reason)),
         _ => Ok(Found::nothing(whole, &reason)),
@@ -98,8 +115,17 @@ pub(super) fn find(session: &mut Session, graph: &GraphIo) -> Result<Found, Reje
 pub(super) fn whole(session: &mut Session, graph: &GraphIo, reason: &str) -> Result<Found, Rejection> {
     let signature = fitted(session, graph, Rows::Whole)?;
     match try_out(session, &signature)? {
-        Tried::Runs(invented) => Ok(Found::new(signature, invented, Some(each_is_one_run(reason)))),
+        Tried::Runs(runs) => Ok(Found::new(signature, runs, Some(each_is_one_run(reason)))),
         Tried::NoRows(reason) | Tried::Fails(reason) => Ok(Found::nothing(signature, &reason)),
+    }
+}
+
+/// Batches of rows that differ from each other, for a model whose golden samples do not. What becomes of values that its
+/// author has not promised is no reason to refuse it.
+pub(super) fn telling(session: &mut Session, signature: &Signature) -> Vec<Vec<Tensor>> {
+    match try_out(session, signature) {
+        Ok(Tried::Runs(runs)) => runs.telling(signature),
+        _ => vec![],
     }
 }
 
@@ -114,37 +140,68 @@ fn fitted(session: &mut Session, graph: &GraphIo, rows: Rows) -> Result<Signatur
 }
 
 impl Found {
-    fn new(signature: Signature, invented: Invented, warning: Option<String>) -> Self {
-        let samples = invented.rows(&signature, TRIED);
-        Self { signature, samples, trial: Trial::Invented(invented), warning }
+    fn new(signature: Signature, runs: Runs, warning: Option<String>) -> Self {
+        let samples = runs.invented.rows(&signature, TRIED);
+        let telling = runs.telling(&signature);
+        Self { signature, samples, telling, trial: Trial::Invented(runs.invented), warning }
     }
 
     fn nothing(signature: Signature, reason: &str) -> Self {
         let warning = format!(
             "it could not be tried out with invented values ({reason}): a manifest with golden samples proves it"
         );
-        Self { signature, samples: vec![], trial: Trial::Nothing, warning: Some(warning) }
+        Self { signature, samples: vec![], telling: vec![], trial: Trial::Nothing, warning: Some(warning) }
+    }
+}
+
+impl Runs {
+    fn telling(self, signature: &Signature) -> Vec<Vec<Tensor>> {
+        let batches = self.telling.then_some(self.invented).into_iter().chain(self.wider);
+        batches.map(|invented| invented.rows(signature, TRIED)).collect()
     }
 }
 
 /// Runs a model on invented values until some satisfy it.
 fn try_out(session: &mut Session, signature: &Signature) -> Result<Tried, Rejection> {
-    let begin = Instant::now();
     let free = signature.inputs.iter().any(|input| input.row_shape.contains(&None));
-    let mut failure = None;
-    for size in SIZES.into_iter().take(if free { SIZES.len() } else { 1 }) {
-        for values in [Values::Small, Values::Zeros, Values::Ones] {
-            let invented = Invented { values, free: size };
-            if !invented.fits(signature) || (failure.is_some() && begin.elapsed() > LOOKING) {
+    let tried = try_sizes(session, signature, if free { &SIZES } else { &SIZES[..1] })?;
+    match tried {
+        Tried::Runs(runs) if free && runs.invented.free == 1 && signature.rows != Rows::Whole => {
+            Ok(match try_sizes(session, signature, &SIZES[1..]) {
+                Ok(Tried::Runs(larger)) => {
+                    Tried::Runs(Runs { wider: larger.telling.then_some(larger.invented), ..runs })
+                }
+                Ok(Tried::NoRows(output)) => Tried::NoRows(output),
+                // A size that is too much for it is none that it must have.
+                Ok(Tried::Fails(_)) | Err(_) => tried,
+            })
+        }
+        other => Ok(other),
+    }
+}
+
+/// The first values that tell most of the model.
+fn try_sizes(session: &mut Session, signature: &Signature, sizes: &[usize]) -> Result<Tried, Rejection> {
+    let begin = Instant::now();
+    let (mut failure, mut runs) = (None, None);
+    for size in sizes {
+        for values in [Values::Signed, Values::Small, Values::Bits, Values::Zeros, Values::Ones] {
+            let invented = Invented { values, free: *size };
+            let enough = (failure.is_some() || runs.is_some()) && begin.elapsed() > LOOKING;
+            if enough || !invented.fits(signature) {
                 continue;
             }
             match run_both(session, signature, invented)? {
                 Tried::Fails(reason) => drop(failure.get_or_insert(reason)),
+                Tried::Runs(found) if !found.telling => drop(runs.get_or_insert(found)),
                 other => return Ok(other),
             }
         }
     }
-    Ok(Tried::Fails(failure.unwrap_or_else(|| "its inputs are too large".into())))
+    Ok(match runs {
+        Some(runs) => Tried::Runs(runs),
+        None => Tried::Fails(failure.unwrap_or_else(|| "its inputs are too large".into())),
+    })
 }
 
 /// Runs several rows, and one alone: an output that has by chance as many elements as there are rows shows.
@@ -152,6 +209,7 @@ fn run_both(session: &mut Session, signature: &Signature, invented: Invented) ->
     let many = invented.rows(signature, TRIED);
     let rows = many.first().and_then(Tensor::rows).unwrap_or(1);
     let mut shapes: Vec<Vec<usize>> = vec![];
+    let mut telling = rows < 2 || many.iter().all(|tensor| tensor.shape().contains(&0) || varies(tensor));
     for count in if rows > 1 { vec![rows, 1] } else { vec![1] } {
         let inputs: Vec<Tensor> = many.iter().map(|tensor| tensor.slice_rows(0..count)).collect();
         let outputs = match session.run(&inputs, Instant::now() + RUN_LIMIT) {
@@ -169,9 +227,27 @@ fn run_both(session: &mut Session, signature: &Signature, invented: Invented) ->
             }
             labels_fit(output, tensor).map_err(|e| Stage::Verify.reject(e))?;
         }
+        telling &= count == 1 && rows > 1 || finite(&outputs, count);
         shapes = outputs.iter().map(|tensor| tensor.shape()[1..].to_vec()).collect();
     }
-    Ok(Tried::Runs(invented))
+    Ok(Tried::Runs(Runs { invented, telling, wider: None }))
+}
+
+/// Whether not all rows are the same.
+pub(super) fn varies(tensor: &Tensor) -> bool {
+    let bits = |row: usize| {
+        let row = tensor.slice_rows(row..row + 1);
+        // Two NaN are one value here.
+        row.numbers().map(|numbers| numbers.into_iter().map(f64::to_bits).collect::<Vec<_>>()).ok_or(row)
+    };
+    let rows = tensor.rows().unwrap_or(0);
+    rows > 1 && (1..rows).any(|row| bits(row) != bits(0))
+}
+
+/// Whether two rows at least (the only one, if there is one) are finite: all others are alike.
+fn finite(outputs: &[Tensor], rows: usize) -> bool {
+    let whole = |row: &usize| outputs.iter().all(|t| t.slice_rows(*row..row + 1).first_non_finite_row().is_none());
+    (0..rows).filter(whole).take(2).count() == rows.min(2)
 }
 
 /// ONNX Runtime checks it where a map is made; served as a tensor, there is no map.
@@ -185,6 +261,25 @@ pub(super) fn labels_fit(output: &Output, tensor: &Tensor) -> Result<(), String>
     }
 }
 
+impl Values {
+    /// One of 13 values, another in each of 13 rows at each place. The square keeps rows from being turns of one another,
+    /// which have the same sum.
+    fn at(self, dtype: DType, input: usize, row: usize, column: usize) -> f64 {
+        let column = column % 13;
+        let index = f64::from(u8::try_from((3 * input + 5 * row + column * column) % 13).unwrap_or(0));
+        match (self, dtype) {
+            (Self::Zeros, _) => 0.0,
+            (Self::Ones, _) => 1.0,
+            (Self::Bits, _) | (_, DType::Bool) => index % 2.0,
+            (Self::Small, dtype) if dtype.is_float() => index / 4.0,
+            (Self::Small, _) => (index / 4.0).floor(),
+            (Self::Signed, dtype) if dtype.is_float() => (index - 6.0) / 4.0,
+            (Self::Signed, DType::I8 | DType::I16 | DType::I32 | DType::I64) => index - 6.0,
+            (Self::Signed, _) => index,
+        }
+    }
+}
+
 impl Invented {
     /// Rows of these values: as many as a run has exactly, or `rows`.
     pub(super) fn rows(self, signature: &Signature, rows: usize) -> Vec<Tensor> {
@@ -193,20 +288,13 @@ impl Invented {
             Rows::Fixed(rows) => rows,
             Rows::Whole => 1,
         };
-        let value = |dtype: DType, i: usize| match self.values {
-            Values::Zeros => 0.0,
-            Values::Ones => 1.0,
-            Values::Small => {
-                let small = f64::from(u8::try_from(i * 7919 % 13).unwrap_or(0)) / 4.0;
-                if dtype.is_float() { small } else { small.floor() }
-            }
+        let filled = |(i, input): (usize, &super::signature::Input)| {
+            let row: Vec<usize> = input.row_shape.iter().map(|dim| dim.unwrap_or(self.free)).collect();
+            let width = row.iter().product::<usize>().max(1);
+            let shape: Vec<usize> = std::iter::once(rows).chain(row).collect();
+            Tensor::filled(input.dtype, &shape, |at| self.values.at(input.dtype, i, at / width, at % width))
         };
-        let filled = |input: &super::signature::Input| {
-            let mut shape = vec![rows];
-            shape.extend(input.row_shape.iter().map(|dim| dim.unwrap_or(self.free)));
-            Tensor::filled(input.dtype, &shape, |i| value(input.dtype, i))
-        };
-        signature.inputs.iter().filter_map(filled).collect()
+        signature.inputs.iter().enumerate().filter_map(filled).collect()
     }
 
     fn fits(self, signature: &Signature) -> bool {
@@ -216,5 +304,29 @@ impl Invented {
             let free = input.row_shape.contains(&None) && self.free > 1;
             !free || dims.chain([rows]).try_fold(1, usize::checked_mul).is_some_and(|count| count <= MOST_ELEMENTS)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_differ_whatever_their_width_and_type() {
+        use DType::{Bool, F32, I64, Text, U8};
+        for values in [Values::Signed, Values::Small, Values::Bits] {
+            for (dtype, width) in [(F32, 1), (F32, 13), (F32, 26), (I64, 1), (I64, 13), (U8, 13), (Bool, 1), (Text, 13)]
+            {
+                let at = |i| values.at(dtype, 0, i / width, i % width);
+                let tensor = Tensor::filled(dtype, &[TRIED, width], at).expect("a tensor");
+                assert!(varies(&tensor), "{values:?} {dtype} {width}");
+                let sums: Vec<f64> = (0..TRIED).map(|row| (row * width..(row + 1) * width).map(at).sum()).collect();
+                assert!(sums.iter().any(|sum| *sum != sums[0]), "{values:?} {dtype} {width}: {sums:?}");
+            }
+        }
+        let signed = |row| Values::Signed.at(F32, 0, row, 0);
+        assert!((0..TRIED).any(|row| signed(row) < 0.0) && (0..TRIED).any(|row| signed(row) > 0.0));
+        let equal = Tensor::filled(F32, &[3, 2], |i| if i % 2 == 0 { f64::NAN } else { 1.0 }).expect("a tensor");
+        assert!(!varies(&equal));
     }
 }

@@ -337,7 +337,7 @@ impl Scorer {
         let start = threads::cpu_time();
         let signature = &challenger.model.signature;
         let deadline = Instant::now() + RUN_LIMIT;
-        let outputs = run_guarded(&mut **challenger.model.shadow_session(), inputs, rows, deadline);
+        let outputs = run_guarded(&mut **challenger.model.shadow_session(), signature, inputs, rows, deadline);
         let took = threads::cpu_time().saturating_sub(start);
         challenger.record(|total| total.challenger_compute.record(rows as u64, took.as_secs_f64()));
         let outputs = outputs.map_err(|error| match error {

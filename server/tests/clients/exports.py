@@ -12,12 +12,14 @@ from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
+    AdaBoostClassifier,
     GradientBoostingRegressor,
     IsolationForest,
     RandomForestClassifier,
     RandomForestRegressor,
 )
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsOneClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -69,6 +71,14 @@ def sklearn_models() -> Iterator[Export]:
     yield Export("sklearn-two-targets", skl(two), {"X": rows()})
     isolation = IsolationForest(n_estimators=10, random_state=0).fit(points)
     yield Export("sklearn-isolation", skl(isolation), {"X": rows()})
+    yield Export(
+        "sklearn-adaboost",
+        skl(AdaBoostClassifier(n_estimators=3, random_state=0).fit(points, labels)),
+        {"X": rows()},
+        maps={"output_probability": ["0", "1", "2"]},
+    )
+    pairs = OneVsOneClassifier(LogisticRegression()).fit(points, labels)
+    yield Export("sklearn-pairs", skl(pairs, zipmap=False), {"X": rows()})
     yield columns()
 
 

@@ -134,19 +134,20 @@ fn metadata(model: &Model) -> ModelMetadataResponse {
 fn config(model: &Model, delay: u64, instances: i32) -> ModelConfig {
     let signature = &model.signature;
     let whole = signature.rows == Rows::Whole;
-    let max_batch_size = if whole { 0 } else { i32::try_from(model.max_batch()).unwrap_or(i32::MAX) };
+    let never_split = model.is_never_split();
+    let max_batch_size = if whole || never_split { 0 } else { i32::try_from(model.max_batch()).unwrap_or(i32::MAX) };
     let batching = ModelDynamicBatching { max_queue_delay_microseconds: delay, ..ModelDynamicBatching::default() };
     let input = signature.inputs.iter().map(|input| ModelInput {
         name: input.name.clone(),
         data_type: data_type(input.dtype).into(),
-        dims: sizes(&input.row_shape).0,
-        reshape: sizes(&input.row_shape).1,
+        dims: sizes(&input.row_shape, never_split).0,
+        reshape: sizes(&input.row_shape, never_split).1,
     });
     let output = signature.outputs.iter().map(|output| ModelOutput {
         name: output.name.clone(),
         data_type: data_type(output.dtype).into(),
-        dims: sizes(&output.row_shape).0,
-        reshape: sizes(&output.row_shape).1,
+        dims: sizes(&output.row_shape, never_split).0,
+        reshape: sizes(&output.row_shape, never_split).1,
     });
     let version = PolicyChoice::Latest(Latest { num_versions: 1 });
     ModelConfig {
@@ -168,9 +169,11 @@ fn config(model: &Model, delay: u64, instances: i32) -> ModelConfig {
     }
 }
 
-/// The dimensions of a row. Triton's are never empty: its `reshape` says when there are none.
-fn sizes(row: &[Option<usize>]) -> (Vec<i64>, Option<ModelTensorReshape>) {
-    if row.is_empty() { (vec![1], Some(ModelTensorReshape::default())) } else { (dims(row).collect(), None) }
+/// The dimensions of a row, or of any number of rows where `max_batch_size` is 0. Triton's are never empty: its `reshape` says
+/// when there are none.
+fn sizes(row: &[Option<usize>], with_rows: bool) -> (Vec<i64>, Option<ModelTensorReshape>) {
+    let sizes: Vec<i64> = with_rows.then_some(-1).into_iter().chain(dims(row)).collect();
+    if sizes.is_empty() { (vec![1], Some(ModelTensorReshape::default())) } else { (sizes, None) }
 }
 
 const fn data_type(dtype: DType) -> DataType {

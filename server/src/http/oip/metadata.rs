@@ -123,16 +123,19 @@ struct Port<'a> {
 impl<'a> Config<'a> {
     pub(super) fn of(name: &'a str, model: &'a Model, options: &Options) -> Self {
         let signature = &model.signature;
-        let port = |name: &'a str, dtype: DType, row: &[Option<usize>]| Port {
-            name,
-            data_type: match dtype {
+        let whole = signature.rows == Rows::Whole;
+        let never_split = model.is_never_split();
+        let port = |name: &'a str, dtype: DType, row: &[Option<usize>]| {
+            // Triton's `max_batch_size` 0: dimensions are those of the whole tensor.
+            let dims: Vec<i64> = never_split.then_some(-1).into_iter().chain(dims(row)).collect();
+            let data_type = match dtype {
                 DType::Text => "TYPE_STRING".into(),
                 dtype => format!("TYPE_{}", datatype(dtype)),
-            },
-            dims: if row.is_empty() { vec![1] } else { dims(row).collect() },
-            reshape: row.is_empty().then(|| json!({"shape": []})),
+            };
+            let scalar = dims.is_empty();
+            let reshape = scalar.then(|| json!({"shape": []}));
+            Port { name, data_type, dims: if scalar { vec![1] } else { dims }, reshape }
         };
-        let whole = signature.rows == Rows::Whole;
         let delay = options.queue.batch_delay.as_micros();
         let dynamic_batching = (!whole && model.batches() && model.max_batch() > 1).then(|| {
             json!({"preferred_batch_size": [], "max_queue_delay_microseconds": u64::try_from(delay).unwrap_or(u64::MAX)})
@@ -142,7 +145,7 @@ impl<'a> Config<'a> {
             platform: PLATFORM,
             backend: "onnxruntime",
             version_policy: json!({"latest": {"num_versions": 1}}),
-            max_batch_size: if whole { 0 } else { model.max_batch() },
+            max_batch_size: if whole || never_split { 0 } else { model.max_batch() },
             input: signature.inputs.iter().map(|i| port(&i.name, i.dtype, &i.row_shape)).collect(),
             output: signature.outputs.iter().map(|o| port(&o.name, o.dtype, &o.row_shape)).collect(),
             instance_group: json!([{"name": name, "kind": "KIND_CPU", "count": options.threads.workers}]),

@@ -78,7 +78,7 @@ fn document<'a>(models: impl Iterator<Item = (&'a str, &'a Model)>, default: Opt
             schemas.insert(format!("{name}.Values"), positional);
         }
         schemas.insert(format!("{name}.Answer"), schema::answer(signature));
-        tags.push(json!({"name": name, "description": describe(model)}));
+        tags.push(json!({"name": name, "description": describe(model, max_rows)}));
         let dialects = Dialects { name, model, max_rows };
         if default == Some(name) {
             paths.insert("/predict".into(), dialects.named("predict"));
@@ -101,9 +101,9 @@ fn document<'a>(models: impl Iterator<Item = (&'a str, &'a Model)>, default: Opt
     })
 }
 
-fn describe(model: &Model) -> String {
+fn describe(model: &Model, max_rows: usize) -> String {
     let signature = if model.signature.inferred { "no manifest" } else { "with a manifest" };
-    format!("Version {}, {signature}; {} rows a run at most.", model.id.version, model.max_batch())
+    format!("Version {}, {signature}; {} rows a run at most.", model.id.version, model.max_batch().min(max_rows))
 }
 
 fn error(keys: &[&str]) -> Value {
