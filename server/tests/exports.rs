@@ -421,6 +421,33 @@ fn what_no_protocol_can_express_is_refused_with_the_reason() {
 }
 
 /// A manifest that speaks of rows where there are none is refused in words, and one that says `whole` is served.
+/// They need not be as many as a run has rows.
+#[test]
+fn golden_samples_prove_a_fixed_number_of_rows() {
+    let onnx = fs::read(fixture("exports/four-rows.onnx")).expect("a fixture");
+    for count in [1, 5] {
+        let repo = Repo::new();
+        repo.install(1, "good");
+        fs::write(repo.version(1).join("model.onnx"), &onnx).expect("a file");
+        let sample = |k: i32| json!({"input": {"x": [2 * k, 0, 0]}, "expected": {"y": [k, 2 * k], "best": 1}});
+        repo.edit(1, |manifest| {
+            manifest["artifact"]["sha256"] = json!(onnxd::source::sha256(&onnx));
+            manifest["artifact"]["bytes"] = json!(onnx.len());
+            let x = json!({"name": "x", "dtype": "float32", "shape": [4, 3]});
+            let y = json!({"name": "y", "dtype": "float32", "shape": [4, 2]});
+            let best = json!({"name": "best", "dtype": "int64", "shape": [4]});
+            manifest["signature"] = json!({"layout": "packed", "inputs": [x], "outputs": [y, best]});
+            manifest["outputs_semantics"] = json!({});
+            manifest["golden"] = json!({"samples": (1..=count).map(sample).collect::<Vec<_>>()});
+        });
+        repo.point(1, None);
+        let server = Server::start(repo.path(), &[]);
+        let status = server.model_status("anomaly");
+        assert_eq!(status["champion"]["profile"]["rows"], json!({"fixed": 4}), "{status}");
+        assert_eq!(server.predict(&json!({"x": [6, 0, 0]})), json!({"y": [3.0, 6.0], "best": 1}));
+    }
+}
+
 #[test]
 fn a_manifest_says_whether_there_are_rows() {
     let repo = Repo::new();

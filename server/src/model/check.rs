@@ -197,7 +197,7 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
         None => trial::find(&mut session, &io)?,
     };
     let declared = manifest.and_then(|manifest| manifest.golden.batch_invariant);
-    let (invariance, why) = independent(&mut session, &found, declared)?;
+    let (invariance, why) = independent(&mut session, &found, declared);
     match (found.signature.rows, why) {
         (Rows::Fixed(rows @ 2..), Some(why)) => {
             // What stands in for missing rows would change the answers.
@@ -241,6 +241,7 @@ fn on_golden(session: &mut Session, io: &GraphIo, manifest: &Manifest) -> Result
     session.fit(&signature);
     golden(session, &signature, manifest)?;
     let samples = sample_rows(&signature, manifest)?;
+    run(session, &samples, count(&samples)).map_err(|e| Stage::Golden.reject(e))?;
     let telling = match signature.rows {
         Rows::Any | Rows::Fixed(2..) if samples.iter().any(trial::varies) => vec![samples.clone()],
         Rows::Any | Rows::Fixed(2..) => trial::telling(session, &signature),
@@ -251,23 +252,16 @@ fn on_golden(session: &mut Session, io: &GraphIo, manifest: &Manifest) -> Result
 
 /// Whether rows are independent of one another, and if they are not, why that is thought; the author's word counts where
 /// no run shows the opposite.
-fn independent(
-    session: &mut Session,
-    found: &Found,
-    declared: Option<bool>,
-) -> Result<(Invariance, Option<String>), Rejection> {
+fn independent(session: &mut Session, found: &Found, declared: Option<bool>) -> (Invariance, Option<String>) {
     if !matches!(found.signature.rows, Rows::Any | Rows::Fixed(2..)) || found.trial == Trial::Nothing {
-        return Ok((Invariance::No, None));
+        return (Invariance::No, None);
     }
     let depends = "a row's answer depends on the rows beside it";
     if declared == Some(false) {
-        return Ok((Invariance::No, Some(format!("its manifest says (golden.batch_invariant) that {depends}"))));
+        return (Invariance::No, Some(format!("its manifest says (golden.batch_invariant) that {depends}")));
     }
-    let mut shown = None;
-    for rows in &found.telling {
-        shown = shown.max(Some(measured(session, rows)?));
-    }
-    Ok(match shown {
+    // They all ran together: a row that fails alone, or in another order, depends on the others.
+    match found.telling.iter().map(|rows| measured(session, rows).unwrap_or(Invariance::No)).max() {
         Some(Invariance::No) if declared == Some(true) => {
             (Invariance::No, Some(format!("{depends}, although its manifest says golden.batch_invariant")))
         }
@@ -279,7 +273,7 @@ fn independent(
                        it (golden samples that differ show it, or golden.batch_invariant in its manifest says it)";
             (Invariance::No, Some(why.into()))
         }
-    })
+    }
 }
 
 pub(super) fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, String> {
@@ -388,11 +382,10 @@ fn repeat(rows: &[Tensor], times: usize) -> Vec<Tensor> {
 }
 
 /// Compares rows in a batch with the same rows in the reversed batch, and some of them with the same row alone.
-fn measured(session: &mut dyn Infer, rows: &[Tensor]) -> Result<Invariance, Rejection> {
+fn measured(session: &mut dyn Infer, rows: &[Tensor]) -> Result<Invariance, String> {
     let count = count(rows);
-    let fail = |e: String| Stage::Golden.reject(e);
-    let together = run(session, rows, count).map_err(fail)?;
-    let back = reversed(&run(session, &reversed(rows), count).map_err(fail)?);
+    let together = run(session, rows, count)?;
+    let back = reversed(&run(session, &reversed(rows), count)?);
     let sizes: Vec<f64> = together.iter().map(|t| t.numbers().map_or(0.0, |numbers| largest(&numbers))).collect();
     let compare = |o: usize, a: &Tensor, b: &Tensor| match (a.numbers(), b.numbers()) {
         _ if a == b => Invariance::Exact,
@@ -408,7 +401,7 @@ fn measured(session: &mut dyn Infer, rows: &[Tensor]) -> Result<Invariance, Reje
         if result == Invariance::No {
             break;
         }
-        for (o, alone) in run(session, &single(rows, row), 1).map_err(fail)?.iter().enumerate() {
+        for (o, alone) in run(session, &single(rows, row), 1)?.iter().enumerate() {
             result = result.max(compare(o, alone, &together[o].slice_rows(row..row + 1)));
         }
     }

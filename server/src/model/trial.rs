@@ -166,7 +166,7 @@ fn try_out(session: &mut Session, signature: &Signature) -> Result<Tried, Reject
     let free = signature.inputs.iter().any(|input| input.row_shape.contains(&None));
     let tried = try_sizes(session, signature, if free { &SIZES } else { &SIZES[..1] })?;
     match tried {
-        Tried::Runs(runs) if free && runs.invented.free == 1 && signature.rows != Rows::Whole => {
+        Tried::Runs(runs) if runs.telling && free && runs.invented.free == 1 && signature.rows != Rows::Whole => {
             Ok(match try_sizes(session, signature, &SIZES[1..]) {
                 Ok(Tried::Runs(larger)) => {
                     Tried::Runs(Runs { wider: larger.telling.then_some(larger.invented), ..runs })
