@@ -71,6 +71,10 @@ fn requests(name: &str) -> Vec<Value> {
         "exports/first-axes" => vec![json!({"x": [[1, 2, 3]], "w": [[1, 2], [0, 1], [1, 0]], "k": 2}), json!({"k": 2})],
         "exports/four-rows" => vec![json!([{"x": [1, 2, 3]}, {"x": [0, 0, 1]}])],
         "exports/tokens" => vec![json!({"input_ids": [1, 2], "attention_mask": [1, 1]})],
+        "exports/float8" => {
+            vec![json!({"e4m3fn_in": [1, 0.3], "e4m3fnuz_in": [1, 2], "e5m2_in": [1, 2], "e5m2fnuz_in": [1, 2]})]
+        }
+        "exports/zipmap-row" => vec![json!({"x": [1, 2, 3]})],
         "exports/random-draw" => vec![json!({"x": 1})],
         "zipmap" => vec![json!({"float_input": [1, 2, 3, 4]})],
         "declared-wrong" | "fixed-batch" => vec![json!([{"x": [1, 2, 3, 4]}, {"x": [0, 0, 0, 1]}])],
@@ -81,7 +85,7 @@ fn requests(name: &str) -> Vec<Value> {
 #[test]
 fn a_derived_manifest_is_valid_and_changes_no_answer() {
     let names = "good metadata named vector types declared-wrong fixed-batch scalar-input zipmap exports/first-axes \
-                 exports/four-rows exports/tokens exports/random-draw";
+                 exports/four-rows exports/tokens exports/random-draw exports/float8 exports/zipmap-row";
     for path in names.split_whitespace() {
         let bodies = requests(path);
         let name = path.trim_start_matches("exports/");

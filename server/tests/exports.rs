@@ -476,3 +476,76 @@ fn a_manifest_says_whether_there_are_rows() {
     let told = status["rejected"][0]["reason"].as_str().expect("text");
     assert!(told.contains("its first axis is not rows") && told.contains("layout \"whole\""), "{told}");
 }
+
+/// Asks for all outputs by their bits as float16.
+fn halves(server: &Server, model: &str, inputs: &[(&str, [u16; 2])]) -> Vec<Vec<u16>> {
+    let described = |(name, _): &(&str, [u16; 2])| json!({"name": name, "datatype": "FP16", "shape": [1, 2], "parameters": {"binary_data_size": 4}});
+    let listed: Vec<Value> = inputs.iter().map(described).collect();
+    let head = json!({"inputs": listed, "parameters": {"binary_data_output": true}}).to_string();
+    let length = head.len().to_string();
+    let bytes = inputs.iter().flat_map(|(_, bits)| bits.iter().flat_map(|b| b.to_le_bytes()));
+    let body: Vec<u8> = head.bytes().chain(bytes).collect();
+    let path = format!("/v2/models/{model}/infer");
+    let header = "inference-header-content-length";
+    let reply = http::request(server.http, "POST", &path, &[(header, &length)], &body);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let length: usize = reply.header(header).parse().expect("a length");
+    let bits = |pair: &[u8]| u16::from_le_bytes([pair[0], pair[1]]);
+    reply.body[length..].chunks_exact(4).map(|row| row.chunks_exact(2).map(bits).collect()).collect()
+}
+
+#[test]
+fn float8_is_carried_as_float16() {
+    let server = serve("float8");
+    let metadata = http::request(server.http, "GET", "/v2/models/float8", &[], b"").json();
+    assert_eq!(metadata["inputs"][0], json!({"name": "e4m3fn_in", "datatype": "FP16", "shape": [-1, 2]}));
+    assert_eq!(metadata["outputs"][2], json!({"name": "e5m2_out", "datatype": "FP16", "shape": [-1, 2]}));
+    let kinds = ["e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz"];
+    let request = |values: [Value; 4]| -> Value {
+        kinds.iter().zip(values).map(|(kind, value)| (format!("{kind}_in"), value)).collect()
+    };
+    // The largest of each, and what has to be rounded.
+    let row = request([json!([448, 0.3]), json!([-240, 0.3]), json!([57344, 0.3]), json!([-57344, 0.3])]);
+    let answer = server.predict(&row);
+    for (kind, most) in kinds.iter().zip([448.0, -240.0, 57344.0, -57344.0]) {
+        assert_eq!(answer[format!("{kind}_out")], json!([most, 0.3125]), "{kind}");
+    }
+    let (infinite, beyond, minus_zero, nan) = (0x7c00, 0x7b80, 0x8000, 0x7e00);
+    let inputs = ["e4m3fn_in", "e4m3fnuz_in", "e5m2_in", "e5m2fnuz_in"].map(|name| (name, [infinite, minus_zero]));
+    let answers = halves(&server, "float8", &inputs);
+    let is_nan = |bits: u16| bits & 0x7c00 == 0x7c00 && bits & 0x3ff != 0;
+    // One kind has an infinity, and two have a zero of one sign.
+    assert_eq!(answers[2], [infinite, minus_zero]);
+    assert!([0, 1, 3].iter().all(|i: &usize| is_nan(answers[*i][0])), "{answers:?}");
+    assert_eq!([answers[0][1], answers[1][1], answers[3][1]], [minus_zero, 0, 0]);
+    let inputs = ["e4m3fn_in", "e4m3fnuz_in", "e5m2_in", "e5m2fnuz_in"].map(|name| (name, [beyond, nan]));
+    let answers = halves(&server, "float8", &inputs);
+    assert!(answers[..2].iter().flatten().all(|bits| is_nan(*bits)), "{answers:?}");
+}
+
+#[test]
+fn float8_keeps_the_names_of_its_graph() {
+    let server = serve("float8-names");
+    let metadata = http::request(server.http, "GET", "/v2/models/float8-names", &[], b"").json();
+    let names = |ports: &Value| -> Vec<String> {
+        ports.as_array().expect("a list").iter().map(|port| port["name"].as_str().expect("text").to_owned()).collect()
+    };
+    assert_eq!(names(&metadata["inputs"]), ["x", "yes"]);
+    assert_eq!(names(&metadata["outputs"]), ["x", "y", "w", "x_from_float16"]);
+    for (yes, y) in [(true, [3.0, -0.5]), (false, [6.0, -1.0])] {
+        let answer = server.predict(&json!({"x": [[3, -0.5]], "yes": yes}));
+        assert_eq!(answer, json!({"x": [[3.0, -0.5]], "y": [y], "w": [1.0], "x_from_float16": [y]}));
+    }
+}
+
+#[test]
+fn a_map_of_one_row_is_a_row_of_classes() {
+    let inputs = json!({"x": [0.1, -3, 2]});
+    let expected = python("exports/zipmap-row.onnx", &inputs);
+    let server = serve("zipmap-row");
+    let row: Vec<&Value> = ["0", "1", "2"].iter().map(|class| &expected["y"][0][class]).collect();
+    assert_same(&server.predict(&inputs)["y"], &json!(row));
+    let headers = [("content-type", "application/json"), ("x-classes", "map")];
+    let reply = http::request(server.http, "POST", "/predict", &headers, inputs.to_string().as_bytes());
+    assert_same(&reply.json()["y"], &expected["y"][0]);
+}

@@ -92,6 +92,7 @@ fn each_fault_of_a_graph_is_found_and_no_other() {
     let nameless = ("warning", "feature-names");
     let cases: &[(&str, &[(&str, &str)])] = &[
         ("zipmap.onnx", &[nameless, ("note", "zipmap")]),
+        ("exports/float8.onnx", &[("note", "float8")]),
         ("faults/sequence.onnx", &[("error", "output-type"), nameless]),
         ("faults/half.onnx", &[nameless]),
         ("faults/no-inputs.onnx", &[("warning", "no-inputs")]),

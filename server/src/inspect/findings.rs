@@ -106,6 +106,7 @@ pub(super) fn of_graph(facts: &Facts, manifest: Option<&std::sync::Arc<Manifest>
     let mut found = vec![];
     outputs(facts, &mut found);
     inputs(facts, manifest, &mut found);
+    float8(facts, &mut found);
     versions(facts, runs, &mut found);
     numbers(facts, manifest, &mut found);
     let divisions: Vec<_> = facts.problems.iter().filter(|p| p.location.is_none()).collect();
@@ -164,6 +165,16 @@ fn outputs(facts: &Facts, found: &mut Vec<Finding>) {
                    the outputs";
         let what = format!("output {name} is of the type {kind}, which is not served");
         found.push(finding(Level::Error, "output-type", what, fix));
+    }
+}
+
+fn float8(facts: &Facts, found: &mut Vec<Finding>) {
+    let ports = facts.inputs.iter().chain(&facts.outputs).filter(|port| port.served && port.kind == "float8");
+    let names: Vec<String> = ports.map(|port| port.name.clone()).collect();
+    if !names.is_empty() {
+        let what = format!("{}: float8 is sent and answered as float16, which holds all its values", some(&names));
+        let fix = "nothing here; a manifest says float16";
+        found.push(finding(Level::Note, "float8", what, fix));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::graph::{self, FLOAT, Known, ML, STANDARD};
 use super::onnx::{Attribute, Graph, Node, TensorProto, TypeProto, ValueInfo};
 use super::operators::{GIVES_FLOAT, RANDOM, UNSTEADY};
-use super::{external, sha256, zipmap};
+use super::{external, rewrite, sha256};
 
 const DOUBLE: i32 = 11;
 /// Constants under this size are not worth a remark.
@@ -107,7 +107,7 @@ pub fn read(onnx: &[u8], files: &[(&str, u64)]) -> Result<Facts, String> {
     facts.functions = model.functions.iter().map(|f| qualified(&f.domain, &f.name)).collect();
     let constant = |input: &&ValueInfo| graph.initializer.iter().any(|tensor| tensor.name == input.name);
     facts.inputs = graph.input.iter().filter(|input| !constant(input)).map(declared).collect();
-    facts.labels = zipmap::labels(onnx)?;
+    facts.labels = rewrite::labels(onnx)?;
     facts.outputs = graph.output.iter().map(declared).collect();
     for output in &mut facts.outputs {
         output.served |= facts.labels.contains_key(&output.name);
@@ -243,7 +243,8 @@ fn kind(kind: &TypeProto) -> (String, bool) {
             14 => ("complex64", false),
             15 => ("complex128", false),
             16 => ("bfloat16", true),
-            17..=20 | 24 => ("float8", false),
+            17..=20 => ("float8", true),
+            24 => ("float8e8m0", false),
             21 => ("uint4", false),
             22 => ("int4", false),
             23 => ("float4", false),

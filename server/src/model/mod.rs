@@ -11,6 +11,7 @@ pub mod graph;
 pub mod manifest;
 mod onnx;
 mod operators;
+mod rewrite;
 mod room;
 pub mod runtime;
 pub mod session;
@@ -18,7 +19,7 @@ pub mod signature;
 pub mod tensor;
 pub mod trial;
 pub mod usage;
-mod zipmap;
+mod wire;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};

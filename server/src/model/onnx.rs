@@ -96,6 +96,8 @@ pub(super) struct Attribute {
     pub(super) tensors: Vec<TensorProto>,
     #[prost(message, repeated, tag = "11")]
     pub(super) graphs: Vec<Graph>,
+    #[prost(int32, tag = "20")]
+    pub(super) r#type: i32,
     /// In a function: the attribute of the call that the value comes from, whatever else stands here.
     #[prost(string, tag = "21")]
     pub(super) ref_attr_name: String,

@@ -9,11 +9,12 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
+use super::rewrite::{self, Rewritten};
 use super::room::Room;
 use super::runtime::Runtime;
 use super::signature::{GraphIo, Port, Rows, Signature};
 use super::tensor::{DType, Tensor};
-use super::{Artifact, Infer, RunError, zipmap};
+use super::{Artifact, Infer, RunError};
 
 /// How often running sessions are checked against their deadlines.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
@@ -21,8 +22,11 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// A session that one thread uses at a time.
 pub struct Session {
     inner: ort::session::Session,
-    inputs: Vec<String>,
+    inputs: usize,
+    /// All of them, in the graph's order.
     outputs: Vec<String>,
+    /// Which of them are answered, in the signature's order.
+    answered: Vec<usize>,
     rows: Rows,
     room: Room,
     watched: Arc<Watched>,
@@ -31,14 +35,14 @@ pub struct Session {
 /// Loads a graph from memory, never from a path, so that the file cannot make ONNX Runtime open others. Files of weights
 /// are given by name and bytes; the session has its own copy of them when this returns.
 ///
-/// Outputs that are maps from class to probability are made tensors, see [`zipmap`].
+/// Inputs and outputs that no protocol carries are replaced, see [`rewrite`].
 ///
 /// `intra_threads` is the size of the session's own pool; its threads never spin.
 ///
 /// # Errors
 /// ONNX Runtime's own message.
 pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Result<(Session, GraphIo), String> {
-    let maps = zipmap::to_tensors(&artifact.onnx)?;
+    let rewritten = rewrite::rewrite(&artifact.onnx)?;
     let build = || -> ort::Result<ort::session::Session> {
         let mut builder = ort::session::Session::builder(&runtime.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -50,13 +54,16 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
         for file in &artifact.external {
             builder = builder.with_external_initializer_file_in_memory(&file.path, Arc::clone(&file.bytes))?;
         }
-        builder.commit_from_memory(maps.as_ref().map_or(&artifact.onnx, |maps| &maps.onnx))
+        builder.commit_from_memory(rewritten.as_ref().map_or(&artifact.onnx, |rewritten| &rewritten.onnx))
     };
     let inner = build().map_err(|e| e.to_string())?;
+    let Rewritten { labels, names, .. } = rewritten.unwrap_or_default();
+    let name = |outlet: &ort::value::Outlet| names.get(outlet.name()).map_or(outlet.name(), String::as_str).to_owned();
     let ports = |outlets: &[ort::value::Outlet]| {
-        outlets.iter().map(|o| Port { name: o.name().to_owned(), tensor: port(o.dtype()) }).collect::<Vec<_>>()
+        outlets.iter().map(|o| Port { name: name(o), tensor: port(o.dtype()) }).collect::<Vec<_>>()
     };
-    let mut io = GraphIo { inputs: ports(inner.inputs()), outputs: ports(inner.outputs()), ..GraphIo::default() };
+    let (inputs, outputs) = (ports(inner.inputs()), ports(inner.outputs()));
+    let mut io = GraphIo { inputs, outputs, labels, ..GraphIo::default() };
     if let Ok(metadata) = inner.metadata() {
         for key in metadata.custom_keys().unwrap_or_default() {
             if let Some(value) = metadata.custom(&key) {
@@ -64,17 +71,17 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
             }
         }
     }
-    io.labels = maps.map(|maps| maps.labels).unwrap_or_default();
     let watched = Watched::new().map_err(|e| e.to_string())?;
-    let names = |ports: &[Port]| ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
-    let (inputs, outputs) = (names(&io.inputs), names(&io.outputs));
-    Ok((Session { inputs, outputs, rows: Rows::Any, room: Room::default(), inner, watched }, io))
+    let outputs: Vec<String> = io.outputs.iter().map(|port| port.name.clone()).collect();
+    let (inputs, answered) = (io.inputs.len(), (0..outputs.len()).collect());
+    Ok((Session { inputs, outputs, answered, rows: Rows::Any, room: Room::default(), inner, watched }, io))
 }
 
 impl Session {
     /// Takes rows as the signature says, and keeps only the outputs that it lists, in its order.
     pub fn fit(&mut self, signature: &Signature) {
-        self.outputs = signature.outputs.iter().map(|o| o.name.clone()).collect();
+        let place = |name: &str| self.outputs.iter().position(|output| output == name);
+        self.answered = signature.outputs.iter().filter_map(|output| place(&output.name)).collect();
         self.rows = signature.rows;
     }
 
@@ -101,12 +108,8 @@ impl Infer for Session {
         let whole = self.rows == Rows::Whole;
         let given = padded.as_deref().unwrap_or(inputs).iter();
         let values: Vec<SessionInputValue<'_>> = given.map(|tensor| to_ort(tensor, whole)).collect::<Result<_, _>>()?;
-        if values.len() != self.inputs.len() {
-            return Err(RunError::Failed(format!(
-                "{} inputs given, the graph has {}",
-                values.len(),
-                self.inputs.len()
-            )));
+        if values.len() != self.inputs {
+            return Err(RunError::Failed(format!("{} inputs given, the graph has {}", values.len(), self.inputs)));
         }
         let given = bytes(padded.as_deref().unwrap_or(inputs));
         let shrinks = self.room.shrinks(given);
@@ -116,9 +119,9 @@ impl Infer for Session {
         let result = self.inner.run_with_options(values.as_slice(), options);
         let took = start.elapsed();
         let late = watch.disarm();
-        let read = |outputs: &ort::session::SessionOutputs<'_>, name: &String| {
-            let value = outputs.get(name).ok_or_else(|| RunError::Failed(format!("no output {name:?}")))?;
-            let tensor = from_ort(value).map_err(|e| RunError::Failed(format!("output {name}: {e}")))?;
+        let read = |outputs: &ort::session::SessionOutputs<'_>, place: usize| {
+            let tensor = from_ort(&outputs[place])
+                .map_err(|e| RunError::Failed(format!("output {}: {e}", self.outputs[place])))?;
             Ok(match full {
                 _ if whole => tensor.with_row_axis(),
                 Some(full) if tensor.rows() == Some(full) => tensor.slice_rows(0..rows),
@@ -127,7 +130,7 @@ impl Infer for Session {
         };
         let answer: Result<Vec<Tensor>, RunError> = match result {
             _ if late => Err(RunError::Deadline),
-            Ok(outputs) => self.outputs.iter().map(|name| read(&outputs, name)).collect(),
+            Ok(outputs) => self.answered.iter().map(|place| read(&outputs, *place)).collect(),
             Err(e) => Err(failed(e)),
         };
         self.room.ran(given, answer.as_deref().map_or(0, bytes), took);

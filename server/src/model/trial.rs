@@ -221,8 +221,9 @@ fn run_both(session: &mut Session, signature: &Signature, invented: Invented) ->
         };
         for (i, (output, tensor)) in signature.outputs.iter().zip(&outputs).enumerate() {
             let row = tensor.shape().get(1..).unwrap_or_default();
-            // A row that grows with their number is none.
-            if tensor.rows() != Some(count) || shapes.get(i).is_some_and(|before| before != row) {
+            // A row that grows with their number is none, and one of classes has columns.
+            let columns = output.labels.is_none() || !row.is_empty();
+            if tensor.rows() != Some(count) || !columns || shapes.get(i).is_some_and(|before| before != row) {
                 return Ok(Tried::NoRows(output.name.clone()));
             }
             labels_fit(output, tensor).map_err(|e| Stage::Verify.reject(e))?;
