@@ -198,24 +198,21 @@ fn rewritten(bytes: &[u8], labels: &Labels, [inputs, outputs]: &[Ports; 2]) -> R
         match field.number {
             NODE if makes_map(field.bytes, labels)? => put(&mut out, NODE, &cast_for_map(field.bytes)?),
             number @ (INPUT | OUTPUT | VALUE_INFO) => {
-                let info: ValueInfo = decode(field.bytes)?;
-                let label = labels.get(&info.name);
-                let port = match number {
-                    INPUT => inputs.get(&info.name),
-                    OUTPUT => outputs.get(&info.name),
-                    _ => None,
+                let ValueInfo { name, r#type } = decode(field.bytes)?;
+                let half = |port: &Port| {
+                    let shape = r#type.and_then(|kind| kind.tensor).and_then(|tensor| tensor.shape);
+                    (port.inner.clone(), TensorType { elem_type: FLOAT16, shape })
                 };
-                match (label, port) {
-                    (Some(columns), _) if number == OUTPUT => {
-                        put(&mut out, OUTPUT, &declared(field.bytes, &info.name, probabilities(columns.len()))?);
-                    }
-                    (Some(_), _) if number == VALUE_INFO => {}
-                    (_, Some(port)) => {
-                        let shape = info.r#type.and_then(|kind| kind.tensor).and_then(|tensor| tensor.shape);
-                        let tensor = TensorType { elem_type: FLOAT16, shape };
-                        put(&mut out, number, &declared(field.bytes, &port.inner, tensor)?);
-                    }
-                    _ => out.extend_from_slice(field.whole),
+                let changed = match (number, labels.get(&name)) {
+                    (INPUT, _) => inputs.get(&name).map(half),
+                    (OUTPUT, Some(columns)) => Some((name, probabilities(columns.len()))),
+                    (OUTPUT, None) => outputs.get(&name).map(half),
+                    (_, Some(_)) => continue,
+                    (_, None) => None,
+                };
+                match changed {
+                    Some((name, tensor)) => put(&mut out, number, &declared(field.bytes, &name, tensor)?),
+                    None => out.extend_from_slice(field.whole),
                 }
             }
             _ => out.extend_from_slice(field.whole),
