@@ -18,12 +18,8 @@ use super::proto::{
     ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
 use super::{repository, version};
-use crate::codec::oip::datatype;
 use crate::http::State;
-use crate::http::oip::metadata::{EXTENSIONS, PLATFORM, dims, full_shape};
-use crate::model::Model;
-use crate::model::signature::Rows;
-use crate::model::tensor::DType;
+use crate::http::oip::metadata::{Config, EXTENSIONS, Metadata, Port, Tensor};
 use crate::serving::ServingSet;
 
 /// The state, asked at each call.
@@ -70,7 +66,7 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
         let set = self.serving(&name, &version)?;
-        Ok(Response::new(metadata(&set.champion)))
+        Ok(Response::new(Metadata::of(&name, &set.champion).into()))
     }
 
     async fn model_config(
@@ -79,10 +75,8 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<ModelConfigResponse>, Status> {
         let ModelConfigRequest { name, version } = request.into_inner();
         let set = self.serving(&name, &version)?;
-        let options = self.0.engine.options();
-        let delay = u64::try_from(options.queue.batch_delay.as_micros()).unwrap_or(u64::MAX);
-        let instances = i32::try_from(options.threads.workers).unwrap_or(i32::MAX);
-        Ok(Response::new(ModelConfigResponse { config: Some(config(&set.champion, delay, instances)) }))
+        let config = Config::of(&name, &set.champion, self.0.engine.options());
+        Ok(Response::new(ModelConfigResponse { config: Some(config.into()) }))
     }
 
     async fn model_statistics(
@@ -115,82 +109,62 @@ impl GrpcInferenceService for Service {
     }
 }
 
-fn metadata(model: &Model) -> ModelMetadataResponse {
-    let signature = &model.signature;
-    let tensor = |name: &str, dtype, row_shape: &[Option<usize>]| TensorMetadata {
-        name: name.into(),
-        datatype: datatype(dtype).into(),
-        shape: full_shape(signature, row_shape),
-    };
-    ModelMetadataResponse {
-        name: model.id.name.clone(),
-        versions: vec![model.id.version.clone()],
-        platform: PLATFORM.into(),
-        inputs: signature.inputs.iter().map(|input| tensor(&input.name, input.dtype, &input.row_shape)).collect(),
-        outputs: signature.outputs.iter().map(|o| tensor(&o.name, o.dtype, &o.row_shape)).collect(),
+impl From<Metadata<'_>> for ModelMetadataResponse {
+    fn from(metadata: Metadata<'_>) -> Self {
+        let tensor = |tensor: Tensor<'_>| TensorMetadata {
+            name: tensor.name.into(),
+            datatype: tensor.datatype.into(),
+            shape: tensor.shape,
+        };
+        Self {
+            name: metadata.name.into(),
+            versions: metadata.versions.map(Into::into).into(),
+            platform: metadata.platform.into(),
+            inputs: metadata.inputs.into_iter().map(tensor).collect(),
+            outputs: metadata.outputs.into_iter().map(tensor).collect(),
+        }
     }
 }
 
-fn config(model: &Model, delay: u64, instances: i32) -> ModelConfig {
-    let signature = &model.signature;
-    let whole = signature.rows == Rows::Whole;
-    let never_split = model.is_never_split();
-    let max_batch_size = if whole || never_split { 0 } else { i32::try_from(model.max_batch()).unwrap_or(i32::MAX) };
-    let batching = ModelDynamicBatching { max_queue_delay_microseconds: delay, ..ModelDynamicBatching::default() };
-    let input = signature.inputs.iter().map(|input| ModelInput {
-        name: input.name.clone(),
-        data_type: data_type(input.dtype).into(),
-        dims: sizes(&input.row_shape, never_split).0,
-        reshape: sizes(&input.row_shape, never_split).1,
-    });
-    let output = signature.outputs.iter().map(|output| ModelOutput {
-        name: output.name.clone(),
-        data_type: data_type(output.dtype).into(),
-        dims: sizes(&output.row_shape, never_split).0,
-        reshape: sizes(&output.row_shape, never_split).1,
-    });
-    let version = PolicyChoice::Latest(Latest { num_versions: 1 });
-    ModelConfig {
-        name: model.id.name.clone(),
-        platform: PLATFORM.into(),
-        backend: "onnxruntime".into(),
-        version_policy: Some(ModelVersionPolicy { policy_choice: Some(version) }),
-        max_batch_size,
-        input: input.collect(),
-        output: output.collect(),
-        instance_group: vec![ModelInstanceGroup {
-            name: model.id.name.clone(),
-            count: instances,
+impl From<Config<'_>> for ModelConfig {
+    fn from(config: Config<'_>) -> Self {
+        let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let data_type = |port: &Port<'_>| DataType::from_str_name(&port.data_type).unwrap_or_default().into();
+        let reshape = |port: &Port<'_>| port.reshape.as_ref().map(|_| ModelTensorReshape::default());
+        let input = config.input.into_iter().map(|port| ModelInput {
+            name: port.name.into(),
+            data_type: data_type(&port),
+            reshape: reshape(&port),
+            dims: port.dims,
+        });
+        let output = config.output.into_iter().map(|port| ModelOutput {
+            name: port.name.into(),
+            data_type: data_type(&port),
+            reshape: reshape(&port),
+            dims: port.dims,
+        });
+        let instances = config.instance_group.map(|group| ModelInstanceGroup {
+            name: group.name.into(),
+            count: number(group.count),
             kind: Kind::Cpu.into(),
-        }],
-        default_model_filename: "model.onnx".into(),
-        scheduling_choice: (!whole && model.batches()).then_some(SchedulingChoice::DynamicBatching(batching)),
-        ..ModelConfig::default()
-    }
-}
-
-/// The dimensions of a row, or of any number of rows where `max_batch_size` is 0. Triton's are never empty: its `reshape` says
-/// when there are none.
-fn sizes(row: &[Option<usize>], with_rows: bool) -> (Vec<i64>, Option<ModelTensorReshape>) {
-    let sizes: Vec<i64> = with_rows.then_some(-1).into_iter().chain(dims(row)).collect();
-    if sizes.is_empty() { (vec![1], Some(ModelTensorReshape::default())) } else { (sizes, None) }
-}
-
-const fn data_type(dtype: DType) -> DataType {
-    match dtype {
-        DType::Bool => DataType::TypeBool,
-        DType::U8 => DataType::TypeUint8,
-        DType::U16 => DataType::TypeUint16,
-        DType::U32 => DataType::TypeUint32,
-        DType::U64 => DataType::TypeUint64,
-        DType::I8 => DataType::TypeInt8,
-        DType::I16 => DataType::TypeInt16,
-        DType::I32 => DataType::TypeInt32,
-        DType::I64 => DataType::TypeInt64,
-        DType::F16 => DataType::TypeFp16,
-        DType::BF16 => DataType::TypeBf16,
-        DType::F32 => DataType::TypeFp32,
-        DType::F64 => DataType::TypeFp64,
-        DType::Text => DataType::TypeString,
+        });
+        let batching = config.dynamic_batching.map(|batching| ModelDynamicBatching {
+            max_queue_delay_microseconds: batching.max_queue_delay_microseconds,
+            ..ModelDynamicBatching::default()
+        });
+        let version = PolicyChoice::Latest(Latest { num_versions: 1 });
+        Self {
+            name: config.name.into(),
+            platform: config.platform.into(),
+            backend: config.backend.into(),
+            version_policy: Some(ModelVersionPolicy { policy_choice: Some(version) }),
+            max_batch_size: number(config.max_batch_size),
+            input: input.collect(),
+            output: output.collect(),
+            instance_group: instances.into(),
+            default_model_filename: config.default_model_filename.into(),
+            scheduling_choice: batching.map(SchedulingChoice::DynamicBatching),
+            ..Self::default()
+        }
     }
 }

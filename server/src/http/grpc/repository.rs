@@ -12,8 +12,6 @@ use super::proto::{
 };
 use crate::http::oip::{repository, statistics};
 use crate::http::{State, admin};
-use crate::model::Model;
-use crate::model::usage::{Counts, Total};
 
 /// All versions that are known, or those that answer.
 pub(super) fn index(state: &State, ready: bool) -> RepositoryIndexResponse {
@@ -57,37 +55,37 @@ fn named(repository: String, model: String) -> String {
 
 /// What was counted of a model, or of all when no name is given.
 pub(super) fn statistics(state: &State, name: &str, version: &str) -> Result<ModelStatisticsResponse, Status> {
-    let models = statistics::models(state, Some(name).filter(|name| !name.is_empty()), super::version(version))?;
-    Ok(ModelStatisticsResponse { model_stats: models.iter().map(|(name, model)| counted(name, model)).collect() })
+    let all = statistics::of(state, Some(name).filter(|name| !name.is_empty()), super::version(version))?;
+    Ok(ModelStatisticsResponse { model_stats: all.model_stats.into_iter().map(Into::into).collect() })
 }
 
-fn counted(name: &str, model: &Model) -> ModelStatistics {
-    let Counts { last_run_ms, rows, runs, success, fail, queue, input, infer, batches } = model.usage.counts();
-    let some = |total: Total| Some(StatisticDuration { count: total.count, ns: total.ns });
-    // Outputs are not moved before they are encoded, and there is no cache of answers.
-    let none = |count| Some(StatisticDuration { count, ns: 0 });
-    let batch_stats = batches.into_iter().map(|batch| InferBatchStatistics {
-        batch_size: batch.rows as u64,
-        compute_input: some(batch.input),
-        compute_infer: some(batch.infer),
-        compute_output: none(batch.infer.count),
-    });
-    ModelStatistics {
-        name: name.into(),
-        version: model.id.version.clone(),
-        last_inference: last_run_ms,
-        inference_count: rows,
-        execution_count: runs,
-        inference_stats: Some(InferStatistics {
-            success: some(success),
-            fail: some(fail),
-            queue: some(queue),
-            compute_input: some(input),
-            compute_infer: some(infer),
-            compute_output: none(infer.count),
-            cache_hit: none(0),
-            cache_miss: none(0),
-        }),
-        batch_stats: batch_stats.collect(),
+impl From<statistics::OfModel> for ModelStatistics {
+    fn from(of: statistics::OfModel) -> Self {
+        let some = |duration: statistics::Duration| Some(StatisticDuration { count: duration.count, ns: duration.ns });
+        let batch_stats = of.batch_stats.into_iter().map(|batch| InferBatchStatistics {
+            batch_size: batch.batch_size as u64,
+            compute_input: some(batch.compute_input),
+            compute_infer: some(batch.compute_infer),
+            compute_output: some(batch.compute_output),
+        });
+        let stats = of.inference_stats;
+        Self {
+            name: of.name,
+            version: of.version,
+            last_inference: of.last_inference,
+            inference_count: of.inference_count,
+            execution_count: of.execution_count,
+            inference_stats: Some(InferStatistics {
+                success: some(stats.success),
+                fail: some(stats.fail),
+                queue: some(stats.queue),
+                compute_input: some(stats.compute_input),
+                compute_infer: some(stats.compute_infer),
+                compute_output: some(stats.compute_output),
+                cache_hit: some(stats.cache_hit),
+                cache_miss: some(stats.cache_miss),
+            }),
+            batch_stats: batch_stats.collect(),
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::model::signature::{Rows, Signature};
 use crate::model::tensor::DType;
 
 /// What Triton's ONNX Runtime calls itself; its clients and KServe's know the name.
-pub(in crate::http) const PLATFORM: &str = "onnxruntime_onnx";
+const PLATFORM: &str = "onnxruntime_onnx";
 
 /// What is served beyond the protocol, by its names for that.
 pub(in crate::http) const EXTENSIONS: [&str; 7] = [
@@ -39,29 +39,29 @@ impl Server {
 
 /// `GET /v2/models/{model}`.
 #[derive(Serialize)]
-pub(super) struct Metadata<'a> {
-    name: &'a str,
-    versions: [&'a str; 1],
-    platform: &'static str,
-    inputs: Vec<Tensor<'a>>,
-    outputs: Vec<Tensor<'a>>,
+pub(in crate::http) struct Metadata<'a> {
+    pub(in crate::http) name: &'a str,
+    pub(in crate::http) versions: [&'a str; 1],
+    pub(in crate::http) platform: &'static str,
+    pub(in crate::http) inputs: Vec<Tensor<'a>>,
+    pub(in crate::http) outputs: Vec<Tensor<'a>>,
 }
 
 #[derive(Serialize)]
-struct Tensor<'a> {
-    name: &'a str,
-    datatype: &'static str,
-    shape: Vec<i64>,
+pub(in crate::http) struct Tensor<'a> {
+    pub(in crate::http) name: &'a str,
+    pub(in crate::http) datatype: &'static str,
+    pub(in crate::http) shape: Vec<i64>,
     /// Its columns, each of which may be sent by itself under its name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    features: Vec<&'a str>,
+    pub(in crate::http) features: Vec<&'a str>,
     /// What its columns stand for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    labels: Option<&'a [String]>,
+    pub(in crate::http) labels: Option<&'a [String]>,
 }
 
 impl<'a> Metadata<'a> {
-    pub(super) fn of(name: &'a str, model: &'a Model) -> Self {
+    pub(in crate::http) fn of(name: &'a str, model: &'a Model) -> Self {
         let signature = &model.signature;
         let inputs = signature.inputs.iter().map(|input| Tensor {
             name: &input.name,
@@ -88,40 +88,59 @@ pub(in crate::http) fn full_shape(signature: &Signature, row: &[Option<usize>]) 
     rows.into_iter().chain(dims(row)).collect()
 }
 
-pub(in crate::http) fn dims(row: &[Option<usize>]) -> impl Iterator<Item = i64> {
+fn dims(row: &[Option<usize>]) -> impl Iterator<Item = i64> {
     row.iter().map(|size| size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1))
 }
 
 /// `GET /v2/models/{model}/config`: the part of Triton's `ModelConfig` that has a meaning here.
 #[derive(Serialize)]
-pub(super) struct Config<'a> {
-    name: &'a str,
-    platform: &'static str,
-    backend: &'static str,
+pub(in crate::http) struct Config<'a> {
+    pub(in crate::http) name: &'a str,
+    pub(in crate::http) platform: &'static str,
+    pub(in crate::http) backend: &'static str,
     version_policy: Value,
     /// 0 when there is no row axis; then the dimensions below are all.
-    max_batch_size: usize,
-    input: Vec<Port<'a>>,
-    output: Vec<Port<'a>>,
-    instance_group: Value,
-    default_model_filename: &'static str,
+    pub(in crate::http) max_batch_size: usize,
+    pub(in crate::http) input: Vec<Port<'a>>,
+    pub(in crate::http) output: Vec<Port<'a>>,
+    pub(in crate::http) instance_group: [Instances<'a>; 1],
+    pub(in crate::http) default_model_filename: &'static str,
     parameters: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
-    dynamic_batching: Option<Value>,
+    pub(in crate::http) dynamic_batching: Option<Batching>,
 }
 
 #[derive(Serialize)]
-struct Port<'a> {
-    name: &'a str,
-    data_type: String,
-    dims: Vec<i64>,
+pub(in crate::http) struct Port<'a> {
+    pub(in crate::http) name: &'a str,
+    pub(in crate::http) data_type: String,
+    pub(in crate::http) dims: Vec<i64>,
     /// Triton's `dims` are never empty; this says when there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reshape: Option<Value>,
+    pub(in crate::http) reshape: Option<Reshape>,
+}
+
+/// To no dimensions.
+#[derive(Default, Serialize)]
+pub(in crate::http) struct Reshape {
+    shape: [i64; 0],
+}
+
+#[derive(Serialize)]
+pub(in crate::http) struct Instances<'a> {
+    pub(in crate::http) name: &'a str,
+    kind: &'static str,
+    pub(in crate::http) count: usize,
+}
+
+#[derive(Serialize)]
+pub(in crate::http) struct Batching {
+    preferred_batch_size: [usize; 0],
+    pub(in crate::http) max_queue_delay_microseconds: u64,
 }
 
 impl<'a> Config<'a> {
-    pub(super) fn of(name: &'a str, model: &'a Model, options: &Options) -> Self {
+    pub(in crate::http) fn of(name: &'a str, model: &'a Model, options: &Options) -> Self {
         let signature = &model.signature;
         let whole = signature.rows == Rows::Whole;
         let never_split = model.is_never_split();
@@ -133,13 +152,14 @@ impl<'a> Config<'a> {
                 dtype => format!("TYPE_{}", datatype(dtype)),
             };
             let scalar = dims.is_empty();
-            let reshape = scalar.then(|| json!({"shape": []}));
+            let reshape = scalar.then(Reshape::default);
             Port { name, data_type, dims: if scalar { vec![1] } else { dims }, reshape }
         };
         let delay = options.queue.batch_delay.as_micros();
-        let dynamic_batching = (!whole && model.batches() && model.max_batch() > 1).then(|| {
-            json!({"preferred_batch_size": [], "max_queue_delay_microseconds": u64::try_from(delay).unwrap_or(u64::MAX)})
-        });
+        let batching = Batching {
+            preferred_batch_size: [],
+            max_queue_delay_microseconds: u64::try_from(delay).unwrap_or(u64::MAX),
+        };
         Self {
             name,
             platform: PLATFORM,
@@ -148,10 +168,10 @@ impl<'a> Config<'a> {
             max_batch_size: if whole || never_split { 0 } else { model.max_batch() },
             input: signature.inputs.iter().map(|i| port(&i.name, i.dtype, &i.row_shape)).collect(),
             output: signature.outputs.iter().map(|o| port(&o.name, o.dtype, &o.row_shape)).collect(),
-            instance_group: json!([{"name": name, "kind": "KIND_CPU", "count": options.threads.workers}]),
+            instance_group: [Instances { name, kind: "KIND_CPU", count: options.threads.workers }],
             default_model_filename: "model.onnx",
             parameters: json!({}),
-            dynamic_batching,
+            dynamic_batching: (!whole && model.batches() && model.max_batch() > 1).then_some(batching),
         }
     }
 }

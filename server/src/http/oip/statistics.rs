@@ -12,48 +12,48 @@ use crate::model::usage::{Counts, Total};
 
 /// `GET /v2/models/stats`.
 #[derive(Serialize)]
-pub(super) struct All {
-    model_stats: Vec<OfModel>,
+pub(in crate::http) struct All {
+    pub(in crate::http) model_stats: Vec<OfModel>,
 }
 
 #[derive(Serialize)]
-struct OfModel {
-    name: String,
-    version: String,
+pub(in crate::http) struct OfModel {
+    pub(in crate::http) name: String,
+    pub(in crate::http) version: String,
     /// Milliseconds since 1970.
-    last_inference: u64,
-    inference_count: u64,
-    execution_count: u64,
-    inference_stats: Inference,
-    batch_stats: Vec<Batch>,
+    pub(in crate::http) last_inference: u64,
+    pub(in crate::http) inference_count: u64,
+    pub(in crate::http) execution_count: u64,
+    pub(in crate::http) inference_stats: Inference,
+    pub(in crate::http) batch_stats: Vec<Batch>,
 }
 
 #[derive(Serialize)]
-struct Inference {
-    success: Duration,
-    fail: Duration,
-    queue: Duration,
-    compute_input: Duration,
-    compute_infer: Duration,
+pub(in crate::http) struct Inference {
+    pub(in crate::http) success: Duration,
+    pub(in crate::http) fail: Duration,
+    pub(in crate::http) queue: Duration,
+    pub(in crate::http) compute_input: Duration,
+    pub(in crate::http) compute_infer: Duration,
     /// Outputs are not moved or copied before they are encoded.
-    compute_output: Duration,
+    pub(in crate::http) compute_output: Duration,
     /// There is no cache of answers.
-    cache_hit: Duration,
-    cache_miss: Duration,
+    pub(in crate::http) cache_hit: Duration,
+    pub(in crate::http) cache_miss: Duration,
 }
 
 #[derive(Serialize)]
-struct Batch {
-    batch_size: usize,
-    compute_input: Duration,
-    compute_infer: Duration,
-    compute_output: Duration,
+pub(in crate::http) struct Batch {
+    pub(in crate::http) batch_size: usize,
+    pub(in crate::http) compute_input: Duration,
+    pub(in crate::http) compute_infer: Duration,
+    pub(in crate::http) compute_output: Duration,
 }
 
 #[derive(Clone, Copy, Default, Serialize)]
-struct Duration {
-    count: u64,
-    ns: u64,
+pub(in crate::http) struct Duration {
+    pub(in crate::http) count: u64,
+    pub(in crate::http) ns: u64,
 }
 
 impl From<Total> for Duration {
@@ -98,17 +98,13 @@ impl OfModel {
 }
 
 /// The statistics of one model or of all: the champion's first, then those of the champion before, while that is in memory.
-pub(super) fn of(state: &State, model: Option<&str>, version: Option<&str>) -> Result<All, Problem> {
+pub(in crate::http) fn of(state: &State, model: Option<&str>, version: Option<&str>) -> Result<All, Problem> {
     let models = models(state, model, version)?;
     Ok(All { model_stats: models.iter().map(|(name, model)| OfModel::of(name, model)).collect() })
 }
 
 /// The models that these are about, each with the name that it serves under.
-pub(in crate::http) fn models(
-    state: &State,
-    model: Option<&str>,
-    version: Option<&str>,
-) -> Result<Vec<(String, Arc<Model>)>, Problem> {
+fn models(state: &State, model: Option<&str>, version: Option<&str>) -> Result<Vec<(String, Arc<Model>)>, Problem> {
     let lanes = match model {
         Some(model) => vec![state.find(model, None)?.0],
         None => state.engine.lanes().values().cloned().collect(),
