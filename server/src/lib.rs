@@ -35,6 +35,7 @@ pub mod shutdown;
 pub mod source;
 pub mod swap;
 pub mod telemetry;
+mod text;
 mod threads;
 
 pub use engine::{Engine, Error, Options};

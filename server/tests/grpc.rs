@@ -374,6 +374,32 @@ fn promotions_lose_no_call() {
     assert!(answered >= 1200 && versions.len() == 2, "{answered} {versions:?}");
 }
 
+/// A status travels in a header: what it repeats of the request must not make that too large for the client.
+#[test]
+fn statuses_are_short_whatever_the_request_holds() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &[]);
+    let client = Client::connect(server.grpc);
+    for long in ["a".repeat(100_000), "é\n".repeat(50_000)] {
+        for part in ["name", "datatype", "parameter"] {
+            let mut message = typed(&[row(1.0)]);
+            message.inputs[0].shape = vec![-1];
+            match part {
+                "name" => message.inputs[0].name.clone_from(&long),
+                "datatype" => message.inputs[0].datatype.clone_from(&long),
+                _ => {
+                    let shared = parameter(ParameterChoice::BoolParam(true));
+                    message.inputs[0].name.clone_from(&long);
+                    message.inputs[0].parameters.insert("shared_memory_region".into(), shared);
+                }
+            }
+            let refused = client.call::<ModelInferResponse>("ModelInfer", message).expect_err("refused");
+            assert_eq!(refused.code(), Code::InvalidArgument, "{part}: {refused}");
+            assert!(refused.message().len() <= 1027, "{part}: {} bytes", refused.message().len());
+        }
+    }
+}
+
 /// An empty tensor takes two bytes of a message and hundreds when it is decoded: millions are refused before.
 #[test]
 fn a_message_of_empty_tensors_is_refused_before_it_is_decoded() {

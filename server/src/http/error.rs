@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::batch::PredictError;
 use crate::codec::DecodeError;
 use crate::promotion::ChangeError;
+use crate::text::{SENTENCE, cut};
 
 /// How a dialect tells its errors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +46,9 @@ struct Details<'a> {
 }
 
 impl Problem {
-    pub(super) const fn new(status: StatusCode, detail: String) -> Self {
-        Self { status, detail: Cow::Owned(detail), field: None, shape: Shape::Problem }
+    /// What the detail repeats of a request may be of any length: it is cut.
+    pub(super) fn new(status: StatusCode, detail: String) -> Self {
+        Self { status, detail: Cow::Owned(cut(detail, SENTENCE)), field: None, shape: Shape::Problem }
     }
 
     /// Our fault; the log tells more.
@@ -138,14 +140,11 @@ impl IntoResponse for Problem {
 
 impl From<DecodeError> for Problem {
     fn from(error: DecodeError) -> Self {
-        let detail = Cow::Owned(error.to_string());
         match error {
-            DecodeError::Syntax(_) => {
-                Self { status: StatusCode::BAD_REQUEST, detail, field: None, shape: Shape::Problem }
-            }
-            DecodeError::Features { field, .. } => {
-                let field = Some(field).filter(|f| !f.is_empty());
-                Self { status: StatusCode::UNPROCESSABLE_ENTITY, detail, field, shape: Shape::Problem }
+            DecodeError::Syntax(_) => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
+            DecodeError::Features { field, message } => {
+                let field = Some(cut(field, SENTENCE)).filter(|f| !f.is_empty());
+                Self { field, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, message) }
             }
         }
     }
@@ -160,7 +159,7 @@ impl From<PredictError> for Problem {
             PredictError::Deadline => StatusCode::GATEWAY_TIMEOUT,
             PredictError::Model(_) | PredictError::NonFinite(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, detail: Cow::Owned(error.to_string()), field: None, shape: Shape::Problem }
+        Self::new(status, error.to_string())
     }
 }
 
@@ -172,5 +171,27 @@ impl From<ChangeError> for Problem {
             ChangeError::Failed(_) => StatusCode::BAD_GATEWAY,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_repeated_of_a_request_is_cut() {
+        let long = "é".repeat(1 << 20);
+        let field = DecodeError::Features { field: long.clone(), message: long.clone() };
+        for mut problem in [
+            Problem::new(StatusCode::NOT_FOUND, long.clone()),
+            Problem::from(field),
+            Problem::from(DecodeError::Syntax(long)),
+        ] {
+            for shape in [Shape::Problem, Shape::Plain, Shape::Mlflow] {
+                problem.shape = shape;
+                let json = String::from_utf8(problem.json()).expect("UTF-8");
+                assert!(json.len() < 3500 && json.contains("…\""), "{shape:?} {}", json.len());
+            }
+        }
     }
 }

@@ -24,6 +24,7 @@ use crate::model::signature::Signature;
 use crate::model::tensor::DType;
 use crate::model::{Answer, Model};
 use crate::serving::ServingSet;
+use crate::text::shown;
 
 /// Labels of the champion.
 const LABELS: [&str; 2] = ["champion", "stable"];
@@ -93,8 +94,7 @@ pub(super) async fn predict(
         _ => StatusCode::NOT_FOUND,
     };
     if status != StatusCode::OK {
-        let verb: String = target.verb.chars().take(64).collect();
-        let detail = format!(":{verb} is not offered: send the features to :predict");
+        let detail = format!(":{} is not offered: send the features to :predict", shown(target.verb));
         return Err(Problem::new(status, detail));
     }
     let dialect = Instances(Envelope::Serving, wishes::classes(headers)?);
@@ -129,8 +129,8 @@ fn champion(
     label: Option<&str>,
 ) -> Result<(Arc<Lane>, Arc<ServingSet>), Problem> {
     if let Some(label) = label.filter(|label| !LABELS.contains(label)) {
-        let shown: String = label.chars().take(64).collect();
-        let detail = format!("there is no label {shown:?}: {} are those of the version that serves", LABELS.join(", "));
+        let labels = LABELS.join(", ");
+        let detail = format!("there is no label {:?}: {labels} are those of the version that serves", shown(label));
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
     }
     state.find(model, version)

@@ -12,11 +12,13 @@ use axum::response::{IntoResponse, Response};
 use super::body::Incoming;
 use super::dialect::{self, Dialect, Encoded};
 use super::error::{Problem, Shape};
+use super::media::{Media, is_lines};
 use super::{State, ndjson, wishes};
 use crate::codec::encode::{self, Classes};
 use crate::codec::envelope::{self, Envelope, Layout};
 use crate::codec::{DecodeError, Form, Request, columns, csv};
 use crate::model::{Answer, Model};
+use crate::text::shown;
 
 /// Which of several models a SageMaker endpoint asks.
 const TARGET_MODEL: HeaderName = HeaderName::from_static("x-amzn-sagemaker-target-model");
@@ -81,41 +83,24 @@ pub(super) async fn predict(state: Arc<State>, headers: &HeaderMap, body: Incomi
 
 /// MLflow's rule: one of its types, and no parameter but `charset=utf-8`.
 fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let unsupported = |detail| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let shown = || given.chars().take(64).collect::<String>();
-    let mut parts = given.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
-    for parameter in parts.filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    let media = Media::of(headers);
+    for (name, value) in media.parameters() {
         if !name.trim().eq_ignore_ascii_case("charset") {
-            return unsupported(format!(
-                "Content-Type {:?} has a parameter that is not taken: leave {name:?} out",
-                shown()
-            ));
+            let why = format!("has a parameter that is not taken: leave {:?} out", shown(name));
+            return Err(media.refused_for(&why));
         }
         if !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
-            return unsupported(format!("Content-Type {:?}: only UTF-8 is taken", shown()));
+            return Err(media.refused_for("has another charset: only UTF-8 is taken"));
         }
     }
-    match essence.as_str() {
+    match media.essence().as_str() {
         "application/json" => Ok(Format::Json),
         "text/csv" => Ok(Format::Csv),
         "application/jsonlines" => Ok(Format::Lines("application/jsonlines")),
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
-            Ok(Format::Lines("application/x-ndjson"))
-        }
-        _ => {
-            let what = if essence.is_empty() {
-                "there is no Content-Type".into()
-            } else {
-                format!("Content-Type {:?} is not taken", shown())
-            };
-            unsupported(format!(
-                "{what}: send application/json, text/csv with a line of names first, or application/jsonlines for one \
-                 row a line"
-            ))
-        }
+        lines if is_lines(lines) => Ok(Format::Lines("application/x-ndjson")),
+        _ => Err(media.refused(
+            "application/json, text/csv with a line of names first, or application/jsonlines for one row a line",
+        )),
     }
 }
 

@@ -7,6 +7,7 @@ mod dialect;
 mod error;
 pub mod grpc;
 mod kserve;
+mod media;
 mod mlflow;
 mod named;
 mod ndjson;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::HeaderMap;
 use axum::response::Response;
 
 use super::body::Incoming;
 use super::dialect::{self, Dialect, Encoded};
 use super::error::{Problem, Shape};
+use super::media::{Media, is_lines};
 use super::{State, ndjson, wishes};
 use crate::codec::encode::{self, Classes};
 use crate::codec::{DecodeError, Form, Request, decode};
@@ -57,25 +58,10 @@ pub(super) async fn predict(
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(Format::Json);
+    let media = Media::of(headers);
+    match media.essence().as_str() {
+        "application/json" => Ok(Format::Json),
+        lines if is_lines(lines) => Ok(Format::Ndjson),
+        _ => Err(media.refused("'Content-Type: application/json', or application/x-ndjson for one row a line")),
     }
-    if ["application/x-ndjson", "application/ndjson", "application/jsonl"]
-        .iter()
-        .any(|t| essence.eq_ignore_ascii_case(t))
-    {
-        return Ok(Format::Ndjson);
-    }
-    let shown: String = essence.chars().take(64).collect();
-    let what = if shown.is_empty() {
-        "there is no Content-Type".to_owned()
-    } else {
-        format!("Content-Type {shown:?} is not taken")
-    };
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        format!("{what}: send 'Content-Type: application/json', or application/x-ndjson for one row a line"),
-    ))
 }

@@ -8,6 +8,7 @@ use super::error::Problem;
 use crate::batch::{Call, Priority};
 use crate::codec::Wishes;
 use crate::codec::encode::Classes;
+use crate::text::shown;
 
 /// Milliseconds, by whoever calls.
 const TIMEOUT: &str = "x-request-timeout-ms";
@@ -66,7 +67,7 @@ pub(super) fn apply(call: Call, wishes: Wishes) -> Call {
 }
 
 fn unreadable(name: &str, value: &axum::http::HeaderValue, takes: &str) -> Problem {
-    let shown: String = String::from_utf8_lossy(value.as_bytes()).chars().take(64).collect();
+    let shown = shown(&String::from_utf8_lossy(value.as_bytes()));
     let takes = if name == GRPC { "a whole number and a unit, such as 250m" } else { takes };
     Problem::new(StatusCode::BAD_REQUEST, format!("{name} is {shown:?}: send {takes}"))
 }

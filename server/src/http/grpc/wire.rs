@@ -15,6 +15,7 @@ use tonic::Status;
 use crate::batch::PredictError;
 use crate::http::body::{self, Received};
 use crate::http::error::Problem;
+use crate::text::shown;
 
 /// The bytes before a message.
 const PREFIX: usize = 5;
@@ -39,7 +40,7 @@ impl Messages {
             "gzip" => true,
             "" | "identity" => false,
             other => {
-                let shown: String = other.chars().take(64).collect();
+                let shown = shown(other);
                 let mut status = Status::unimplemented(format!("{ENCODING} {shown:?} is not taken: send gzip or none"));
                 status.metadata_mut().insert(ACCEPT_ENCODING, "gzip,identity".parse().expect("it is ASCII"));
                 return Err(status);
