@@ -274,9 +274,15 @@ fn token_ids_of_one_length_share_a_run_and_others_are_refused_in_words() {
     assert_eq!(server.predict(&json!({"input_ids": [1], "attention_mask": [1]}))["pooled"], json!([2.0, 3.0]));
     let ragged = json!([{"input_ids": [1], "attention_mask": [1]}, {"input_ids": [1, 2], "attention_mask": [1, 1]}]);
     refused(&server, &ragged, "pad the rows to one size");
-    // They disagree with one another, which only the model knows.
-    let reply = server.post("/predict", &json!({"input_ids": [1, 2], "attention_mask": [1, 1, 1]}).to_string());
-    assert_eq!(reply.status, 500, "{}", reply.text());
+    // They disagree with one another, and the graph says by a name that they must not.
+    let words = "attention_mask has size 3 in dimension \"sequence\", input_ids has 2";
+    refused(&server, &json!({"input_ids": [1, 2], "attention_mask": [1, 1, 1]}), words);
+    let tensor =
+        |name: &str, size: usize| json!({"name": name, "datatype": "INT64", "shape": [1, size], "data": vec![1; size]});
+    let body = json!({"inputs": [tensor("attention_mask", 3), tensor("input_ids", 2)]});
+    let reply = server.post("/v2/models/tokens/infer", &body.to_string());
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    assert!(reply.text().contains("attention_mask has size 3"), "{}", reply.text());
     assert_eq!(server.predict(&json!(rows(&inputs))), answers);
 }
 

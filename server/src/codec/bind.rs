@@ -3,10 +3,11 @@
 //! A name is that of an input, and then the tensor is the whole input, or that of a feature, and then it is one column of
 //! the input that the feature belongs to.
 
-use super::{DecodeError, refuse, unknown};
+use super::{DecodeError, refuse, same_sizes, unknown};
 use crate::model::manifest::{Feature, Missing};
 use crate::model::signature::{Input, Rows, Signature, Slot};
 use crate::model::tensor::{Column, DType, Tensor};
+use crate::text::listed;
 
 /// A tensor of a request.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub fn bind(signature: &Signature, given: Vec<Given>, max_rows: usize) -> Result
         rows: None,
         inputs: signature.inputs.iter().map(|_| None).collect(),
         seen: signature.inputs.iter().map(|i| vec![false; i.features.len()]).collect(),
+        whole: vec![false; signature.inputs.len()],
     };
     for tensor in given {
         let whole = signature.inputs.iter().position(|i| i.name == tensor.name);
@@ -64,6 +66,8 @@ struct Bound<'s> {
     inputs: Vec<Option<(Column, Vec<usize>)>>,
     /// Which features of each input were given.
     seen: Vec<Vec<bool>>,
+    /// Which inputs were given whole.
+    whole: Vec<bool>,
 }
 
 impl Bound<'_> {
@@ -86,8 +90,7 @@ impl Bound<'_> {
         let input = &self.signature.inputs[at];
         let Given { name, shape, mut values, nulls } = tensor;
         if self.inputs[at].is_some() {
-            let twice =
-                if self.seen[at].contains(&true) { "is given whole and by its features" } else { "is given twice" };
+            let twice = if self.whole[at] { "is given twice" } else { "is given whole and by its features" };
             return Err(refuse(&name, format!("{name} {twice}")));
         }
         if values.dtype() != input.dtype {
@@ -103,6 +106,7 @@ impl Bound<'_> {
         self.count(&name, shape[0], max_rows)?;
         fill(input, &mut values, &nulls)?;
         self.seen[at].fill(true);
+        self.whole[at] = true;
         self.inputs[at] = Some((values, shape));
         Ok(())
     }
@@ -112,7 +116,8 @@ impl Bound<'_> {
         let (width, feature) = (input.features.len(), &input.features[column]);
         let Given { name, shape, values, nulls } = tensor;
         if self.seen[at][column] {
-            return Err(refuse(&name, format!("{name} is given twice")));
+            let twice = if self.whole[at] { format!(", once in {}", input.name) } else { String::new() };
+            return Err(refuse(&name, format!("{name} is given twice{twice}")));
         }
         let rows = shape.first().copied().unwrap_or(1);
         if shape.iter().skip(1).any(|d| *d != 1) || values.len() != rows {
@@ -148,8 +153,11 @@ impl Bound<'_> {
                 self.absent(at, rows)
             };
             if let Some(first) = absent.first() {
-                let verb = if absent.len() == 1 { "is" } else { "are" };
-                return Err(refuse(first, format!("{} {verb} missing: the model requires it", absent.join(", "))));
+                let (verb, them) = if absent.len() == 1 { ("is", "it") } else { ("are", "them") };
+                return Err(refuse(
+                    first,
+                    format!("{} {verb} missing: the model requires {them}", listed(absent.iter().copied())),
+                ));
             }
         }
         let tensors = self.inputs.into_iter().zip(&self.signature.inputs).map(|(given, input)| {
@@ -157,7 +165,9 @@ impl Bound<'_> {
                 .and_then(|(values, shape)| values.into_tensor(&shape))
                 .ok_or_else(|| refuse(&input.name, format!("{} is missing: the model requires it", input.name)))
         });
-        Ok((tensors.collect::<Result<_, _>>()?, rows))
+        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
+        same_sizes(self.signature, &tensors)?;
+        Ok((tensors, rows))
     }
 
     /// Puts what stands for missing features in their place, and names those for which nothing does.
@@ -239,4 +249,28 @@ fn missing(feature: &Feature, values: &mut Column, at: usize, row: usize) -> Res
         return Err(refuse(name, format!("{name} is missing in row {row}: the model requires it")));
     };
     values.set_default(at, value).map_err(|reason| refuse(name, format!("{name} is missing, and its default {reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::signature::{GraphIo, Port};
+
+    #[test]
+    fn what_is_given_twice_is_told_apart() {
+        let x = Port { name: "x".into(), tensor: Ok((DType::F32, vec![-1, 2])) };
+        let mut graph = GraphIo { inputs: vec![x.clone()], outputs: vec![x], ..GraphIo::default() };
+        graph.metadata.insert("onnxd.features".into(), "a,b".into());
+        let signature = Signature::new(&graph, None).expect("a signature");
+        let given = |name: &str| {
+            let shape = if name == "x" { vec![1, 2] } else { vec![1] };
+            let values = Column::F32(vec![1.0; shape.iter().product()]);
+            Given { name: name.into(), shape, values, nulls: vec![] }
+        };
+        let refused = |names: [&str; 2]| bind(&signature, names.map(given).into(), 9).expect_err("refused").to_string();
+        assert_eq!(refused(["x", "x"]), "x is given twice");
+        assert_eq!(refused(["a", "x"]), "x is given whole and by its features");
+        assert_eq!(refused(["x", "a"]), "a is given twice, once in x");
+        assert_eq!(refused(["a", "a"]), "a is given twice");
+    }
 }

@@ -13,6 +13,7 @@ use super::{DecodeError, unknown};
 use crate::model::Answer;
 use crate::model::signature::{Rows, Signature, Slot};
 use crate::model::tensor::Column;
+use crate::text::listed;
 
 /// The tensors of a request while they are read.
 #[derive(Debug)]
@@ -84,8 +85,8 @@ impl<'s> Tensors<'s> {
         if let [input] = inputs.as_slice() {
             return self.read(input.name.clone(), value);
         }
-        let names: Vec<_> = inputs.iter().map(|input| input.name.as_str()).take(20).collect();
-        let message = format!("inputs has no names: the model has {} inputs, {}", inputs.len(), names.join(", "));
+        let names = listed(inputs.iter().map(|input| input.name.as_str()));
+        let message = format!("inputs has no names: the model has {} inputs, {names}", inputs.len());
         Err(self.fail("", message))
     }
 }

@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
+use crate::text::{listed, shown};
 
 /// How a request's rows were wrapped, so that the answer is wrapped the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,15 +97,35 @@ pub(crate) fn refuse(field: &str, message: String) -> DecodeError {
     DecodeError::Features { field: field.into(), message }
 }
 
+/// Checks that dimensions of one name have one size, which the graph relies on: a run would fail, or worse.
+fn same_sizes(signature: &Signature, tensors: &[Tensor]) -> Result<(), DecodeError> {
+    let mut seen: Vec<(&str, &str, usize)> = vec![];
+    for (input, tensor) in signature.inputs.iter().zip(tensors) {
+        for (dim, size) in input.dims.iter().zip(&tensor.shape()[1..]).filter(|(dim, _)| !dim.is_empty()) {
+            match seen.iter().find(|(name, ..)| name == dim) {
+                Some((_, first, other)) if other != size => {
+                    let name = &input.name;
+                    let message =
+                        format!("{name} has size {size} in dimension {dim:?}, {first} has {other}: make them equal");
+                    return Err(refuse(name, message));
+                }
+                Some(_) => {}
+                None => seen.push((dim, &input.name, *size)),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A name that the model does not take, cut short, and a sentence that says so and what it was most likely meant to be.
 fn unknown(signature: &Signature, name: &str) -> (String, String) {
-    let shown: String = name.chars().take(64).collect();
+    let shown = shown(name);
     let names = signature.keys().iter().map(|(key, _)| &**key);
     let alike = |name: &str| strsim::jaro_winkler(name, &shown);
     let nearest = names.clone().max_by(|a, b| alike(a).total_cmp(&alike(b)));
     let hint = match nearest {
         Some(name) if alike(name) > 0.75 => format!(": did you mean {name}?"),
-        _ => format!(": the model takes {}", names.take(20).collect::<Vec<_>>().join(", ")),
+        _ => format!(": the model takes {}", listed(names)),
     };
     let message = format!("{shown:?} is not a feature of this model{hint}");
     (shown, message)

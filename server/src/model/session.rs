@@ -64,6 +64,11 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
     };
     let (inputs, outputs) = (ports(inner.inputs()), ports(inner.outputs()));
     let mut io = GraphIo { inputs, outputs, labels, ..GraphIo::default() };
+    for outlet in inner.inputs() {
+        if let ValueType::Tensor { dimension_symbols, .. } = outlet.dtype() {
+            io.dims.insert(name(outlet), dimension_symbols.to_vec());
+        }
+    }
     if let Ok(metadata) = inner.metadata() {
         for key in metadata.custom_keys().unwrap_or_default() {
             if let Some(value) = metadata.custom(&key) {

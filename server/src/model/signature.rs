@@ -22,6 +22,8 @@ pub struct GraphIo {
     pub outputs: Vec<Port>,
     /// `metadata_props` of the file.
     pub metadata: BTreeMap<String, String>,
+    /// Names of the inputs' dimensions, empty where there is none.
+    pub dims: BTreeMap<String, Vec<String>>,
     /// Names of the columns of outputs that are probabilities by class.
     pub labels: BTreeMap<String, Arc<[String]>>,
 }
@@ -99,6 +101,8 @@ pub struct Input {
     pub dtype: DType,
     /// Dimensions of one row, which are all that the graph declares when the model is [`Rows::Whole`]; `None` is any size.
     pub row_shape: Vec<Option<usize>>,
+    /// Names of these dimensions, empty where there is none: those of one name have one size.
+    pub dims: Vec<String>,
     /// Names of its columns; empty when the whole row is one value under the input's own name.
     pub features: Vec<Feature>,
 }
@@ -367,7 +371,8 @@ fn input(port: &Port, graph: &GraphIo, manifest: Option<&Manifest>, rows: Rows) 
             show(&row_shape)
         ));
     }
-    Ok(Input { name: port.name.clone(), dtype, row_shape, features })
+    let dims = graph.dims.get(&port.name).map(|dims| dims[rowless.min(dims.len())..].to_vec()).unwrap_or_default();
+    Ok(Input { name: port.name.clone(), dtype, row_shape, dims, features })
 }
 
 fn named(name: &str) -> Feature {

@@ -16,6 +16,7 @@ pub(super) use self::rows::{Place, Rows};
 use super::nested::base64_value;
 use super::{DecodeError, Form, Request, Wishes, unknown};
 use crate::model::signature::Signature;
+use crate::text;
 
 pub(super) const INSTANCES: &str = "instances";
 
@@ -189,8 +190,8 @@ fn not_an_object<E: Error>(row: Row<'_, '_>, what: &str) -> E {
         [input] if input.features.is_empty() => format!("an array, a row of {}, or an object", input.name),
         [_] => format!("an object of features, or an array of {}", listed(rows)),
         several => {
-            let names: Vec<_> = several.iter().map(|input| input.name.as_str()).take(20).collect();
-            format!("an object, since the model has {} inputs: {}", several.len(), names.join(", "))
+            let names = text::listed(several.iter().map(|input| input.name.as_str()));
+            format!("an object, since the model has {} inputs: {names}", several.len())
         }
     };
     rows.fail(None, format!("the row is {what}: send {takes}"))
@@ -199,9 +200,7 @@ fn not_an_object<E: Error>(row: Row<'_, '_>, what: &str) -> E {
 /// How many values a row that is an array has, and which.
 fn listed(rows: &Rows<'_>) -> String {
     let names = rows.names();
-    let shown: Vec<&str> = names.iter().take(20).copied().collect();
-    let rest = if names.len() > shown.len() { ", .." } else { "" };
-    format!("{} ({}{rest})", values(names.len()), shown.join(", "))
+    format!("{} ({})", values(names.len()), text::listed(names))
 }
 
 fn values(count: usize) -> String {
@@ -381,8 +380,8 @@ struct Features<'a, 's> {
 impl Features<'_, '_> {
     fn refuse<E: Error>(self, what: &str) -> E {
         let input = &self.rows.signature.inputs[self.input];
-        let names: Vec<_> = input.features.iter().map(|feature| feature.name.as_str()).take(20).collect();
-        let takes = format!("an array of {} ({})", values(input.features.len()), names.join(", "));
+        let names = text::listed(input.features.iter().map(|feature| feature.name.as_str()));
+        let takes = format!("an array of {} ({})", values(input.features.len()), names);
         self.rows.fail(Some(&input.name), format!("{} is {what}, the model takes {takes}", input.name))
     }
 }

@@ -4,9 +4,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error};
 
 use super::value::{Dims, Nested, Value};
 use super::{DecodeError, INSTANCES, Request, Wishes};
+use crate::codec::same_sizes;
 use crate::model::manifest::Missing;
 use crate::model::signature::{Signature, Slot};
 use crate::model::tensor::{Column, DType};
+use crate::text::listed;
 
 /// The rows decoded so far.
 pub(in crate::codec) struct Rows<'s> {
@@ -222,9 +224,8 @@ impl<'s> Rows<'s> {
         match absent.as_slice() {
             [] => Ok(()),
             [key] => Err(self.fail(Some(key), format!("{key} is missing: the model requires it"))),
-            [first, ..] => {
-                Err(self.fail(Some(first), format!("{} are missing: the model requires them", absent.join(", "))))
-            }
+            [first, ..] => Err(self
+                .fail(Some(first), format!("{} are missing: the model requires them", listed(absent.iter().copied())))),
         }
     }
 
@@ -319,6 +320,7 @@ impl<'s> Rows<'s> {
                 message: format!("the rows of {} differ in size", self.signature.inputs[i].name),
             })?);
         }
+        same_sizes(self.signature, &inputs)?;
         Ok(Request { inputs, rows, form, wishes: Wishes::default() })
     }
 }

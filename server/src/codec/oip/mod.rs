@@ -15,6 +15,7 @@ use super::bind::{self, Given};
 use super::{DecodeError, Request, Wishes, refuse};
 use crate::model::signature::{Signature, Slot};
 use crate::model::tensor::DType;
+use crate::text;
 
 /// A request as it was sent, before it meets a model.
 #[derive(Debug, Default)]
@@ -75,6 +76,8 @@ pub enum Parameter<'a> {
     Float(f64),
     /// Text.
     Text(&'a str),
+    /// Something else, in words.
+    Other(&'a str),
 }
 
 impl Parameter<'_> {
@@ -143,7 +146,7 @@ pub fn dtype(datatype: &str) -> Option<DType> {
 /// The names that there are.
 pub fn dtype_of(tensor: &str, datatype: &str) -> Result<DType, DecodeError> {
     dtype(datatype).ok_or_else(|| {
-        let shown: String = datatype.chars().take(32).collect();
+        let shown = text::shown(datatype);
         let message = format!(
             "{tensor} has datatype {shown:?}: send one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, \
              BF16, FP32, FP64 and BYTES"
@@ -246,6 +249,7 @@ fn told(value: Parameter<'_>) -> String {
         Parameter::Uint(v) => v.to_string(),
         Parameter::Float(v) => v.to_string(),
         Parameter::Text(_) => "a string".into(),
+        Parameter::Other(what) => what.into(),
     }
 }
 
@@ -271,7 +275,7 @@ fn is_known(signature: &Signature, given: &Given) -> Result<(), DecodeError> {
         return Ok(());
     }
     let Some(input) = signature.inputs.iter().find(|input| input.name == name) else {
-        let shown: String = name.chars().take(64).collect();
+        let shown = text::shown(name);
         return Err(refuse(&shown, format!("{shown:?} is not an input of this model: {}", takes(signature))));
     };
     if given.values.dtype() == input.dtype {
@@ -283,11 +287,9 @@ fn is_known(signature: &Signature, given: &Given) -> Result<(), DecodeError> {
 
 /// What a model takes, in words.
 fn takes(signature: &Signature) -> String {
-    let list = |names: &mut dyn Iterator<Item = &str>| names.take(20).collect::<Vec<_>>().join(", ");
-    let inputs = list(&mut signature.inputs.iter().map(|input| input.name.as_str()));
-    let features = list(
-        &mut signature.keys().iter().filter(|(_, slot)| signature.feature(*slot).is_some()).map(|(name, _)| &**name),
-    );
+    let inputs = text::listed(signature.inputs.iter().map(|input| input.name.as_str()));
+    let features = signature.keys().iter().filter(|(_, slot)| signature.feature(*slot).is_some());
+    let features = text::listed(features.map(|(name, _)| &**name));
     if features.is_empty() {
         format!("it takes {inputs}")
     } else {
@@ -301,10 +303,10 @@ fn choose(signature: &Signature, wanted: &[Wanted], binary: bool) -> Result<Vec<
     }
     let mut chosen: Vec<Chosen> = Vec::with_capacity(wanted.len().min(signature.outputs.len()));
     for wanted in wanted {
-        let name: String = wanted.name.chars().take(64).collect();
+        let name = text::shown(&wanted.name);
         let Some(output) = signature.outputs.iter().position(|output| output.name == wanted.name) else {
-            let outputs: Vec<_> = signature.outputs.iter().map(|output| output.name.as_str()).take(20).collect();
-            let message = format!("{name:?} is not an output of this model: it gives {}", outputs.join(", "));
+            let outputs = text::listed(signature.outputs.iter().map(|output| output.name.as_str()));
+            let message = format!("{name:?} is not an output of this model: it gives {outputs}");
             return Err(refuse(&name, message));
         };
         if chosen.iter().any(|other| other.output == output) {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::Reader;
 use crate::codec::DecodeError;
@@ -115,31 +115,46 @@ where
 /// The value of a parameter, given to a function.
 struct Value<F>(F);
 
-impl<'de, T, F: FnOnce(Parameter<'_>) -> T> DeserializeSeed<'de> for Value<F> {
-    type Value = T;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+/// What became of a parameter.
+type Taken = Result<(), DecodeError>;
+
+impl<'de, F: FnOnce(Parameter<'_>) -> Taken> DeserializeSeed<'de> for Value<F> {
+    type Value = Taken;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Taken, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<T, F: FnOnce(Parameter<'_>) -> T> Visitor<'_> for Value<F> {
-    type Value = T;
+impl<'de, F: FnOnce(Parameter<'_>) -> Taken> Visitor<'de> for Value<F> {
+    type Value = Taken;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, a number or a boolean")
+        f.write_str("a value")
     }
-    fn visit_bool<E: Error>(self, v: bool) -> Result<T, E> {
+    fn visit_bool<E: Error>(self, v: bool) -> Result<Taken, E> {
         Ok((self.0)(Parameter::Bool(v)))
     }
-    fn visit_i64<E: Error>(self, v: i64) -> Result<T, E> {
+    fn visit_i64<E: Error>(self, v: i64) -> Result<Taken, E> {
         Ok((self.0)(Parameter::Int(v)))
     }
-    fn visit_u64<E: Error>(self, v: u64) -> Result<T, E> {
+    fn visit_u64<E: Error>(self, v: u64) -> Result<Taken, E> {
         Ok((self.0)(i64::try_from(v).map_or(Parameter::Uint(v), Parameter::Int)))
     }
-    fn visit_f64<E: Error>(self, v: f64) -> Result<T, E> {
+    fn visit_f64<E: Error>(self, v: f64) -> Result<Taken, E> {
         Ok((self.0)(Parameter::Float(v)))
     }
-    fn visit_str<E: Error>(self, v: &str) -> Result<T, E> {
+    fn visit_str<E: Error>(self, v: &str) -> Result<Taken, E> {
         Ok((self.0)(Parameter::Text(v)))
+    }
+    /// As good as none.
+    fn visit_unit<E: Error>(self) -> Result<Taken, E> {
+        Ok(Ok(()))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Taken, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok((self.0)(Parameter::Other("an array")))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Taken, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok((self.0)(Parameter::Other("an object")))
     }
 }

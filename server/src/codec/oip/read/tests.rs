@@ -57,6 +57,12 @@ fn what_surrounds_the_inputs_is_read_or_ignored() {
     assert_eq!((infer.id.as_str(), infer.binary_output, infer.wishes.priority), ("7", true, 1));
     assert_eq!(infer.outputs[0], Wanted { name: "a".into(), binary: Some(false), classes: 3 });
     assert_eq!(infer.outputs[1], Wanted { name: "b".into(), binary: None, classes: 0 });
+    // What others know may have any form, as Triton's headers do.
+    let json = r#"{"parameters":{"headers":{"a":{"b":[1]}},"x":[[],{}],"y":null,"priority":null,"sequence_id":null},
+        "outputs":[{"name":"a","parameters":{"x":{"y":1},"z":[1],"classification":null}}],"inputs":[{"name":"x","shape":[1],
+        "datatype":"INT8","data":[1],"parameters":{"x":{"y":[null]},"binary_data_size":null,"shared_memory_region":null}}]}"#;
+    let infer = request(json.as_bytes(), None).expect("fits");
+    assert_eq!((infer.wishes.priority, infer.outputs[0].classes, infer.inputs.len()), (0, 0, 1));
     let infer = request(br#"{"id":null,"parameters":null,"outputs":null,"inputs":[]}"#, None).expect("fits");
     assert!(infer.id.is_empty() && infer.outputs.is_empty());
 }
@@ -90,8 +96,12 @@ fn every_mistake_names_its_place() {
         (r#"{"inputs":[1]}"#.into(), "inputs[0]: invalid type"),
         (r#"{"inputs":[],"inputs":[]}"#.into(), "inputs is given twice"),
         (r#"{"id":5,"inputs":[]}"#.into(), "id: invalid type"),
-        (r#"{"inputs":[],"parameters":{"a":[]}}"#.into(), "parameters: invalid type"),
-        (r#"{"inputs":[],"parameters":{"a":null}}"#.into(), "parameters: invalid type"),
+        (r#"{"inputs":[],"parameters":[]}"#.into(), "parameters: invalid type"),
+        (r#"{"inputs":[],"parameters":{"priority":[1]}}"#.into(), "parameters.priority is an array"),
+        (
+            r#"{"inputs":[],"parameters":{"binary_data_output":{}}}"#.into(),
+            "parameters.binary_data_output is an object",
+        ),
         (r#"{"inputs":[],"parameters":{"a":1,"a":2}}"#.into(), "parameters names one twice"),
         (r#"{"inputs":[],"parameters":{"priority":-1}}"#.into(), "parameters.priority"),
         (r#"{"inputs":[],"outputs":[{}]}"#.into(), "outputs[0].name is missing"),
