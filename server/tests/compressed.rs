@@ -68,7 +68,13 @@ fn requests_and_answers_travel_in_each_encoding() {
     // An answer that fits a few packets is not worth the work.
     let headers = [("content-type", "application/json"), ("accept-encoding", "gzip, zstd")];
     let small = http::request(server.http, "POST", "/predict", &headers, json!(rows(3)).to_string().as_bytes());
-    assert_eq!((small.status, small.header("content-encoding")), (200, ""));
+    assert_eq!((small.status, small.header("content-encoding"), small.header("vary")), (200, "", ""));
+    // A cache learns that a large one could be another, whoever asks.
+    for accepted in ["gzip", "identity"] {
+        let headers = [("content-type", "application/json"), ("accept-encoding", accepted)];
+        let large = http::request(server.http, "POST", "/predict", &headers, json.as_bytes());
+        assert_eq!(large.header("vary"), "accept-encoding", "{accepted}");
+    }
 }
 
 /// What is limited is what a body holds: 64 MiB of spaces in 64 kB are refused before they fill the memory.

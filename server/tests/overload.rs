@@ -173,6 +173,39 @@ fn large_bodies_share_their_room() {
     wait_for("room", || (server.post("/predict", &large).status == 200).then_some(()));
 }
 
+/// What streams hold that is not answered yet takes of the same room.
+#[test]
+fn streams_share_the_room_of_bodies() {
+    use std::io::Write;
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--bodies-limit", "1MiB", "--request-timeout", "5m"]);
+    let mut stream = std::net::TcpStream::connect(server.http).expect("accepted");
+    let head =
+        "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ncontent-length: 9000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream.write_all(&[b' '; 900_000]).expect("sent");
+    let large = json!(vec![row(); 10_000]).to_string();
+    let refused = wait_for("a refusal", || Some(server.post("/predict", &large)).filter(|reply| reply.status != 200));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    let headers = [("content-type", "application/x-ndjson")];
+    let refused = http::request(server.http, "POST", "/predict", &headers, &[b' '; 900_000]);
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    // A line that ends gives its room back.
+    stream.write_all(b"\n").expect("sent");
+    wait_for("room", || (server.post("/predict", &large).status == 200).then_some(()));
+    stream.write_all(&[b' '; 900_000]).expect("sent");
+    wait_for("a refusal", || (server.post("/predict", &large).status == 503).then_some(()));
+    drop(stream);
+    wait_for("room", || (server.post("/predict", &large).status == 200).then_some(()));
+    // Neither do many rows that are answered keep any.
+    let lines = format!("{}\n", row()).repeat(20_000);
+    for _ in 0..3 {
+        let reply = http::request(server.http, "POST", "/predict", &headers, lines.as_bytes());
+        assert!(reply.status == 200 && reply.text().lines().count() == 20_000, "{}", reply.status);
+    }
+    wait_for("room", || (server.post("/predict", &large).status == 200).then_some(()));
+}
+
 /// A client that sends a stream of rows and reads no answers is not read from for ever: its connection ends.
 #[test]
 fn a_client_that_reads_nothing_is_cut_off() {

@@ -3,16 +3,17 @@
 
 use std::borrow::Cow;
 
-use csv::{ReaderBuilder, StringRecord};
-use serde::de::IntoDeserializer;
+use csv_core::ReadRecordResult;
 use serde::de::value::Error;
+use serde::de::{Error as _, IntoDeserializer};
 
 use super::decode::{Place, Rows};
 use super::envelope::Layout;
-use super::table::order;
-use super::{DecodeError, Request};
+use super::table::{most_columns, order, renamed};
+use super::{DecodeError, Request, refuse};
 use crate::model::signature::Signature;
 use crate::model::tensor::DType;
+use crate::text::shown;
 
 /// What pandas and NumPy write for a missing number.
 const MISSING: [&str; 6] = ["", "nan", "NaN", "NA", "null", "None"];
@@ -23,9 +24,14 @@ const MISSING: [&str; 6] = ["", "nan", "NaN", "NA", "null", "None"];
 /// [`DecodeError::Features`] for the first line that does not fit.
 pub fn body(signature: &Signature, csv: &[u8], max_rows: usize) -> Result<Request<Layout>, DecodeError> {
     let csv = csv.strip_prefix(b"\xef\xbb\xbf").unwrap_or(csv);
-    let mut reader = ReaderBuilder::new().flexible(true).from_reader(csv);
-    let header = reader.headers().map_err(|error| unreadable(&error))?;
-    let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
+    let mut records = Records::new(csv, most_columns(signature));
+    let names = match records.next() {
+        None => vec![],
+        Some(line) => {
+            let names = records.cells(line).map(|name| Ok(name?.trim().to_owned()));
+            names.collect::<Result<Vec<_>, DecodeError>>()?
+        }
+    };
     if names.is_empty() {
         let message = "the body is empty: send a line of names, then one line a row".into();
         return Err(DecodeError::Features { field: String::new(), message });
@@ -34,32 +40,93 @@ pub fn body(signature: &Signature, csv: &[u8], max_rows: usize) -> Result<Reques
         let message = "line 1: the first column has no name: leave the index out, as to_csv(index=False) does".into();
         return Err(DecodeError::Features { field: "line 1".into(), message });
     }
-    let renamed = signature.with_columns(&names).transpose();
+    let renamed = renamed(signature, &names);
     let renamed = renamed.map_err(|message| DecodeError::Features { field: "line 1".into(), message })?;
     let signature = renamed.as_ref().unwrap_or(signature);
     let order = order(signature, &names, |position| format!("line 1, column {}", position + 1))?;
     let mut rows = Rows::new(signature, max_rows);
     rows.place = Place::Line(1);
-    let mut record = StringRecord::new();
-    while reader.read_record(&mut record).map_err(|error| unreadable(&error))? {
-        let line = record.position().map_or(0, csv::Position::line);
+    records.most = order.len();
+    while let Some(line) = records.next() {
         // A failure is kept in the rows, and the error itself says nothing.
-        if row(&mut rows, &order, &record, line).is_err() {
+        if row(&mut rows, &order, &records, line).is_err() {
             return Err(rows.failure.take().unwrap_or_else(|| rows.error(None, "the line cannot be read".into())));
         }
     }
     rows.finish(Layout::Table)
 }
 
-fn row(rows: &mut Rows<'_>, order: &[usize], record: &StringRecord, line: u64) -> Result<(), Error> {
+/// The records of a body, one after the other.
+struct Records<'b> {
+    core: csv_core::Reader,
+    rest: &'b [u8],
+    /// Cells of a record that are of use; of those beyond, one is kept.
+    most: usize,
+    /// The present record's cells behind one another.
+    text: Vec<u8>,
+    /// Where in it each of them ends.
+    ends: Vec<usize>,
+    /// How many they are.
+    count: usize,
+}
+
+impl<'b> Records<'b> {
+    fn new(csv: &'b [u8], most: usize) -> Self {
+        Self { core: csv_core::Reader::new(), rest: csv, most, text: vec![], ends: vec![], count: 0 }
+    }
+
+    /// Reads the next one; gives the line where it begins.
+    fn next(&mut self) -> Option<u64> {
+        let blank = self.rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
+        let line = self.core.line() + blank.filter(|byte| **byte == b'\n').count() as u64;
+        let mut written = 0;
+        self.count = 0;
+        loop {
+            let (text, ends) = (&mut self.text[written..], &mut self.ends[self.count..]);
+            let (result, read, wrote, ended) = self.core.read_record(self.rest, text, ends);
+            self.rest = &self.rest[read..];
+            written += wrote;
+            self.count += ended;
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull => self.text.resize(2 * self.text.len().max(128), 0),
+                // The rest of it is not read: it is refused.
+                ReadRecordResult::OutputEndsFull if self.count > self.most => return Some(line),
+                ReadRecordResult::OutputEndsFull => {
+                    self.ends.resize((2 * self.ends.len()).max(8).min(self.most + 1), 0);
+                }
+                ReadRecordResult::Record => return Some(line),
+                ReadRecordResult::End => return None,
+            }
+        }
+    }
+
+    fn cells(&self, line: u64) -> impl Iterator<Item = Result<&str, DecodeError>> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let cells = begins.zip(&self.ends[..self.count]).map(|(begin, end)| &self.text[begin..*end]);
+        cells.map(move |cell| {
+            let field = format!("line {line}");
+            std::str::from_utf8(cell).map_err(|_| refuse(&field, format!("{field} is not UTF-8 text")))
+        })
+    }
+}
+
+fn row(rows: &mut Rows<'_>, order: &[usize], records: &Records<'_>, line: u64) -> Result<(), Error> {
     rows.place = Place::Line(line);
     rows.begin_row::<Error>()?;
-    if record.len() != order.len() {
-        let message = format!("the line has {} cells, the header {}", record.len(), order.len());
-        return Err(rows.fail(None, message));
+    if records.count != order.len() {
+        let more = if records.count > order.len() { "more than " } else { "" };
+        let cells = records.count.min(order.len());
+        return Err(rows.fail(None, format!("the line has {more}{cells} cells, the header {}", order.len())));
     }
-    for (key, cell) in order.iter().zip(record) {
-        value(rows, *key, cell)?;
+    for (key, cell) in order.iter().zip(records.cells(line)) {
+        match cell {
+            Ok(cell) => value(rows, *key, cell)?,
+            Err(error) => {
+                rows.failure = Some(error);
+                return Err(Error::custom(""));
+            }
+        }
     }
     rows.end_row()
 }
@@ -97,19 +164,10 @@ fn number(rows: &mut Rows<'_>, key: usize, text: &str, dtype: DType) -> Result<(
 }
 
 fn no_value(rows: &mut Rows<'_>, key: usize, text: &str, dtype: DType) -> Error {
-    let shown: String = text.chars().take(64).collect();
+    let shown = shown(text);
     let name = &*rows.signature.keys()[key].0;
     let noun = if dtype == DType::Bool { Cow::from("true, false, 1 or 0") } else { Cow::from(dtype.noun()) };
     rows.fail(Some(name), format!("{name} is {shown:?}, the model takes {noun}"))
-}
-
-fn unreadable(error: &csv::Error) -> DecodeError {
-    let line = error.position().map_or(1, csv::Position::line);
-    let message = match error.kind() {
-        csv::ErrorKind::Utf8 { .. } => format!("line {line} is not UTF-8 text"),
-        _ => format!("line {line} cannot be read: {error}"),
-    };
-    DecodeError::Features { field: format!("line {line}"), message }
 }
 
 #[cfg(test)]
@@ -145,6 +203,38 @@ mod tests {
     }
 
     #[test]
+    fn no_more_cells_are_kept_than_are_of_use() {
+        let wide = format!("a,b{}\n1,x\n", ",c".repeat(1 << 20));
+        let mut records = Records::new(wide.as_bytes(), 2);
+        assert_eq!((records.next(), records.count, records.ends.len()), (Some(1), 3, 3));
+        assert!(records.text.len() < 1024);
+        assert_eq!(
+            first(&wide, DType::F32).expect_err("too wide"),
+            "line 1, column 3: \"c\" is not a feature of this model: the model takes a, b"
+        );
+        let wide = format!("a,b\n1,x{}\n", ",c".repeat(1 << 20));
+        assert_eq!(
+            first(&wide, DType::F32).expect_err("too wide"),
+            "line 2: the line has more than 2 cells, the header 2"
+        );
+    }
+
+    #[test]
+    fn lines_are_counted_whatever_ends_them() {
+        for end in ["\n", "\r\n", "\n\n", "\r\n\r\n"] {
+            let error = first(&format!("a,b{end}1,x{end}no,x{end}"), DType::F32).expect_err("no number");
+            let line = 1 + 2 * end.matches('\n').count();
+            assert!(error.starts_with(&format!("line {line}: a is \"no\"")), "{end:?} {error}");
+        }
+        // Two halves of a letter make one only when they stand in one cell.
+        let port = |name: &str| Port { name: name.into(), tensor: Ok((DType::Text, vec![-1])) };
+        let graph = GraphIo { inputs: vec![port("a"), port("b")], outputs: vec![port("y")], ..GraphIo::default() };
+        let signature = Signature::new(&graph, None).expect("a signature");
+        let error = body(&signature, b"a,b\n\xc3,\xa9\n", 10).expect_err("no text");
+        assert_eq!(error.to_string(), "line 2 is not UTF-8 text");
+    }
+
+    #[test]
     fn a_line_that_does_not_fit_is_named() {
         for (csv, dtype, words) in [
             ("a,b\n1.5,x", DType::I64, "line 2: a is the number 1.5, the model takes a whole number"),
@@ -152,7 +242,7 @@ mod tests {
             ("a,b\nyes,x", DType::Bool, "line 2: a is \"yes\", the model takes true, false, 1 or 0"),
             ("a,b\n1,\"x\ny\"\n,x", DType::F32, "line 4: a is missing"),
             ("a,b\n1,", DType::F32, "line 2: b is missing"),
-            ("a,b\n1,x,2", DType::F32, "line 2: the line has 3 cells, the header 2"),
+            ("a,b\n1,x,2", DType::F32, "line 2: the line has more than 2 cells, the header 2"),
             ("a,b,c\n1,x,2", DType::F32, "line 1, column 3: \"c\" is not a feature"),
             ("a,a\n1,1", DType::F32, "line 1, column 2: a is there twice"),
             ("a\n1", DType::F32, "line 2: b is missing"),

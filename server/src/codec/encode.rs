@@ -18,6 +18,16 @@ pub enum Classes {
     Map,
 }
 
+/// What it takes to encode an answer: its elements, and the bytes of its text.
+#[must_use]
+pub fn weight(answer: &Answer) -> usize {
+    let tensor = |tensor: &Tensor| match tensor {
+        Tensor::Text(a) => rows_of(a, answer.rows.clone()).iter().map(|text| 1 + text.len()).sum(),
+        tensor => answer.rows.len() * tensor.shape().iter().skip(1).product::<usize>(),
+    };
+    answer.outputs.iter().map(tensor).sum()
+}
+
 /// The answer to a request, in the request's own form. `parts` are its rows, in order.
 #[must_use]
 pub fn answer(signature: &Signature, parts: &[Answer], form: Form, classes: Classes) -> Vec<u8> {
@@ -189,4 +199,22 @@ fn nested<T>(json: &mut Vec<u8>, dims: &[usize], values: &[T], one: &impl Fn(&mu
         nested(json, inner, &values[i * step..(i + 1) * step], one);
     }
     json.push(b']');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ndarray::ArrayD;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_weighs_its_elements_and_the_bytes_of_its_text() {
+        let numbers = Tensor::from(ArrayD::from_elem(vec![4, 3, 100], 0.5_f32));
+        let text = Tensor::from(ArrayD::from_elem(vec![4], "a".repeat(999)));
+        let outputs: Arc<[Tensor]> = Arc::new([numbers, text]);
+        assert_eq!(weight(&Answer { outputs: Arc::clone(&outputs), rows: 1..3 }), 2 * (300 + 1000));
+        assert_eq!(weight(&Answer { outputs, rows: 0..0 }), 0);
+    }
 }

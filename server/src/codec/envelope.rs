@@ -10,9 +10,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use super::columns::Tensors;
 use super::decode::{Also, Found, INSTANCES, Key, Place, Rows, Sequence, fill, syntax};
 use super::nested::Word;
-use super::table::{FirstNames, Split};
+use super::table::{self, FirstNames, Split};
 use super::{DecodeError, Form, Request, Wishes, bind};
 use crate::model::signature::Signature;
+use crate::text::shown;
 
 const INPUTS: &str = "inputs";
 const SIGNATURE: &str = "signature_name";
@@ -139,7 +140,7 @@ fn passes(
         Err(Stop::Again(learned)) => learned,
     };
     let names = learned.columns.iter().flatten().next();
-    let renamed = names.and_then(|names| signature.with_columns(names)).transpose();
+    let renamed = names.map_or(Ok(None), |names| table::renamed(signature, names));
     let renamed = renamed.map_err(|message| DecodeError::Features { field: String::new(), message })?;
     pass(envelope, renamed.as_ref().unwrap_or(signature), json, max_rows, Some(&learned)).map_err(|stop| match stop {
         Stop::Error(error) => error,
@@ -237,7 +238,7 @@ impl Body<'_, '_> {
             _ if self.envelope == Envelope::Mlflow => "\"signature_name\" is not taken: leave it out".to_owned(),
             Word::Text(name) if ["", "serving_default"].contains(&name.as_str()) => return Ok(()),
             Word::Text(name) => {
-                let shown: String = name.chars().take(64).collect();
+                let shown = shown(name);
                 format!("there is no signature {shown:?}: the model has \"serving_default\", or leave it out")
             }
             _ => "signature_name is not a string".to_owned(),
@@ -247,7 +248,7 @@ impl Body<'_, '_> {
     }
 
     fn unknown<E: Error>(&mut self, key: &str) -> E {
-        let shown: String = key.chars().take(64).collect();
+        let shown = shown(key);
         let keys: Vec<_> = self.envelope.keys().iter().map(|key| format!("{key:?}")).collect();
         self.rows.place = Place::Body;
         self.rows.fail(Some(&shown), format!("{shown:?} is not taken here: the body may hold {}", keys.join(", ")))
@@ -411,6 +412,20 @@ mod tests {
                 (expected.inputs.clone(), 2, Layout::Table),
                 "{json}"
             );
+        }
+    }
+
+    #[test]
+    fn a_table_has_no_more_columns_than_the_model() {
+        let wide =
+            |columns: &str, row: &str| format!(r#"{{"dataframe_split":{{"columns":[{columns}],"data":[[{row}]]}}}}"#);
+        let many = |of: &str| vec![of; 100_000].join(",");
+        let error = mlflow(&named(), &wide(&many("1"), "1")).expect_err("unknown");
+        assert!(error.starts_with("dataframe_split.columns[0]: \"1\" is not a feature"), "{error}");
+        for (shape, most) in [(3, 3), (-1, 65536)] {
+            let nameless = signature(&[("x", DType::F32, &[-1, shape])]);
+            let error = mlflow(&nameless, &wide(&many("1"), &many("2"))).expect_err("too many");
+            assert_eq!(error, format!("there are more than {most} columns: the model takes no more"));
         }
     }
 

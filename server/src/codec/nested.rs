@@ -178,13 +178,23 @@ pub(super) enum Word {
 
 impl<'de> Deserialize<'de> for Word {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WordVisitor)
+        Words { most: 0 }.deserialize(deserializer)
     }
 }
 
-struct WordVisitor;
+/// Reads a [`Word`] and keeps no more than so many names or keys in it, and one to show that there are more.
+pub(super) struct Words {
+    pub(super) most: usize,
+}
 
-impl<'de> Visitor<'de> for WordVisitor {
+impl<'de> DeserializeSeed<'de> for Words {
+    type Value = Word;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Word, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Words {
     type Value = Word;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -212,6 +222,7 @@ impl<'de> Visitor<'de> for WordVisitor {
         let mut names = Some(vec![]);
         while let Some(word) = seq.next_element()? {
             match (word, &mut names) {
+                (Word::Text(_) | Word::Number(_), Some(names)) if names.len() > self.most => {}
                 (Word::Text(name) | Word::Number(name), Some(names)) => names.push(name),
                 _ => names = None,
             }
@@ -221,7 +232,9 @@ impl<'de> Visitor<'de> for WordVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Word, A::Error> {
         let mut keys = vec![];
         while let Some((key, IgnoredAny)) = map.next_entry()? {
-            keys.push(key);
+            if keys.len() <= self.most {
+                keys.push(key);
+            }
         }
         Ok(if keys.is_empty() { Word::Nothing } else { Word::Keys(keys) })
     }
@@ -248,6 +261,18 @@ mod tests {
             assert_eq!(read(json).expect(json).shape, shape, "{json}");
         }
         assert_eq!(read("[[1,null],[null,4]]").expect("nulls").nulls, [1, 2]);
+    }
+
+    #[test]
+    fn no_more_names_are_kept_than_are_of_use() {
+        for (json, keys) in [("[1,\"b\",3,4,5]", false), ("{\"a\":1,\"b\":2,\"c\":3,\"d\":4}", true)] {
+            let word = Words { most: 2 }.deserialize(&mut serde_json::Deserializer::from_str(json)).expect(json);
+            match word {
+                Word::Names(names) => assert_eq!((names.len(), keys), (3, false)),
+                Word::Keys(names) => assert_eq!((names.len(), keys), (3, true)),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

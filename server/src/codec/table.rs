@@ -6,9 +6,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use super::decode::{Place, Rows, Sequence, not_an_array};
 use super::envelope::Learned;
-use super::nested::Word;
+use super::nested::{Word, Words};
 use super::{DecodeError, unknown};
 use crate::model::signature::Signature;
+use crate::text::shown;
 
 /// Where the rows of a split table stand.
 const DATA: &str = "dataframe_split.data";
@@ -38,6 +39,29 @@ pub(super) fn order(
         order.push(key);
     }
     Ok(order)
+}
+
+/// More columns than a table has whose model takes any number of them.
+const MOST_COLUMNS: usize = 1 << 16;
+
+/// How many columns a table may have.
+pub(super) fn most_columns(signature: &Signature) -> usize {
+    match signature.inputs.as_slice() {
+        [input] if signature.has_nameless_columns() => input.row_shape[0].unwrap_or(MOST_COLUMNS),
+        _ => signature.keys().len(),
+    }
+}
+
+/// The signature with the columns of its only input named as those of a table are, if they have no names.
+///
+/// # Errors
+/// In words, when these columns do not fit. Of more than [`most_columns`] it is enough to give one more.
+pub(super) fn renamed(signature: &Signature, names: &[String]) -> Result<Option<Signature>, String> {
+    let most = most_columns(signature);
+    if names.len() > most && signature.has_nameless_columns() {
+        return Err(format!("there are more than {most} columns: the model takes no more"));
+    }
+    signature.with_columns(names).transpose()
 }
 
 /// The value under `dataframe_split`.
@@ -108,7 +132,7 @@ impl<'de> Visitor<'de> for Split<'_, '_> {
         let (mut has_data, mut skipped) = (false, false);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "columns" => match map.next_value()? {
+                "columns" => match map.next_value_seed(Words { most: most_columns(self.rows.signature) })? {
                     Word::Names(names) => columns = Some(names),
                     Word::Nothing => {}
                     _ => {
@@ -137,7 +161,7 @@ impl<'de> Visitor<'de> for Split<'_, '_> {
                     map.next_value_seed(Sequence(&mut *self.rows))?;
                 }
                 other => {
-                    let shown: String = other.chars().take(64).collect();
+                    let shown = shown(other);
                     let message = format!("dataframe_split takes \"columns\", \"index\" and \"data\", not {shown:?}");
                     return Err(self.fail(&format!("dataframe_split.{shown}"), message));
                 }
@@ -178,7 +202,10 @@ impl<'de> Visitor<'de> for FirstNames<'_, '_> {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         // What else it may be is told by the second pass.
-        let names = seq.next_element()?.and_then(|word| if let Word::Keys(names) = word { Some(names) } else { None });
+        let most = most_columns(self.rows.signature);
+        let names = seq
+            .next_element_seed(Words { most })?
+            .and_then(|word| if let Word::Keys(names) = word { Some(names) } else { None });
         *self.again = Some(Learned { columns: Some(names), ..Learned::default() });
         Err(A::Error::custom(""))
     }

@@ -15,6 +15,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::BODY_UNIT;
 use super::error::Problem;
+use crate::text::shown;
 
 /// An answer of ten packets arrives in one flight: smaller, it would arrive no sooner.
 const WORTH_IT: u64 = 14 << 10;
@@ -57,7 +58,7 @@ where
         return Ok(Body::new(body));
     }
     let encoding = Encoding::named(given).ok_or_else(|| {
-        let shown: String = given.chars().take(64).collect();
+        let shown = shown(given);
         let detail = format!("Content-Encoding {shown:?} is not taken: send gzip, deflate, zstd or none");
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
     })?;
@@ -81,11 +82,14 @@ pub(super) fn gunzip(compressed: Bytes) -> Body {
 
 /// The answer, compressed if it is large and the request's `Accept-Encoding` allows it.
 pub(super) fn answer(accepted: Option<&HeaderValue>, response: Response) -> Response {
-    let Some(encoding) = accepted.and_then(|value| preferred(value.to_str().ok()?)) else { return response };
     let small = response.body().size_hint().exact().is_some_and(|size| size < WORTH_IT);
     if small || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }
+    let mut response = response;
+    // A cache must not give it to a client that accepts something else.
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
+    let Some(encoding) = accepted.and_then(|value| preferred(value.to_str().ok()?)) else { return response };
     let (mut head, body) = response.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));

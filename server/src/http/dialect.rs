@@ -11,6 +11,7 @@ use super::body::{self, Incoming, Received};
 use super::error::{Problem, Shape};
 use super::{State, wishes};
 use crate::batch::{Lane, PredictError};
+use crate::codec::encode::weight;
 use crate::codec::{DecodeError, Request};
 use crate::model::{Answer, Model};
 use crate::serving::ServingSet;
@@ -20,8 +21,8 @@ pub(super) const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-ve
 /// A body beyond this takes more than about half a millisecond to decode: 100 bytes a row, 0.5 us a row.
 pub(super) const LARGE_BODY: usize = 128 << 10;
 
-/// Rows beyond this take as long to encode.
-const LARGE_ANSWER: usize = 2048;
+/// An answer of more than this [`weight`] takes as long to encode as JSON.
+pub(super) const LARGE_ANSWER: usize = 8 << 10;
 
 /// One way to ask for predictions: bytes to tensors, and answers to bytes. Made from a request's head.
 pub(super) trait Dialect: Copy + Send + Sync + 'static {
@@ -31,9 +32,9 @@ pub(super) trait Dialect: Copy + Send + Sync + 'static {
     /// The `protocol` label of metrics.
     fn protocol(&self) -> &'static str;
 
-    /// A body beyond this takes more than about half a millisecond to decode.
-    fn large_body(&self) -> usize {
-        LARGE_BODY
+    /// Whether a body takes more than about half a millisecond to decode.
+    fn is_large(&self, body: &[u8]) -> bool {
+        body.len() > LARGE_BODY
     }
 
     /// Decodes a body of at most `max_rows` rows.
@@ -105,7 +106,7 @@ async fn run<D: Dialect>(
     let call = wishes::narrow(state.engine.call(dialect.protocol()), headers)?;
     let Received { bytes: body, _room } = body::whole(state, headers, body, call.deadline).await?;
     let max_rows = state.engine.options().max_rows;
-    let large = body.len() > dialect.large_body();
+    let large = dialect.is_large(&body);
     let request = if large {
         let set = Arc::clone(set);
         elsewhere(move || dialect.decode(&set.champion, &body, max_rows)).await?
@@ -119,11 +120,12 @@ async fn run<D: Dialect>(
     }
     let Request { inputs, rows, form, .. } = request;
     let answers = lane.predict(set, inputs, rows, call).await?;
+    let heavy = large || answers.iter().map(weight).sum::<usize>() > LARGE_ANSWER;
     let encode = {
         let set = Arc::clone(set);
         move || dialect.encode(&set.champion, &answers, form)
     };
-    let encoded = if large || rows > LARGE_ANSWER { elsewhere(encode).await } else { encode() };
+    let encoded = if heavy { elsewhere(encode).await } else { encode() };
     let mut response = Response::new(Body::from(encoded.body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, encoded.content_type);

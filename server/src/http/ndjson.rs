@@ -12,19 +12,21 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use tokio::sync::SemaphorePermit;
 
-use super::body::{Incoming, too_large, unreadable};
-use super::dialect::{LARGE_BODY, elsewhere, tell_version};
+use super::body::{Incoming, make_room, too_large, unreadable};
+use super::dialect::{LARGE_ANSWER, LARGE_BODY, elsewhere, tell_version};
 use super::error::{Problem, Shape};
-use super::{State, compress, wishes};
+use super::{BODY_UNIT, State, compress, wishes};
 use crate::batch::{Call, Lane, PredictError, Priority};
-use crate::codec::encode::{self, Classes};
+use crate::codec::encode::{self, Classes, weight};
 use crate::codec::{Request, decode};
-use crate::model::tensor::{self, Tensor};
+use crate::model::{Answer, tensor};
 use crate::serving::ServingSet;
 
 /// A stream of rows in progress.
 struct Rows {
+    room: Room,
     state: Arc<State>,
     lane: Arc<Lane>,
     set: Arc<ServingSet>,
@@ -42,6 +44,35 @@ struct Rows {
     timeout: Duration,
 }
 
+/// What a stream takes of the room for all bodies.
+struct Room {
+    state: Arc<State>,
+    units: usize,
+}
+
+impl Room {
+    /// Makes it what `size` bytes need.
+    fn fit(&mut self, size: usize) -> Result<(), Problem> {
+        let units = size / BODY_UNIT;
+        if units > self.units {
+            let mut more = None;
+            make_room(&mut more, (units - self.units) * BODY_UNIT, &self.state.bodies)?;
+            // Given back by hand: a permit cannot live beside the semaphore that it borrows.
+            more.into_iter().for_each(SemaphorePermit::forget);
+        } else {
+            self.state.bodies.add_permits(self.units - units);
+        }
+        self.units = units;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.state.bodies.add_permits(self.units);
+    }
+}
+
 /// Answers a stream. The first rows are answered before the head is sent, so that a full queue is still a 503.
 pub(super) async fn predict(
     state: Arc<State>,
@@ -55,6 +86,7 @@ pub(super) async fn predict(
     // A deadline belongs to each run of the stream's rows.
     let asked = wishes::narrow(state.engine.call("ndjson"), headers)?;
     let rows = Rows {
+        room: Room { state: Arc::clone(&state), units: 0 },
         state,
         lane,
         set: Arc::clone(&set),
@@ -109,17 +141,24 @@ impl Rows {
         loop {
             let lines = self.lines();
             if !lines.is_empty() {
-                return self.answer(&lines).await.map(Some);
+                let answers = self.answer(&lines).await?;
+                self.room.fit(self.pending.len())?;
+                return Ok(Some(answers));
             }
             if self.ended {
                 return Ok(None);
             }
+            // Empty lines are gone.
+            self.room.fit(self.pending.len())?;
             if self.pending.len() > self.state.body_limit {
                 return Err(too_large(self.state.body_limit));
             }
             let limit = self.state.engine.options().request_timeout;
             match tokio::time::timeout(limit, self.body.next()).await {
-                Ok(Some(Ok(bytes))) => self.pending.extend_from_slice(&bytes),
+                Ok(Some(Ok(bytes))) => {
+                    self.pending.extend_from_slice(&bytes);
+                    self.room.fit(self.pending.len())?;
+                }
                 Ok(Some(Err(e))) => return Err(unreadable(e.into())),
                 Ok(None) => self.ended = true,
                 Err(_) => {
@@ -154,7 +193,6 @@ impl Rows {
 
     async fn answer(&mut self, lines: &[Bytes]) -> Result<Bytes, Problem> {
         let set = Arc::clone(&self.set);
-        let signature = &set.champion.signature;
         let shape = self.shape;
         let decode = move |set: &ServingSet, lines: &[Bytes]| -> Vec<Result<Request, Problem>> {
             let problem = |error| Problem::from(error).told(shape);
@@ -171,44 +209,57 @@ impl Rows {
         let deadline = call.deadline.min(call.start + self.timeout);
         let call = Call { deadline, accepted: self.accepted, priority: self.priority, ..call };
         let together = tensor::stack(good.iter().map(|request| request.inputs.as_slice()));
-        let mut answers = match together {
+        let answers: Vec<Result<Answer, PredictError>> = match together {
             Some(inputs) => match self.lane.predict(&set, inputs, good.len(), call).await {
-                Ok(parts) => parts
-                    .into_iter()
-                    .flat_map(|part| part.rows.clone().map(move |row| Ok((part.outputs.clone(), row))))
-                    .collect(),
+                Ok(parts) => parts.into_iter().flat_map(one_each).map(Ok).collect(),
                 Err(e @ (PredictError::Overloaded | PredictError::Draining)) => return Err(e.into()),
                 // One of them is at fault: each is tried by itself.
                 Err(_) => self.one_by_one(&good, call).await,
             },
             None => self.one_by_one(&good, call).await,
-        }
-        .into_iter();
-        let mut text = Vec::with_capacity(lines.len() * 64);
-        for request in &requests {
-            match request {
-                Err(problem) => text.extend_from_slice(&problem.json()),
-                Ok(_) => match answers.next() {
-                    Some(Ok((outputs, row))) => encode::row(&mut text, signature, &outputs, row, self.classes),
-                    Some(Err(e)) => text.extend_from_slice(&Problem::from(e).told(shape).json()),
-                    None => break,
-                },
-            }
-            text.push(b'\n');
-        }
-        Ok(text.into())
+        };
+        let heavy = answers.iter().flatten().map(weight).sum::<usize>() > LARGE_ANSWER;
+        let mut answers = answers.into_iter();
+        let of = |request: Result<Request, Problem>| match request {
+            Ok(_) => answers.next().map(|answer| answer.map_err(|e| Problem::from(e).told(shape))),
+            Err(problem) => Some(Err(problem)),
+        };
+        let answers: Vec<Result<Answer, Problem>> = requests.into_iter().map_while(of).collect();
+        let classes = self.classes;
+        let encode = move || written(&set, &answers, classes);
+        Ok(if heavy { elsewhere(encode).await } else { encode() })
     }
 
-    async fn one_by_one(&mut self, good: &[&Request], call: Call) -> Vec<Result<(Arc<[Tensor]>, usize), PredictError>> {
+    async fn one_by_one(&mut self, good: &[&Request], call: Call) -> Vec<Result<Answer, PredictError>> {
         let mut answers = Vec::with_capacity(good.len());
         for request in good {
             let call = Call { accepted: true, ..call };
             let result = self.lane.predict(&self.set, request.inputs.clone(), request.rows, call).await;
             answers.push(result.and_then(|parts| {
                 let part = parts.into_iter().next();
-                part.map(|p| (p.outputs, p.rows.start)).ok_or_else(|| PredictError::Model("no answer".into()))
+                part.ok_or_else(|| PredictError::Model("no answer".into()))
             }));
         }
         answers
     }
+}
+
+/// The answers to the rows of a part, one by one.
+fn one_each(part: Answer) -> impl Iterator<Item = Answer> {
+    part.rows.map(move |row| Answer { outputs: Arc::clone(&part.outputs), rows: row..row + 1 })
+}
+
+/// A line for each answer.
+fn written(set: &ServingSet, answers: &[Result<Answer, Problem>], classes: Classes) -> Bytes {
+    let mut text = Vec::with_capacity(answers.len() * 64);
+    for answer in answers {
+        match answer {
+            Ok(Answer { outputs, rows }) => {
+                encode::row(&mut text, &set.champion.signature, outputs, rows.start, classes);
+            }
+            Err(problem) => text.extend_from_slice(&problem.json()),
+        }
+        text.push(b'\n');
+    }
+    text.into()
 }

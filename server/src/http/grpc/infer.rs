@@ -17,12 +17,11 @@ use super::wire::{self, Messages};
 use super::{tensors, version};
 use crate::batch::{Call, Lane, PredictError};
 use crate::codec;
+use crate::codec::encode::weight;
 use crate::codec::oip::Form;
 use crate::http::body::Received;
 use crate::http::dialect::{self, LARGE_BODY, elsewhere};
 use crate::http::{State, wishes};
-use crate::model::Answer;
-use crate::model::tensor::Tensor;
 use crate::serving::ServingSet;
 
 /// More inputs, or outputs, than any model has.
@@ -30,7 +29,7 @@ const TENSORS: usize = 4096;
 
 /// The `protocol` label of metrics.
 const PROTOCOL: &str = "v2_grpc";
-/// Elements of an answer beyond this take about a tenth of a millisecond to encode, and sixteen times that to compress.
+/// An answer of more than this [`weight`] takes about a tenth of a millisecond to encode, and sixteen times that to compress.
 const LIGHT: usize = 64 << 10;
 /// Metadata that says which version answered, as HTTP's header does.
 const VERSION: &str = "x-model-version";
@@ -227,11 +226,7 @@ async fn run(
     }
     let codec::Request { inputs, rows, form, .. } = request;
     let answers = lane.predict(set, inputs, rows, call).await?;
-    let elements = |answer: &Answer| -> usize {
-        let row = |tensor: &Tensor| tensor.shape().iter().skip(1).product::<usize>();
-        answer.rows.len() * answer.outputs.iter().map(row).sum::<usize>()
-    };
-    let heavy = answers.iter().map(elements).sum::<usize>() > light;
+    let heavy = answers.iter().map(weight).sum::<usize>() > light;
     let encode = {
         let set = Arc::clone(set);
         move || encode(tensors::encode(&set.champion, &answers, &form))

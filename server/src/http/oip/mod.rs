@@ -24,6 +24,7 @@ use crate::codec::oip::{self, Form, bare, read, write};
 use crate::codec::{DecodeError, Request};
 use crate::model::{Answer, Model};
 use crate::serving::ServingSet;
+use crate::text::shown;
 
 /// How long the JSON of a binary body is.
 const JSON_LENGTH: HeaderName = HeaderName::from_static(read::HEADER);
@@ -43,8 +44,10 @@ impl Dialect for Infer {
         "v2_http"
     }
 
-    fn large_body(&self) -> usize {
-        self.json.map_or(LARGE_BODY, |json| if json <= LARGE_BODY { LARGE_RAW } else { LARGE_BODY })
+    /// Raw numbers are copied, raw text is read piece by piece.
+    fn is_large(&self, body: &[u8]) -> bool {
+        let is_light = |json: &[u8]| json.len() <= LARGE_BODY && body.len() <= LARGE_RAW && !may_have_text(json);
+        body.len() > LARGE_BODY && !self.json.and_then(|json| body.get(..json)).is_some_and(is_light)
     }
 
     fn decode(&self, model: &Model, body: &[u8], max_rows: usize) -> Result<Request<Form>, DecodeError> {
@@ -68,6 +71,11 @@ impl Dialect for Infer {
     }
 }
 
+/// Whether JSON may have a tensor of text: the name of that type could be written with escapes.
+fn may_have_text(json: &[u8]) -> bool {
+    json.contains(&b'\\') || json.split(|byte| *byte == b'"').any(|word| word == b"BYTES")
+}
+
 /// Answers an inference request. Whatever its `Content-Type` is: clients send all kinds, the header alone tells.
 pub(super) async fn infer(
     state: Arc<State>,
@@ -85,7 +93,7 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
     let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
     length.map(Some).ok_or_else(|| {
-        let shown: String = String::from_utf8_lossy(value.as_bytes()).chars().take(64).collect();
+        let shown = shown(&String::from_utf8_lossy(value.as_bytes()));
         let detail = format!("{JSON_LENGTH} is {shown:?}: send how many bytes of the body are JSON");
         Problem::new(StatusCode::BAD_REQUEST, detail)
     })
@@ -204,4 +212,26 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
 fn with_version(mut response: Response, set: &ServingSet) -> Response {
     dialect::tell_version(&mut response, set);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_numbers_are_light_and_raw_text_is_not() {
+        let is_large = |json: &str, raw: usize| {
+            let body = [json.as_bytes(), &vec![0; raw]].concat();
+            Infer { json: Some(json.len()) }.is_large(&body)
+        };
+        let numbers = r#"{"inputs":[{"datatype":"FP32"}]}"#;
+        assert!(!is_large(numbers, 1 << 20) && is_large(numbers, 2 << 20));
+        for text in [r#"{"inputs":[{"datatype":"BYTES"}]}"#, r#"{"inputs":[{"datatype":"\u0042YTES"}]}"#] {
+            assert!(!is_large(text, 1 << 10) && is_large(text, 1 << 20), "{text}");
+        }
+        assert!(is_large(&" ".repeat(LARGE_BODY + 1), 0));
+        assert!(!is_large("", 1 << 20));
+        let body = vec![b' '; LARGE_BODY + 1];
+        assert!(Infer { json: None }.is_large(&body) && Infer { json: Some(usize::MAX) }.is_large(&body));
+    }
 }
