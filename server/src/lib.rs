@@ -37,5 +37,6 @@ pub mod swap;
 pub mod telemetry;
 mod text;
 mod threads;
+pub mod verdict;
 
 pub use engine::{Engine, Error, Options};

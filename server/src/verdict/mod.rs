@@ -1,0 +1,11 @@
+//! Whether a challenger has earned the champion's place: statistics of pairs whose error guarantee holds whenever and however
+//! often one looks.
+//!
+//! Nothing here knows of models, HTTP or time: what is counted comes in, numbers and a decision come out. Whatever is kept is a
+//! count or a whole number, so that the states of several servers merge by addition, exactly and in any order. The formulas
+//! are told in `docs/verdict.md`.
+
+pub mod buckets;
+pub mod drift;
+pub mod evidence;
+mod special;

@@ -1,0 +1,161 @@
+//! The statistics of the verdict: against an independent implementation, against themselves when merged, and against the
+//! error that they promise.
+
+mod common;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use common::root;
+use fastrand::Rng;
+use onnxd::verdict::buckets::{BURN_IN, Buckets, Improvement, SECONDS};
+use onnxd::verdict::drift::Histogram;
+use onnxd::verdict::evidence::{Discordant, above, differs};
+use serde_json::{Value, json};
+
+/// Cases and our answers to them.
+#[derive(Default)]
+struct Cases {
+    asked: Vec<Value>,
+    ours: Vec<Vec<f64>>,
+}
+
+impl Cases {
+    fn add(&mut self, function: &str, arguments: &Value, ours: &[f64]) {
+        self.asked.push(json!({"function": function, "arguments": arguments}));
+        self.ours.push(ours.to_vec());
+    }
+
+    /// Asks numpy.
+    fn check(&self) {
+        let python = root().join(".venv/bin/python");
+        let mut child = Command::new(&python)
+            .arg(root().join("server/tests/statistics.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", python.display()));
+        let asked = serde_json::to_vec(&self.asked).expect("numbers");
+        child.stdin.take().expect("a pipe").write_all(&asked).expect("sent");
+        let output = child.wait_with_output().expect("an end");
+        assert!(output.status.success());
+        let theirs: Vec<Vec<f64>> = serde_json::from_slice(&output.stdout).expect("numbers");
+        assert_eq!(theirs.len(), self.ours.len());
+        for ((case, ours), theirs) in self.asked.iter().zip(&self.ours).zip(&theirs) {
+            assert_eq!(ours.len(), theirs.len(), "{case}");
+            for (a, b) in ours.iter().zip(theirs) {
+                assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0), "{a} {b}: {}", case["function"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_independent_implementation_finds_the_same() {
+    let mut random = Rng::with_seed(1);
+    let mut cases = Cases::default();
+    for _ in 0..300 {
+        // Where numpy, which takes the logarithm last, still has one.
+        let size = 10_u64.pow(random.u32(0..3));
+        let pairs = Discordant { challenger: random.u64(0..=5 * size), champion: random.u64(0..=5 * size) };
+        cases.add("mcnemar", &json!([pairs.challenger, pairs.champion]), &[pairs.challenger_is_better()]);
+        cases.add("mcnemar", &json!([pairs.champion, pairs.challenger]), &[pairs.champion_is_better()]);
+        let most = 10_u64.pow(random.u32(0..7));
+        let trials = random.u64(0..=most);
+        let events = random.u64(0..=trials);
+        let limit = [0.001, 0.01, 0.2, 1.0 / 3.0, 0.8, 0.95][random.usize(..6)];
+        cases.add("above", &json!([events, trials, limit]), &[above(events, trials, limit)]);
+        let bins = random.usize(2..12);
+        let weights: Vec<f64> = (0..bins).map(|_| random.f64() + 0.01).collect();
+        let total: f64 = weights.iter().sum();
+        let probabilities: Vec<f64> = weights.iter().map(|weight| weight / total).collect();
+        let counts: Vec<u64> = (0..bins).map(|_| random.u64(0..2000)).collect();
+        cases.add("differs", &json!([counts, probabilities, 100.0]), &[differs(&counts, &probabilities, 100.0)]);
+        let others: Vec<u64> = (0..bins).map(|_| random.u64(1..2000)).collect();
+        let a = Histogram { counts: counts.iter().map(|count| count + 1).collect(), missing: 0 };
+        let b = Histogram { counts: others, missing: 3 };
+        cases.add("distances", &json!([a.counts, b.counts, 0.25]), &[a.psi(&b), a.ks(&b), a.w1(&b, 0.25)]);
+    }
+    for alpha in [0.005, 0.01, 0.05] {
+        let pairs = losses(&mut random, 4000, 0.3);
+        let now = 4000 * 60 / 2;
+        let Improvement { mean, lower, upper, .. } = counted(&pairs).improvement(5, now, alpha).expect("buckets");
+        cases.add("improvement", &json!([pairs, 5, now, alpha]), &[mean, lower, upper]);
+    }
+    cases.check();
+}
+
+/// Pairs of losses, one every half minute, the latter `worse` than the former; among them what is clipped.
+fn losses(random: &mut Rng, pairs: u64, worse: f64) -> Vec<(u64, f64, f64)> {
+    let draw = |random: &mut Rng| if random.u32(..50) == 0 { random.f64() * 200.0 - 20.0 } else { random.f64() };
+    (0..pairs).map(|i| (i * 30, draw(random), draw(random) + worse)).collect()
+}
+
+fn counted(pairs: &[(u64, f64, f64)]) -> Buckets {
+    let mut buckets = Buckets::default();
+    pairs.iter().for_each(|(seconds, champion, challenger)| buckets.record(*seconds, *champion, *challenger));
+    buckets
+}
+
+/// However pairs are spread over servers and in whatever order these are added, the state is the same.
+#[test]
+fn merged_states_are_the_same_as_one() {
+    let mut random = Rng::with_seed(2);
+    for replicas in 1..8 {
+        // Two of the days are beyond what is kept.
+        let pairs = losses(&mut random, 16 * 24 * 120, -0.1);
+        let whole = counted(&pairs);
+        let mut spread = vec![vec![]; replicas];
+        for pair in &pairs {
+            spread[random.usize(..replicas)].push(*pair);
+        }
+        random.shuffle(&mut spread);
+        let mut merged = Buckets::default();
+        spread.iter().for_each(|part| merged.merge(&counted(part)));
+        assert_eq!(merged, whole);
+        let now = 16 * 24 * 3600;
+        assert_eq!(merged.improvement(5, now, 0.01), whole.improvement(5, now, 0.01));
+    }
+}
+
+/// A normal number (Box and Muller).
+fn normal(random: &mut Rng) -> f64 {
+    (-2.0 * (1.0 - random.f64()).ln()).sqrt() * (std::f64::consts::TAU * random.f64()).cos()
+}
+
+/// Whether a challenger is found to be better, or worse, at any of the looks at each ten minutes of 14 days. Its losses
+/// differ by `effect` and by an autoregression of this correlation.
+fn looked_at(random: &mut Rng, correlation: f64, effect: f64, alpha: f64) -> (bool, bool) {
+    let mut buckets = Buckets::default();
+    let (mut noise, innovation) = (0.0, (1.0 - correlation * correlation).sqrt());
+    let (mut better, mut worse) = (false, false);
+    for minute in 0..14 * 24 * 60 {
+        noise = correlation * noise + innovation * normal(random);
+        buckets.record(minute * 60, 10.0, 10.0 - noise - effect);
+        let now = (minute + 1) * 60;
+        if now % SECONDS == 0
+            && let Some(found) = buckets.improvement(1, now, alpha).filter(|found| found.buckets >= BURN_IN)
+        {
+            better |= found.lower > 0.0;
+            worse |= found.upper < 0.0;
+        }
+    }
+    (better, worse)
+}
+
+/// An equal challenger is promoted no more often than promised, though it is looked at every ten minutes; a better one is
+/// promoted and a worse one is found out.
+#[test]
+fn the_promised_error_holds_at_every_look() {
+    let alpha = 0.05;
+    let runs = 200;
+    for correlation in [0.0, 0.5, 0.7, 0.9] {
+        let mut random = Rng::with_seed(3);
+        let promoted = (0..runs).filter(|_| looked_at(&mut random, correlation, 0.0, alpha).0).count();
+        // Three standard errors above the promise.
+        assert!(promoted <= 19, "{promoted} of {runs} at {correlation}");
+        let better = (0..10).filter(|_| looked_at(&mut random, correlation, 0.5, alpha).0).count();
+        let worse = (0..10).filter(|_| looked_at(&mut random, correlation, -0.5, alpha).1).count();
+        assert!(better == 10 && worse == 10, "{better} and {worse} of 10 at {correlation}");
+    }
+}
