@@ -78,6 +78,86 @@ fn points(limit: f64) -> impl Iterator<Item = f64> + Clone {
     })
 }
 
+/// Events of two kinds on the same trials: alarms of the champion and of the challenger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarms {
+    /// Both.
+    pub both: u64,
+    /// The champion's alone.
+    pub champion: u64,
+    /// The challenger's alone.
+    pub challenger: u64,
+    /// Trials without any.
+    pub neither: u64,
+}
+
+impl Alarms {
+    /// Counts a trial.
+    pub const fn record(&mut self, champion: bool, challenger: bool) {
+        match (champion, challenger) {
+            (true, true) => self.both += 1,
+            (true, false) => self.champion += 1,
+            (false, true) => self.challenger += 1,
+            (false, false) => self.neither += 1,
+        }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub const fn merge(&mut self, other: Self) {
+        self.both += other.both;
+        self.champion += other.champion;
+        self.challenger += other.challenger;
+        self.neither += other.neither;
+    }
+
+    /// The challenger's alarms over the champion's; `None` without any of the latter.
+    #[must_use]
+    pub fn ratio(self) -> Option<f64> {
+        let champion = self.both + self.champion;
+        (champion > 0).then(|| float(self.both + self.challenger) / float(champion))
+    }
+
+    /// Share of the champion's alarms that the challenger gives as well.
+    #[must_use]
+    pub fn positive_agreement(self) -> Option<f64> {
+        let champion = self.both + self.champion;
+        (champion > 0).then(|| float(self.both) / float(champion))
+    }
+
+    /// ln E against "the challenger misses at most this share of the champion's alarms".
+    #[must_use]
+    pub fn misses_beyond(self, share: f64) -> f64 {
+        above(self.champion, self.both + self.champion, share)
+    }
+
+    /// ln E against "the challenger gives at most this share of the champion's alarms".
+    #[must_use]
+    pub fn gives_beyond(self, share: f64) -> f64 {
+        above(self.both, self.both + self.champion, share)
+    }
+
+    /// ln E against "the challenger gives at most `ratio` times as many alarms": bets on each trial, `1 + l (y - ratio x)`, are fair
+    /// then at best, and counts say what they came to; a mixture over stakes `l` up to the greatest that cannot lose all.
+    #[must_use]
+    pub fn ratio_above(self, ratio: f64) -> f64 {
+        staked(ratio.max(1.0), |l| [(self.challenger, l), (self.champion, -ratio * l), (self.both, (1.0 - ratio) * l)])
+    }
+
+    /// ln E against "the challenger gives at least `ratio` times as many alarms".
+    #[must_use]
+    pub fn ratio_below(self, ratio: f64) -> f64 {
+        staked(ratio.max(1.0), |l| [(self.champion, ratio * l), (self.challenger, -l), (self.both, (ratio - 1.0) * l)])
+    }
+}
+
+fn staked(most: f64, gains: impl Fn(f64) -> [(u64, f64); 3]) -> f64 {
+    let wealth = (0..POINTS).map(|i| {
+        let stake = (f64::from(i) + 0.5) / f64::from(POINTS) / most;
+        gains(stake).iter().map(|(count, gain)| float(*count) * gain.ln_1p()).sum::<f64>()
+    });
+    ln_sum_exp(wealth) - f64::from(POINTS).ln()
+}
+
 /// ln E against "counts are drawn with these probabilities": the Dirichlet-multinomial around them, of weight `kappa`, over the
 /// multinomial. Bins that the reference never saw count as nearly impossible.
 #[must_use]
@@ -132,6 +212,30 @@ mod tests {
         let even = |k: u64| choose(k) - float(n) * std::f64::consts::LN_2;
         let mean: f64 = (0..=n).map(|k| (even(k) + better(k, n - k)).exp()).sum();
         assert!((mean - 1.0).abs() < 1e-9, "{mean}");
+        // Alarms: p of the champion alone, q of the challenger alone, r of both, with q + r = ratio (p + r).
+        for (p, q, r, ratio) in [(0.2, 0.35, 0.1, 1.5), (0.3, 0.2 / 3.0, 0.4, 2.0 / 3.0), (0.25, 0.25, 0.0, 1.0)] {
+            let (mut high, mut low) = (0.0, 0.0);
+            for champion in 0..=n {
+                for challenger in 0..=n - champion {
+                    for both in 0..=n - champion - challenger {
+                        let neither = n - champion - challenger - both;
+                        let power = |count: u64, p: f64| if count == 0 { 0.0 } else { float(count) * p.ln() };
+                        let ways = choose(champion)
+                            + [challenger, both, neither].iter().map(|c| -libm::lgamma(float(*c) + 1.0)).sum::<f64>()
+                            + libm::lgamma(float(n - champion) + 1.0);
+                        let chance = ways
+                            + power(champion, p)
+                            + power(challenger, q)
+                            + power(both, r)
+                            + power(neither, 1.0 - p - q - r);
+                        let alarms = Alarms { both, champion, challenger, neither };
+                        high += (chance + alarms.ratio_above(ratio)).exp();
+                        low += (chance + alarms.ratio_below(ratio)).exp();
+                    }
+                }
+            }
+            assert!((high - 1.0).abs() < 1e-9 && (low - 1.0).abs() < 1e-9, "{ratio}: {high} {low}");
+        }
         let p = [0.3, 0.7];
         let chance = |k: u64| choose(k) + float(k) * f64::ln(p[0]) + float(n - k) * f64::ln(p[1]);
         let mean: f64 = (0..=n).map(|k| (chance(k) + differs(&[k, n - k], &p, 100.0)).exp()).sum();

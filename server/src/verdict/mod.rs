@@ -8,4 +8,5 @@
 pub mod buckets;
 pub mod drift;
 pub mod evidence;
+pub mod rule;
 mod special;
