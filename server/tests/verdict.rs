@@ -30,7 +30,7 @@ impl Cases {
     fn check(&self) {
         let python = root().join(".venv/bin/python");
         let mut child = Command::new(&python)
-            .arg(root().join("server/tests/statistics.py"))
+            .arg(root().join("server/tests/evidence.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -11,14 +11,14 @@ PARTS = 2.0**24
 
 
 def mcnemar(right: int, wrong: int) -> float:
-    """ln E of the challenger being better, from discordant pairs."""
+    """The logarithm of E, of the challenger being better, from discordant pairs."""
     c, b = right + 0.5, wrong + 0.5
     beyond_half = np.log(betainc(b, c, 0.5))
     return betaln(c, b) + beyond_half - betaln(0.5, 0.5) - np.log(0.5) + (right + wrong) * np.log(2)
 
 
 def above(events: int, trials: int, limit: float) -> float:
-    """ln E of an event being more frequent than the limit."""
+    """The logarithm of E, of an event being more frequent than the limit."""
     logits = np.linspace(np.log(limit / (1 - limit)), np.log(0.999 / 0.001), 65)[1:]
     p = 1 / (1 + np.exp(-logits))
     ratios = xlogy(events, p / limit) + xlogy(trials - events, (1 - p) / (1 - limit))
@@ -26,7 +26,7 @@ def above(events: int, trials: int, limit: float) -> float:
 
 
 def differs(counts: list[int], probabilities: list[float], kappa: float) -> float:
-    """ln E of counts not being drawn with the probabilities."""
+    """The logarithm of E, of counts not being drawn with the probabilities."""
     c, p = np.array(counts, float), np.array(probabilities)
     dirichlet = gammaln(kappa) - gammaln(kappa + c.sum()) + np.sum(gammaln(kappa * p + c) - gammaln(kappa * p))
     return dirichlet - np.sum(xlogy(c, p))
