@@ -203,7 +203,9 @@ fn death(status: ExitStatus) -> String {
 }
 
 fn last_line(text: &str) -> String {
-    let line: String = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default().chars().take(300).collect();
+    // What a panic adds about itself tells nobody anything.
+    let tells = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ") && !line.starts_with(' ');
+    let line: String = text.lines().rfind(tells).unwrap_or_default().chars().take(300).collect();
     if line.is_empty() { line } else { format!(": {line}") }
 }
 

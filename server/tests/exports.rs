@@ -309,100 +309,6 @@ fn a_model_that_no_invented_values_satisfy_is_served_with_a_warning() {
     assert_eq!(server.predict(&json!([{"x": -10}, {"x": -7}])), json!([{"y": 1.0}, {"y": 4.0}]));
 }
 
-fn profile(name: &str) -> Value {
-    serve(name).model_status(name)["champion"]["profile"].clone()
-}
-
-#[test]
-fn rows_that_depend_on_each_other_are_found_out() {
-    for (name, invariance) in [
-        ("thirteen-together", "no"),
-        ("small-together", "no"),
-        ("wide-together", "no"),
-        ("zeros-only", "no"),
-        ("token-pair", "exact"),
-        ("tokens", "exact"),
-    ] {
-        let profile = profile(name);
-        assert_eq!(profile["invariance"], json!(invariance), "{name}: {profile}");
-        let (no, warned) = (invariance == "no", profile["warnings"].to_string().contains("never batched together"));
-        assert_eq!(no, warned, "{name}: {profile}");
-    }
-    assert!(profile("zeros-only")["warnings"].to_string().contains("golden samples that differ"));
-    let many = profile("many-rows");
-    assert_eq!((&many["rows"], &many["invariance"]), (&json!({"fixed": 4096}), &json!("exact")));
-}
-
-/// What is said of rows in a manifest, with as many golden samples, and what comes of it.
-#[test]
-fn a_manifest_says_what_runs_do_not_show() {
-    for (fixture, declared, samples, invariance, told) in [
-        ("good", json!(null), 1, "exact", ""),
-        ("good", json!(false), 5, "no", "its manifest says"),
-        ("batch-mean", json!(null), 1, "no", "depends on the rows beside it"),
-        ("batch-mean", json!(true), 5, "no", "although its manifest says"),
-    ] {
-        let repo = Repo::new();
-        repo.install(1, fixture);
-        repo.edit(1, |manifest| {
-            manifest["golden"]["batch_invariant"] = declared.clone();
-            manifest["golden"]["samples"].as_array_mut().expect("samples").truncate(samples);
-        });
-        repo.point(1, None);
-        let server = Server::start(repo.path(), &[]);
-        let profile = server.model_status("anomaly")["champion"]["profile"].clone();
-        assert_eq!(profile["invariance"], json!(invariance), "{fixture} {declared}: {profile}");
-        assert!(profile["warnings"].to_string().contains(told), "{fixture} {declared}: {profile}");
-    }
-}
-
-/// ONNX Runtime would keep it for a next request of that size.
-#[cfg(target_os = "linux")]
-#[test]
-fn the_memory_of_a_large_run_is_given_back() {
-    let server = serve("grows");
-    let small = json!({"x": vec![0.5; 256]});
-    for _ in 0..30 {
-        server.predict(&small);
-    }
-    let large =
-        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1024, 256], "data": vec![0.5; 1024 * 256]}]});
-    let reply = server.post("/v2/models/grows/infer", &large.to_string());
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let (most, now) = (common::memory(server.pid(), "VmHWM:"), common::resident(server.pid()));
-    assert!(most > 256 << 20 && now < most / 2, "{now} of {most}");
-}
-
-#[test]
-fn an_output_that_has_no_row_for_each_row_is_named_with_the_way_out() {
-    let server = serve("some-rows");
-    assert_eq!(server.predict(&json!([{"x": 1}, {"x": 2}])), json!([{"y": 1.0}, {"y": 2.0}]));
-    let reply = server.post("/predict", r#"[{"x": 1}, {"x": 3}]"#);
-    assert_eq!(reply.status, 500);
-    let told = wait_for("the reason in the log", || {
-        server.log().lines().find(|line| line.contains("output y has shape [1] for 2 rows")).map(str::to_owned)
-    });
-    assert!(told.contains("signature.layout"), "{told}");
-}
-
-/// Split, its rows would be answered otherwise.
-#[test]
-fn a_large_request_to_a_model_whose_rows_depend_on_each_other_is_one_run() {
-    let repo = Repo::serving("batch-mean", None);
-    let server = Server::start(repo.path(), &[]);
-    let count = 3000;
-    let rows: Vec<Value> =
-        (0..count).map(|i| json!({"cpu_zscore": if i < 1500 { 10 } else { 0 }, "memory_zscore": 0})).collect();
-    let answers = server.predict(&json!(rows));
-    let score = |logit: f64| 1.0 / (1.0 + (-logit).exp());
-    for (i, expected) in [(0, score(4.0 - 4.0)), (count - 1, score(-4.0 - 4.0))] {
-        let got = answers[i]["score"].as_f64().expect("a number");
-        assert!((got - expected).abs() < 1e-5, "{got} {expected}");
-    }
-    let runs = server.metric("onnxd_inference_runs_total{model=\"anomaly\",role=\"champion\"} ");
-    assert_eq!(runs, Some(1.0));
-}
-
 #[test]
 fn what_no_protocol_can_express_is_refused_with_the_reason() {
     for (name, reason) in [
@@ -427,33 +333,6 @@ fn what_no_protocol_can_express_is_refused_with_the_reason() {
 }
 
 /// A manifest that speaks of rows where there are none is refused in words, and one that says `whole` is served.
-/// They need not be as many as a run has rows.
-#[test]
-fn golden_samples_prove_a_fixed_number_of_rows() {
-    let onnx = fs::read(fixture("exports/four-rows.onnx")).expect("a fixture");
-    for count in [1, 5] {
-        let repo = Repo::new();
-        repo.install(1, "good");
-        fs::write(repo.version(1).join("model.onnx"), &onnx).expect("a file");
-        let sample = |k: i32| json!({"input": {"x": [2 * k, 0, 0]}, "expected": {"y": [k, 2 * k], "best": 1}});
-        repo.edit(1, |manifest| {
-            manifest["artifact"]["sha256"] = json!(onnxd::source::sha256(&onnx));
-            manifest["artifact"]["bytes"] = json!(onnx.len());
-            let x = json!({"name": "x", "dtype": "float32", "shape": [4, 3]});
-            let y = json!({"name": "y", "dtype": "float32", "shape": [4, 2]});
-            let best = json!({"name": "best", "dtype": "int64", "shape": [4]});
-            manifest["signature"] = json!({"layout": "packed", "inputs": [x], "outputs": [y, best]});
-            manifest["outputs_semantics"] = json!({});
-            manifest["golden"] = json!({"samples": (1..=count).map(sample).collect::<Vec<_>>()});
-        });
-        repo.point(1, None);
-        let server = Server::start(repo.path(), &[]);
-        let status = server.model_status("anomaly");
-        assert_eq!(status["champion"]["profile"]["rows"], json!({"fixed": 4}), "{status}");
-        assert_eq!(server.predict(&json!({"x": [6, 0, 0]})), json!({"y": [3.0, 6.0], "best": 1}));
-    }
-}
-
 #[test]
 fn a_manifest_says_whether_there_are_rows() {
     let repo = Repo::new();

@@ -18,6 +18,9 @@ use crate::text::shown;
 /// What pandas and NumPy write for a missing number.
 const MISSING: [&str; 6] = ["", "nan", "NaN", "NA", "null", "None"];
 
+/// Its cell holds all that follows.
+const OPEN: &str = "a quote is not closed";
+
 /// Decodes a body of at most `max_rows` rows.
 ///
 /// # Errors
@@ -32,6 +35,9 @@ pub fn body(signature: &Signature, csv: &[u8], max_rows: usize) -> Result<Reques
             names.collect::<Result<Vec<_>, DecodeError>>()?
         }
     };
+    if records.open {
+        return Err(refuse("line 1", format!("line 1: {OPEN}")));
+    }
     if names.is_empty() {
         let message = "the body is empty: send a line of names, then one line a row".into();
         return Err(DecodeError::Features { field: String::new(), message });
@@ -68,11 +74,24 @@ struct Records<'b> {
     ends: Vec<usize>,
     /// How many they are.
     count: usize,
+    /// Whether the end of the last line was read, which a body may leave out.
+    ended: bool,
+    /// Whether the body ends within quotes.
+    open: bool,
 }
 
 impl<'b> Records<'b> {
     fn new(csv: &'b [u8], most: usize) -> Self {
-        Self { core: csv_core::Reader::new(), rest: csv, most, text: vec![], ends: vec![], count: 0 }
+        Self {
+            core: csv_core::Reader::new(),
+            rest: csv,
+            most,
+            text: vec![],
+            ends: vec![],
+            count: 0,
+            ended: false,
+            open: false,
+        }
     }
 
     /// Reads the next one; gives the line where it begins.
@@ -83,8 +102,16 @@ impl<'b> Records<'b> {
         self.count = 0;
         loop {
             let (text, ends) = (&mut self.text[written..], &mut self.ends[self.count..]);
-            let (result, read, wrote, ended) = self.core.read_record(self.rest, text, ends);
-            self.rest = &self.rest[read..];
+            let end = self.rest.is_empty() && !self.ended;
+            let input = if end { b"\n" } else { self.rest };
+            let (result, read, wrote, ended) = self.core.read_record(input, text, ends);
+            if end {
+                self.ended = read > 0;
+                // Within quotes, the end of a line is text.
+                self.open = wrote > 0;
+            } else {
+                self.rest = &self.rest[read..];
+            }
             written += wrote;
             self.count += ended;
             match result {
@@ -114,6 +141,9 @@ impl<'b> Records<'b> {
 fn row(rows: &mut Rows<'_>, order: &[usize], records: &Records<'_>, line: u64) -> Result<(), Error> {
     rows.place = Place::Line(line);
     rows.begin_row::<Error>()?;
+    if records.open {
+        return Err(rows.fail(None, OPEN));
+    }
     if records.count != order.len() {
         let more = if records.count > order.len() { "more than " } else { "" };
         let cells = records.count.min(order.len());
@@ -200,6 +230,18 @@ mod tests {
         let text = decode("a,b\n1,\"two\n lines, \"\"quoted\"\"\"\n2, as it is \n", DType::F64).expect("text");
         let Tensor::Text(text) = &text[1] else { panic!("{text:?}") };
         assert_eq!(text.as_slice().expect("text"), ["two\n lines, \"quoted\"", " as it is "]);
+    }
+
+    /// Its cell would hold the lines behind it, and their rows would be lost.
+    #[test]
+    fn a_quote_that_is_not_closed_is_refused() {
+        for csv in ["a,b\n1,\"x\n2,y\n", "a,b\n1,\"x", "a,b\n1,x\n2,\"\"\"", "a,\"b\n1,x"] {
+            let refused = decode(csv, DType::F32).expect_err("refused");
+            assert!(refused.contains("a quote is not closed"), "{csv:?}: {refused}");
+        }
+        for csv in ["a,b\n1,\"x\"", "a,b\n1,\"x\"\r\n", "a,b\n1,x\" \n", "a,b\r\n1,\"\"\"\"\r\n\r\n"] {
+            assert_eq!(first(csv, DType::F32), Ok(vec![1.0]), "{csv:?}");
+        }
     }
 
     #[test]

@@ -75,9 +75,9 @@ settings! {
         "ports-file" "FILE" = "", "Writes the bound addresses to this file, as JSON, once they can be connected to.";
         "max-connections" "COUNT" = "4096", "Connections served at a time by each of --http and --grpc; more wait in the system's backlog.";
         "body-limit" "SIZE" = "16MiB", "The largest body of a request; for NDJSON, the longest line; for gRPC, the largest message.";
-        "bodies-limit" "SIZE" = "256MiB", "All bodies that are being received or decoded, together; beyond, requests get 503 at once.";
+        "bodies-limit" "SIZE" = "256MiB", "All bodies, and lines of NDJSON, that are being received or decoded, together; beyond, requests get 503 at once.";
         "max-rows" "COUNT" = "65536", "The most rows of one request.";
-        "request-timeout" "DURATION" = "10s", "How long a request may take: receiving it, waiting for a run, and the run. Also how long a client may leave an answer unread.";
+        "request-timeout" "DURATION" = "10s", "How long a request may take: receiving it, waiting for a run, and the run. Also how long a client may leave its answers unread, all that its connection waits for.";
     }
     "Threads and queue" {
         "http-threads" "COUNT" = "auto", "Threads that serve requests and run cheap models themselves. auto: half of the CPUs that the process may use.";

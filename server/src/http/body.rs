@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::BoxError;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, Request, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
@@ -31,7 +31,9 @@ pub(super) struct Incoming {
 impl Incoming {
     /// The same request, whose body is read to its end.
     pub(super) fn of(request: Request<hyper::body::Incoming>) -> Request<Self> {
-        let waits = request.headers().contains_key(header::EXPECT);
+        let expects = request.headers().get(header::EXPECT).map(HeaderValue::as_bytes);
+        let waits = request.version() == Version::HTTP_11
+            && expects.is_some_and(|expects| expects.eq_ignore_ascii_case(b"100-continue"));
         // On other connections, requests do not stand in each other's way.
         let ended = request.version() >= Version::HTTP_2;
         request.map(|body| Self { body: Some(body), ended, waits })

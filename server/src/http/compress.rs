@@ -80,9 +80,20 @@ pub(super) fn gunzip(compressed: Bytes) -> Body {
     pieces(GzipDecoder::new(std::io::Cursor::new(compressed)))
 }
 
+/// What a client takes, which may be told in several lines.
+pub(super) fn accepted(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let first = lines.next()?.clone();
+    let Some(second) = lines.next() else { return Some(first) };
+    let all: Vec<&[u8]> = [&first, second].into_iter().chain(lines).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&all.join(&b","[..])).ok()
+}
+
 /// The answer, compressed if it is large and the request's `Accept-Encoding` allows it.
 pub(super) fn answer(accepted: Option<&HeaderValue>, response: Response) -> Response {
-    let small = response.body().size_hint().exact().is_some_and(|size| size < WORTH_IT);
+    // The answer to HEAD has lost its body, and must have the other's headers.
+    let told = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let small = told.or(response.body().size_hint().exact()).is_some_and(|size: u64| size < WORTH_IT);
     if small || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }
@@ -108,7 +119,10 @@ fn preferred(accepted: &str) -> Option<Encoding> {
     let choices = accepted.split(',').filter_map(|choice| {
         let mut parts = choice.split(';');
         let name = parts.next()?.trim();
-        let weight = parts.find_map(|part| part.trim().strip_prefix("q=")?.parse::<f32>().ok());
+        let weight = parts.find_map(|part| {
+            let (name, weight) = part.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("q").then(|| weight.trim().parse::<f32>().unwrap_or(0.0))
+        });
         Some((name, weight.unwrap_or(1.0)))
     });
     let weight = |name: &str| choices.clone().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, weight)| weight);
@@ -141,6 +155,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_client_may_say_it_in_several_lines() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(accepted(&headers), None);
+        for (line, all) in [("br", "br"), ("gzip", "br,gzip"), ("zstd;q=0", "br,gzip,zstd;q=0")] {
+            headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static(line));
+            assert_eq!(accepted(&headers).expect("lines"), all);
+        }
+    }
+
+    #[test]
     fn the_client_chooses_and_we_break_ties() {
         for (accepted, chosen) in [
             ("", None),
@@ -152,6 +176,8 @@ mod tests {
             ("gzip;q=0", None),
             ("identity;q=1, gzip;q=0.5", None),
             ("GZIP", Some(Encoding::Gzip)),
+            ("gzip;Q=0", None),
+            ("gzip;q=much, deflate ; q = 0.5", Some(Encoding::Deflate)),
             ("*", Some(Encoding::Gzip)),
             ("*;q=0.5, gzip;q=0", None),
         ] {

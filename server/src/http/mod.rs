@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::http::header::{ACCEPT_ENCODING, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::X_CONTENT_TYPE_OPTIONS;
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -232,7 +232,7 @@ pub fn data(state: Arc<State>) -> impl Door {
         let (mut router, state) = (router.clone(), Arc::clone(&shared));
         let request = body::Incoming::of(request);
         async move {
-            let accepted = request.headers().get(ACCEPT_ENCODING).cloned();
+            let accepted = compress::accepted(request.headers());
             let path = request.uri().path();
             let response = if target::Target::of(&state, path).is_some() {
                 target::predict(state, request).await.into_response()

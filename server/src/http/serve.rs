@@ -66,7 +66,7 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
         let _ = stream.set_nodelay(true);
         let asked = Arc::new(AtomicBool::new(false));
         let (door, first, requests) = (door.clone(), Arc::clone(&asked), Arc::downgrade(&requests));
-        let unread = Arc::new(Unread::default());
+        let unread = Arc::new(Unread::new());
         let answers = Arc::clone(&unread);
         let service = service_fn(move |request: Request<Incoming>| {
             first.store(true, Ordering::Relaxed);

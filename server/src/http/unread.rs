@@ -1,7 +1,6 @@
 //! Answers that an HTTP/2 client leaves unread: it can keep its window shut and its connection alive for ever. (In HTTP/1
 //! a client that does not read lets the socket fill up, which is timed there.)
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -12,34 +11,41 @@ use hyper::body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 /// Bytes of an answer that are handed over at once: beyond that, the client must have read what was there before.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 16 << 10;
 
-/// The answers of a connection that wait for their client, and since when.
-#[derive(Debug, Default)]
-pub(super) struct Unread {
-    waiting: Mutex<Waiting>,
-}
+/// The answers of a connection that wait for their client. One that waits beside others that go on is let be: to cut it off
+/// would cut them off as well.
+#[derive(Debug)]
+pub(super) struct Unread(Mutex<Waiting>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
-    since: HashMap<u64, Instant>,
-    next: u64,
+    answers: usize,
+    /// When the client last took a piece of any of them, or the first of them was there.
+    since: Instant,
 }
 
 impl Unread {
-    /// Returns when an answer has waited longer than `limit`.
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Waiting { answers: 0, since: Instant::now() }))
+    }
+
+    /// Returns when answers have waited longer than `limit`, all of them.
     pub(super) async fn beyond(&self, limit: Duration) {
         loop {
-            let oldest = self.waiting().since.values().min().copied();
-            match oldest.map(|since| since.elapsed()) {
-                Some(waited) if waited >= limit => return,
-                waited => tokio::time::sleep(limit.saturating_sub(waited.unwrap_or_default())).await,
+            let waited = {
+                let waiting = self.waiting();
+                if waiting.answers == 0 { Duration::ZERO } else { waiting.since.elapsed() }
+            };
+            if waited >= limit {
+                return;
             }
+            tokio::time::sleep(limit - waited).await;
         }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,18 +62,16 @@ pin_project! {
 /// The place of an answer among those of its connection.
 struct Place {
     all: Arc<Unread>,
-    number: u64,
+    waits: bool,
 }
 
 impl<B> Watched<B> {
     /// In HTTP/2, for the answers of a connection; nothing is watched without them.
     pub(super) fn new(body: B, all: Option<&Arc<Unread>>) -> Self {
         let place = all.map(|all| {
-            let mut waiting = all.waiting();
-            let number = waiting.next;
-            waiting.next += 1;
-            waiting.since.insert(number, Instant::now());
-            Place { all: Arc::clone(all), number }
+            let mut place = Place { all: Arc::clone(all), waits: false };
+            place.waits(true);
+            place
         });
         Self { body, rest: Bytes::new(), place }
     }
@@ -75,19 +79,17 @@ impl<B> Watched<B> {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.all.waiting().since.remove(&self.number);
+        self.waits(false);
     }
 }
 
 impl Place {
-    /// The next piece was asked for: whether it is there decides who waits.
-    fn asked(&self, is_there: bool) {
+    /// The client took what was there before: whether the next piece is there decides who waits.
+    fn waits(&mut self, waits: bool) {
         let mut waiting = self.all.waiting();
-        if is_there {
-            waiting.since.insert(self.number, Instant::now());
-        } else {
-            waiting.since.remove(&self.number);
-        }
+        waiting.answers = waiting.answers + usize::from(waits) - usize::from(self.waits);
+        waiting.since = Instant::now();
+        self.waits = waits;
     }
 }
 
@@ -116,7 +118,7 @@ impl<B: Body<Data = Bytes>> Body for Watched<B> {
             let piece = this.rest.split_to(this.rest.len().min(PIECE));
             Poll::Ready(Some(Ok(Frame::data(piece))))
         });
-        place.asked(frame.is_ready());
+        place.waits(frame.is_ready());
         frame
     }
 
@@ -132,5 +134,48 @@ impl<B: Body<Data = Bytes>> Body for Watched<B> {
             hint.set_upper(upper + rest);
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_wait_from_piece_to_piece() {
+        let all = Arc::new(Unread::new());
+        let answers = || all.waiting().answers;
+        let answer = |size: usize| Watched::new(Full::new(Bytes::from(vec![b'a'; size])), Some(&all));
+        let (stalled, mut read) = (answer(1), answer(PIECE + 1));
+        assert_eq!(answers(), 2);
+        let before = all.waiting().since;
+        let mut next = || {
+            let frame = read.frame().now_or_never().expect("no wait")?.expect("a frame");
+            frame.into_data().ok().map(|data| data.len())
+        };
+        assert_eq!(next(), Some(PIECE));
+        // While one of them goes on, none is beyond any limit.
+        assert!(all.waiting().since > before);
+        assert!(all.beyond(Duration::from_secs(3600)).now_or_never().is_none());
+        assert_eq!((next(), next(), answers()), (Some(1), None, 2));
+        drop(read);
+        assert_eq!(answers(), 1);
+        drop(stalled);
+        assert_eq!(answers(), 0);
+        let unwatched = Watched::new(Full::new(Bytes::from(vec![b'a'; 2 * PIECE])), None);
+        let whole = unwatched.collect().now_or_never().expect("no wait").expect("a body").to_bytes();
+        assert_eq!((whole.len(), answers()), (2 * PIECE, 0));
+    }
+
+    #[test]
+    fn an_answer_that_is_made_still_waits_for_nobody() {
+        let all = Arc::new(Unread::new());
+        let endless = http_body_util::StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, ()>>());
+        let mut answer = Watched::new(endless, Some(&all));
+        assert!(answer.frame().now_or_never().is_none());
+        assert_eq!(all.waiting().answers, 0);
     }
 }

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::graph::{self, Lint};
+use super::independence::independent;
 use super::manifest::{Manifest, Sample};
 use super::runtime::Runtime;
 use super::session::{self, Session};
 use super::signature::{GraphIo, Rows, SAY_WHOLE, Signature};
-use super::tensor::{self, DType, Tensor};
+use super::tensor::{self, Tensor};
 use super::trial::{self, Found, Trial};
 use super::{Artifact, Infer, RunError};
 use crate::codec;
@@ -22,8 +23,9 @@ use crate::codec;
 const DEFAULT_MAX_BATCH: usize = 1024;
 /// Rows of the batch that is timed and that warms a session.
 const WARM_ROWS: usize = 64;
-/// Rows that are run alone.
-pub(super) const ALONE: usize = 8;
+/// Elements of the rows that are invented or that warm a session: an image has millions, and a model needs many times as
+/// much between its operators.
+const WARM_ELEMENTS: usize = 4 << 20;
 /// A golden run that takes longer is a hang.
 pub(super) const RUN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -190,7 +192,8 @@ pub(super) struct Proved {
 pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Rejection> {
     let Lint { mut warnings, nodes, steady } =
         graph::lint(&artifact.onnx, &artifact.files()).map_err(|e| Stage::Verify.reject(e))?;
-    let (mut session, io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
+    let (mut session, mut io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
+    io.steady = steady;
     let manifest = artifact.manifest.as_deref();
     let mut found = match manifest {
         Some(manifest) => on_golden(&mut session, &io, manifest)?,
@@ -207,6 +210,12 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
             }
             found = trial::whole(&mut session, &io, &reason)?;
         }
+        // Nothing is lost by it: such rows never share a run.
+        (Rows::Any, why) if invariance == Invariance::No && manifest.is_none() && io.first_dims_differ() => {
+            let names = "the first dimensions of its inputs have different names";
+            let reason = why.map_or_else(|| names.into(), |why| format!("{names}, and {why}"));
+            found = trial::whole(&mut session, &io, &reason)?;
+        }
         (_, Some(why)) => warnings.push(format!("{why}: requests are never batched together")),
         (_, None) => {}
     }
@@ -221,7 +230,7 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
     let (mut one_row_us, mut row_in_batch_us) = (0.0, 0.0);
     if trial != Trial::Nothing {
         one_row_us = time(&mut session, &single(&samples, 0))?;
-        let many = max_batch.min(WARM_ROWS);
+        let many = warm_rows(&samples, max_batch);
         let batch = repeat(&samples, many);
         row_in_batch_us = time(&mut session, &batch)? / f64::from(u32::try_from(many).unwrap_or(u32::MAX));
     }
@@ -240,40 +249,18 @@ fn on_golden(session: &mut Session, io: &GraphIo, manifest: &Manifest) -> Result
     let signature = Signature::new(io, Some(manifest)).map_err(|e| Stage::Verify.reject(e))?;
     session.fit(&signature);
     golden(session, &signature, manifest)?;
-    let samples = sample_rows(&signature, manifest)?;
-    run(session, &samples, count(&samples)).map_err(|e| Stage::Golden.reject(e))?;
-    let telling = match signature.rows {
-        Rows::Any | Rows::Fixed(2..) if samples.iter().any(trial::varies) => vec![samples.clone()],
-        Rows::Any | Rows::Fixed(2..) => trial::telling(session, &signature),
-        Rows::Fixed(_) | Rows::Whole => vec![],
-    };
+    let groups = sample_rows(&signature, manifest)?;
+    for samples in &groups {
+        run(session, samples, count(samples)).map_err(|e| Stage::Golden.reject(e))?;
+    }
+    let samples = groups.first().cloned().unwrap_or_default();
+    let mut telling = vec![];
+    if matches!(signature.rows, Rows::Any | Rows::Fixed(2..)) {
+        // Few samples seldom show all: invented values are tried besides.
+        telling = groups.into_iter().filter(|samples| samples.iter().any(trial::varies)).collect();
+        telling.extend(trial::telling(session, io, &signature));
+    }
     Ok(Found { signature, samples, telling, trial: Trial::Golden, warning: None })
-}
-
-/// Whether rows are independent of one another, and if they are not, why that is thought; the author's word counts where
-/// no run shows the opposite.
-fn independent(session: &mut Session, found: &Found, declared: Option<bool>) -> (Invariance, Option<String>) {
-    if !matches!(found.signature.rows, Rows::Any | Rows::Fixed(2..)) || found.trial == Trial::Nothing {
-        return (Invariance::No, None);
-    }
-    let depends = "a row's answer depends on the rows beside it";
-    if declared == Some(false) {
-        return (Invariance::No, Some(format!("its manifest says (golden.batch_invariant) that {depends}")));
-    }
-    // They all ran together: a row that fails alone, or in another order, depends on the others.
-    match found.telling.iter().map(|rows| measured(session, rows).unwrap_or(Invariance::No)).max() {
-        Some(Invariance::No) if declared == Some(true) => {
-            (Invariance::No, Some(format!("{depends}, although its manifest says golden.batch_invariant")))
-        }
-        Some(Invariance::No) => (Invariance::No, Some(depends.into())),
-        Some(invariance) => (invariance, None),
-        None if declared == Some(true) => (Invariance::Close, None),
-        None => {
-            let why = "it was run on equal rows only, so that nobody knows whether a row's answer depends on the rows beside \
-                       it (golden samples that differ show it, or golden.batch_invariant in its manifest says it)";
-            (Invariance::No, Some(why.into()))
-        }
-    }
 }
 
 pub(super) fn run(session: &mut dyn Infer, inputs: &[Tensor], rows: usize) -> Result<Vec<Tensor>, String> {
@@ -322,11 +309,15 @@ fn golden(session: &mut Session, signature: &Signature, manifest: &Manifest) -> 
 
 /// Runs a batch once, so that the first real one finds its memory allocated.
 fn warm(session: &mut Session, signature: &Signature, manifest: &Manifest) -> Result<(), Rejection> {
-    let most = manifest.limits.max_batch.unwrap_or(DEFAULT_MAX_BATCH).min(WARM_ROWS);
-    if signature.rows != Rows::Any || most < 2 {
+    if signature.rows != Rows::Any {
         return Ok(());
     }
-    let batch = repeat(&sample_rows(signature, manifest)?, most);
+    let samples = sample_rows(signature, manifest)?.into_iter().next().unwrap_or_default();
+    let most = warm_rows(&samples, manifest.limits.max_batch.unwrap_or(DEFAULT_MAX_BATCH));
+    if most < 2 {
+        return Ok(());
+    }
+    let batch = repeat(&samples, most);
     run(session, &batch, most).map(drop).map_err(|e| Stage::Golden.reject(format!("{most} rows in one run: {e}")))
 }
 
@@ -346,20 +337,37 @@ fn decode(signature: &Signature, sample: &Sample) -> Result<Vec<Tensor>, String>
     codec::decode::body(signature, &json, 1).map(|request| request.inputs).map_err(|e| e.to_string())
 }
 
-/// The golden rows of one shape: at least 3, so that batching shows, or as many as a run has.
-fn sample_rows(signature: &Signature, manifest: &Manifest) -> Result<Vec<Tensor>, Rejection> {
-    let decoded = manifest.golden.samples.iter().map(|sample| decode(signature, sample));
-    let mut rows = decoded.collect::<Result<Vec<_>, _>>().map_err(|e| Stage::Golden.reject(e))?;
+/// The golden rows, those of one shape together: at least 3, so that batching shows, or as many as a run has.
+fn sample_rows(signature: &Signature, manifest: &Manifest) -> Result<Vec<Vec<Tensor>>, Rejection> {
     let shapes = |row: &[Tensor]| row.iter().map(|tensor| tensor.shape().to_vec()).collect::<Vec<_>>();
-    let first = rows.first().map(|row| shapes(row)).unwrap_or_default();
-    rows.retain(|row| shapes(row) == first);
-    let count = match signature.rows {
-        Rows::Any => rows.len().max(3),
-        Rows::Fixed(rows) => rows,
-        Rows::Whole => 1,
+    let mut groups: Vec<Vec<Vec<Tensor>>> = vec![];
+    for sample in &manifest.golden.samples {
+        let row = decode(signature, sample).map_err(|e| Stage::Golden.reject(e))?;
+        match groups.iter_mut().find(|group| shapes(&group[0]) == shapes(&row)) {
+            Some(group) => group.push(row),
+            None => groups.push(vec![row]),
+        }
+    }
+    let stacked = |group: &Vec<Vec<Tensor>>| {
+        let count = match signature.rows {
+            Rows::Any => group.len().max(3),
+            Rows::Fixed(rows) => rows,
+            Rows::Whole => 1,
+        };
+        let rows: Vec<&[Tensor]> = group.iter().map(Vec::as_slice).cycle().take(count).collect();
+        tensor::stack(rows.iter().copied()).ok_or_else(|| Stage::Golden.reject("golden samples differ in shape"))
     };
-    let rows: Vec<&[Tensor]> = rows.iter().map(Vec::as_slice).cycle().take(count).collect();
-    tensor::stack(rows.iter().copied()).ok_or_else(|| Stage::Golden.reject("golden samples differ in shape"))
+    groups.iter().map(stacked).collect()
+}
+
+/// How many rows of so many elements are invented, or run to warm a session: at most `most`.
+pub(super) fn as_many_as_fit(elements: usize, most: usize) -> usize {
+    (WARM_ELEMENTS / elements.max(1)).max(2).min(most)
+}
+
+fn warm_rows(samples: &[Tensor], most: usize) -> usize {
+    let elements = samples.iter().map(|tensor| tensor.shape().iter().skip(1).product::<usize>()).sum();
+    as_many_as_fit(elements, most.min(WARM_ROWS))
 }
 
 /// Rows of a run; without inputs there is one.
@@ -381,62 +389,6 @@ fn repeat(rows: &[Tensor], times: usize) -> Vec<Tensor> {
         .collect()
 }
 
-/// Compares rows in a batch with the same rows in the reversed batch, and some of them with the same row alone.
-fn measured(session: &mut dyn Infer, rows: &[Tensor]) -> Result<Invariance, String> {
-    let count = count(rows);
-    let together = run(session, rows, count)?;
-    let back = reversed(&run(session, &reversed(rows), count)?);
-    let sizes: Vec<f64> = together.iter().map(|t| t.numbers().map_or(0.0, |numbers| largest(&numbers))).collect();
-    let compare = |o: usize, a: &Tensor, b: &Tensor| match (a.numbers(), b.numbers()) {
-        _ if a == b => Invariance::Exact,
-        (Some(x), Some(y)) if near(a.dtype(), sizes[o], &x, &y) => Invariance::Close,
-        _ => Invariance::No,
-    };
-    let mut result = Invariance::Exact;
-    for (o, (a, b)) in together.iter().zip(&back).enumerate() {
-        result = result.max(compare(o, a, b));
-    }
-    let some = count.min(ALONE);
-    for row in (0..some).map(|i| i * count / some) {
-        if result == Invariance::No {
-            break;
-        }
-        for (o, alone) in run(session, &single(rows, row), 1)?.iter().enumerate() {
-            result = result.max(compare(o, alone, &together[o].slice_rows(row..row + 1)));
-        }
-    }
-    Ok(result)
-}
-
-/// The last row first.
-fn reversed(tensors: &[Tensor]) -> Vec<Tensor> {
-    let turned = |tensor: &Tensor| {
-        let parts: Vec<_> = (0..tensor.rows().unwrap_or(0)).rev().map(|i| tensor.slice_rows(i..i + 1)).collect();
-        Tensor::concat(parts.iter())
-    };
-    tensors.iter().filter_map(turned).collect()
-}
-
-/// The largest finite magnitude.
-pub(super) fn largest(numbers: &[f64]) -> f64 {
-    numbers.iter().filter(|v| v.is_finite()).fold(0.0, |most, v| v.abs().max(most))
-}
-
-/// Whether numbers differ by what the order of additions makes of them, which is a share of the number and of the `largest`
-/// beside it; whole numbers do not differ.
-pub(super) fn near(dtype: DType, largest: f64, a: &[f64], b: &[f64]) -> bool {
-    let (absolute, relative) = match dtype {
-        DType::F16 => (2e-3, 2e-3),
-        DType::BF16 => (1.6e-2, 1.6e-2),
-        DType::F32 | DType::F64 => (1e-6, 1e-5),
-        _ => return a == b,
-    };
-    let close = |(a, b): (&f64, &f64)| {
-        (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= absolute * largest + relative * a.abs()
-    };
-    a.len() == b.len() && a.iter().zip(b).all(close)
-}
-
 /// Median of 15 runs in microseconds, after 3 to warm up; fewer when runs are slow.
 fn time(session: &mut Session, inputs: &[Tensor]) -> Result<f64, Rejection> {
     let mut times = vec![];
@@ -453,39 +405,4 @@ fn time(session: &mut Session, inputs: &[Tensor]) -> Result<f64, Rejection> {
     }
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn small_numbers_are_compared_by_their_size() {
-        let near = |a: &[f64], b: &[f64]| near(DType::F32, largest(a), a, b);
-        assert!(!near(&[1e-8, 2e-8], &[3e-8, 2e-8]));
-        assert!(near(&[1e-8, 2e-8], &[1.000_001e-8, 2e-8]));
-        // What is left when large numbers cancel out.
-        assert!(near(&[100.0, 1e-5], &[100.0, 2e-5]));
-        assert!(near(&[f64::NAN, f64::INFINITY, 1.0], &[f64::NAN, f64::INFINITY, 1.0]));
-        assert!(!near(&[0.0], &[1e-9]));
-    }
-
-    /// Gives back what it is given, and counts the runs.
-    struct Echo(usize);
-
-    impl Infer for Echo {
-        fn run(&mut self, inputs: &[Tensor], _: Instant) -> Result<Vec<Tensor>, RunError> {
-            self.0 += 1;
-            Ok(inputs.to_vec())
-        }
-    }
-
-    #[test]
-    fn few_of_many_rows_are_run_alone() {
-        let rows =
-            vec![Tensor::filled(DType::F32, &[4096, 2], |i| f64::from(u16::try_from(i).unwrap_or(0))).expect("rows")];
-        let mut echo = Echo(0);
-        assert_eq!(measured(&mut echo, &rows), Ok(Invariance::Exact));
-        assert_eq!(echo.0, 2 + ALONE);
-    }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::check::{self, Invariance, Profile, Proved, Rejection, Stage};
 use super::graph;
+use super::independence::{ALONE, largest, near};
 use super::manifest::Layout;
 use super::onnx::{Graph, ValueInfo};
 use super::runtime::Runtime;
@@ -54,7 +55,7 @@ pub fn derive(runtime: &Runtime, artifact: &Artifact) -> Result<(Profile, Derive
         opsets.insert(domain.to_owned(), opset.version);
     }
     // A run of a fixed number of rows may have thousands.
-    let count = if profile.trial == Trial::Nothing { 0 } else { check::count(&tried).min(check::ALONE) };
+    let count = if profile.trial == Trial::Nothing { 0 } else { check::count(&tried).min(ALONE) };
     let rows: Vec<Vec<Tensor>> = (0..count).map(|i| check::single(&tried, i)).collect();
     let failed = |e: String| Stage::Golden.reject(e);
     let mut answers = vec![];
@@ -79,6 +80,11 @@ impl Derived {
     /// The manifest, in the order of its schema. `created_at` is a time in RFC 3339.
     #[must_use]
     pub fn manifest(&self, artifact: &Artifact, profile: &Profile, created_at: &str) -> Value {
+        let mut golden = json!({"runtime": self.runtime, "samples": self.samples});
+        if profile.invariance == Invariance::No {
+            // That rows are independent was seen, which is no promise of the author.
+            golden["batch_invariant"] = false.into();
+        }
         let external: Vec<Value> = artifact
             .external
             .iter()
@@ -101,11 +107,7 @@ impl Derived {
             "signature": self.signature,
             // With a meaning, an answer that is not finite would be refused, which it is not without a manifest.
             "outputs_semantics": {},
-            "golden": {
-                "runtime": self.runtime,
-                "samples": self.samples,
-                "batch_invariant": profile.invariance != Invariance::No,
-            },
+            "golden": golden,
             "training": {"mlflow_run_id": null, "git_commit": null, "data": []},
             "metrics": {},
             "limits": {"max_batch": profile.max_batch},
@@ -127,7 +129,7 @@ fn random(
         let again = check::run(session, row, 1)?;
         for (output, (a, b)) in signature.outputs.iter().zip(before.iter().zip(&again)) {
             let same = match (a.numbers(), b.numbers()) {
-                (Some(x), Some(y)) => check::near(a.dtype(), check::largest(&x), &x, &y),
+                (Some(x), Some(y)) => near(a.dtype(), &largest(a), &x, &y),
                 _ => a == b,
             };
             if !same && !random.contains(&output.name) {

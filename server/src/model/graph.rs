@@ -117,6 +117,20 @@ pub(super) fn parse(onnx: &[u8]) -> Result<(Model, Graph), String> {
     Ok((model, graph))
 }
 
+/// Words that the graph's nodes know: keys and categories, those that are told first.
+///
+/// # Errors
+/// When the bytes are not a model.
+pub(super) fn words(onnx: &[u8]) -> Result<Vec<String>, String> {
+    /// As many as rows that are invented.
+    const MOST: usize = 13;
+    let (_, graph) = parse(onnx)?;
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    let known = attributes.filter(|attribute| matches!(attribute.name.as_str(), "keys_strings" | "cats_strings"));
+    let words = known.flat_map(|attribute| &attribute.strings).take(MOST);
+    Ok(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+}
+
 /// What a function takes from its call is not known here, and nothing may be proved by what stands in its place.
 fn forget_references(nodes: &mut [Node]) {
     for node in nodes {

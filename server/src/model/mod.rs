@@ -8,6 +8,7 @@ pub mod example;
 mod external;
 pub mod facts;
 pub mod graph;
+mod independence;
 pub mod manifest;
 mod onnx;
 mod operators;

@@ -1,10 +1,10 @@
 //! When ONNX Runtime is told to give memory back.
 //!
-//! What a run needed it keeps for the next one, so that one large request would hold gigabytes for good. Giving back after
-//! each run would cost large models much (2.7 times the time, measured with 32 MB between operators), so that it is done
-//! after what is large beside what is usual.
+//! What a run needed it keeps for the next one, so that one large request would hold gigabytes for good. Giving back costs
+//! the next large run up to as much again (2.7 times the time, measured with 32 MB between operators), so that it is done by
+//! the first run after a while without any that was large beside what is usual.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Less than this, in bytes of inputs and outputs, is not worth it.
 const LEAST_BYTES: f64 = 1_048_576.0;
@@ -14,49 +14,43 @@ const LEAST_TIME: f64 = 1e-3;
 const TIMES: f64 = 4.0;
 /// The last of this many runs make the usual size.
 const RUNS: f64 = 16.0;
+/// How long nothing large was run when memory is given back.
+const WHILE: Duration = Duration::from_secs(5);
 
 /// What the runs of a session needed, roughly.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     bytes: Size,
     time: Size,
-    shrinks: bool,
+    /// When the last large run ended, if its memory was not given back.
+    large: Option<Instant>,
 }
 
+/// The usual size.
 #[derive(Debug, Default)]
-struct Size {
-    usual: f64,
-    /// The most since memory was given back.
-    most: f64,
-}
+struct Size(f64);
 
 impl Size {
-    fn is_large(&self, least: f64) -> bool {
-        self.most > least && self.most > TIMES * self.usual
-    }
-
-    fn add(&mut self, size: f64) {
-        self.usual += (size - self.usual) / RUNS;
-        self.most = self.most.max(size);
+    /// Adds one; whether it is large beside the others.
+    fn add(&mut self, size: f64, least: f64) -> bool {
+        let large = size > least && size > TIMES * self.0;
+        self.0 += (size - self.0) / RUNS;
+        large
     }
 }
 
 impl Room {
-    /// Whether the next run, of `given` bytes of inputs, ends with giving memory back.
-    #[expect(clippy::cast_precision_loss, reason = "roughly")]
-    pub(super) fn shrinks(&mut self, given: usize) -> bool {
-        self.bytes.most = self.bytes.most.max(given as f64);
-        self.shrinks = self.bytes.is_large(LEAST_BYTES) || self.time.is_large(LEAST_TIME);
-        self.shrinks
+    /// Whether a run that begins now ends with giving memory back.
+    pub(super) fn shrinks(&mut self, now: Instant) -> bool {
+        self.large.take_if(|large| now.saturating_duration_since(*large) >= WHILE).is_some()
     }
 
-    /// Takes a run into account that gave `answered` bytes, which it still held when memory was given back.
+    /// Takes a run into account of so many bytes of inputs and outputs.
     #[expect(clippy::cast_precision_loss, reason = "roughly")]
-    pub(super) fn ran(&mut self, given: usize, answered: usize, took: Duration) {
-        self.bytes.add((given + answered) as f64);
-        self.time.add(took.as_secs_f64());
-        if self.shrinks {
-            (self.bytes.most, self.time.most) = (answered as f64, 0.0);
+    pub(super) fn ran(&mut self, bytes: usize, took: Duration, now: Instant) {
+        let large = self.bytes.add(bytes as f64, LEAST_BYTES);
+        if self.time.add(took.as_secs_f64(), LEAST_TIME) || large {
+            self.large = Some(now);
         }
     }
 }
@@ -68,48 +62,51 @@ mod tests {
     const SHORT: Duration = Duration::from_micros(10);
     const LONG: Duration = Duration::from_secs(1);
 
-    fn run(room: &mut Room, given: usize, took: Duration) -> bool {
-        let shrinks = room.shrinks(given);
-        room.ran(given, 0, took);
-        shrinks
-    }
+    /// A session that runs something small every tenth of a second.
+    struct Used(Room, Instant);
 
-    fn used() -> Room {
-        let mut room = Room::default();
-        (0..100).for_each(|_| assert!(!run(&mut room, 100, SHORT)));
-        room
-    }
+    impl Used {
+        fn new() -> Self {
+            let mut used = Self(Room::default(), Instant::now());
+            (0..100).for_each(|_| assert!(!used.run(100, SHORT)));
+            used
+        }
 
-    #[test]
-    fn a_large_request_gives_back_what_it_took() {
-        let mut room = used();
-        assert!(run(&mut room, 1 << 30, LONG));
-        assert!(!run(&mut room, 100, SHORT));
-    }
+        fn run(&mut self, bytes: usize, took: Duration) -> bool {
+            self.1 += Duration::from_millis(100);
+            let shrinks = self.0.shrinks(self.1);
+            self.0.ran(bytes, took, self.1);
+            shrinks
+        }
 
-    #[test]
-    fn a_run_that_took_long_for_a_small_request_is_followed_by_one_that_gives_back() {
-        let mut room = used();
-        assert!(!run(&mut room, 100, LONG));
-        assert!(run(&mut room, 100, SHORT));
-        assert!(!run(&mut room, 100, SHORT));
+        /// How often memory is given back in the next runs.
+        fn gives_back(&mut self, runs: usize, bytes: usize, took: Duration) -> usize {
+            (0..runs).filter(|_| self.run(bytes, took)).count()
+        }
     }
 
     #[test]
-    fn a_large_answer_is_given_back_by_the_run_after_it() {
-        let mut room = used();
-        assert!(room.shrinks(1 << 25));
-        room.ran(1 << 25, 1 << 30, LONG);
-        assert!(run(&mut room, 100, SHORT));
-        assert!(!run(&mut room, 100, SHORT));
+    fn what_was_large_for_once_is_given_back_after_a_while() {
+        for (bytes, took) in [(1 << 30, SHORT), (100, LONG), (1 << 30, LONG)] {
+            let mut used = Used::new();
+            assert!(!used.run(bytes, took));
+            assert_eq!(used.gives_back(49, 100, SHORT), 0, "{bytes} {took:?}");
+            assert_eq!(used.gives_back(100, 100, SHORT), 1, "{bytes} {took:?}");
+        }
+    }
+
+    /// Among small ones, one in ten: it needs its memory again soon.
+    #[test]
+    fn what_is_large_again_and_again_is_kept() {
+        let mut used = Used::new();
+        for _ in 0..20 {
+            assert_eq!(used.gives_back(9, 100, SHORT) + usize::from(used.run(1 << 30, LONG)), 0);
+        }
+        assert_eq!(used.gives_back(200, 100, SHORT), 1);
     }
 
     #[test]
-    fn what_is_always_large_is_kept_until_it_is_so_no_more() {
-        let mut room = Room::default();
-        (0..100).for_each(|_| _ = run(&mut room, 1 << 30, LONG));
-        assert!(!run(&mut room, 1 << 30, LONG));
-        let given_back = (0..100).filter(|_| run(&mut room, 100, SHORT)).count();
-        assert_eq!(given_back, 1);
+    fn what_is_always_large_is_kept() {
+        assert_eq!(Used::new().gives_back(20, 1 << 20, SHORT), 0);
     }
 }

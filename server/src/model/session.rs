@@ -9,6 +9,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
+use super::graph;
 use super::rewrite::{self, Rewritten};
 use super::room::Room;
 use super::runtime::Runtime;
@@ -69,6 +70,9 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
             io.dims.insert(name(outlet), dimension_symbols.to_vec());
         }
     }
+    if io.inputs.iter().any(|port| matches!(port.tensor, Ok((DType::Text, _)))) {
+        io.words = graph::words(&artifact.onnx)?.into();
+    }
     if let Ok(metadata) = inner.metadata() {
         for key in metadata.custom_keys().unwrap_or_default() {
             if let Some(value) = metadata.custom(&key) {
@@ -117,12 +121,12 @@ impl Infer for Session {
             return Err(RunError::Failed(format!("{} inputs given, the graph has {}", values.len(), self.inputs)));
         }
         let given = bytes(padded.as_deref().unwrap_or(inputs));
-        let shrinks = self.room.shrinks(given);
         let start = Instant::now();
+        let shrinks = self.room.shrinks(start);
         let watch = self.watched.arm(deadline);
         let options = if shrinks { &self.watched.shrinking } else { &self.watched.options };
         let result = self.inner.run_with_options(values.as_slice(), options);
-        let took = start.elapsed();
+        let end = Instant::now();
         let late = watch.disarm();
         let read = |outputs: &ort::session::SessionOutputs<'_>, place: usize| {
             let tensor = from_ort(&outputs[place])
@@ -138,7 +142,7 @@ impl Infer for Session {
             Ok(outputs) => self.answered.iter().map(|place| read(&outputs, *place)).collect(),
             Err(e) => Err(failed(e)),
         };
-        self.room.ran(given, answer.as_deref().map_or(0, bytes), took);
+        self.room.ran(given + answer.as_deref().map_or(0, bytes), end - start, end);
         answer
     }
 }

@@ -26,9 +26,19 @@ pub struct GraphIo {
     pub dims: BTreeMap<String, Vec<String>>,
     /// Names of the columns of outputs that are probabilities by class.
     pub labels: BTreeMap<String, Arc<[String]>>,
+    /// Words that the graph knows, where it takes text.
+    pub words: Arc<[String]>,
+    /// Whether no operator takes sizes, time or memory from values.
+    pub steady: bool,
 }
 
 impl GraphIo {
+    /// Whether the first dimensions of the inputs have different names, so that they need not be rows of the same things.
+    pub(super) fn first_dims_differ(&self) -> bool {
+        let mut names = self.dims.values().filter_map(|dims| dims.first()).filter(|name| !name.is_empty());
+        names.next().is_some_and(|first| names.any(|name| name != first))
+    }
+
     /// Shapes of the inputs that are tensors, as the graph declares them.
     pub(super) fn input_shapes(&self) -> Vec<&[i64]> {
         self.inputs.iter().filter_map(|port| port.tensor.as_ref().ok()).map(|(_, shape)| shape.as_slice()).collect()
@@ -169,6 +179,8 @@ pub struct Signature {
     pub inferred: bool,
     /// How the model takes rows.
     pub rows: Rows,
+    /// Words that the graph knows, where it takes text.
+    pub words: Arc<[String]>,
     keys: Vec<(Box<str>, Slot)>,
     lookup: HashMap<Box<str>, usize>,
 }
@@ -197,8 +209,8 @@ impl Signature {
             return Err(format!("the manifest declares input {:?}, the graph has not", extra.name));
         }
         let outputs = outputs(graph, manifest, rows)?;
-        let mut signature =
-            Self { inputs, outputs, inferred: manifest.is_none(), rows, keys: vec![], lookup: HashMap::new() };
+        let (inferred, words) = (manifest.is_none(), Arc::clone(&graph.words));
+        let mut signature = Self { inputs, outputs, inferred, rows, words, keys: vec![], lookup: HashMap::new() };
         signature.index()?;
         Ok(signature)
     }

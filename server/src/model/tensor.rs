@@ -392,22 +392,24 @@ impl Tensor {
         }
     }
 
-    /// A tensor of small values: element `i` is `value(i)` as far as the type holds it, a string the letter of that
-    /// number: `"a"` is 0.
+    /// A tensor of small values: element `i` is `value(i)` as far as the type holds it. Text is empty.
     #[must_use]
     pub fn filled(dtype: DType, shape: &[usize], value: impl Fn(usize) -> f64) -> Option<Self> {
         let mut column = Column::new(dtype);
         let count = shape.iter().product();
         column.grow(count);
         for i in 0..count {
-            match &mut column {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "few letters, saturates")]
-                Column::Text(values) => values[i] = char::from(b'a' + (value(i) as u8).min(25)).into(),
-                // Where the value does not fit the type, a zero serves.
-                column => drop(column.set_default(i, value(i))),
-            }
+            // Where the value does not fit the type, a zero serves.
+            drop(column.set_default(i, value(i)));
         }
         column.into_tensor(shape)
+    }
+
+    /// A tensor of text: element `i` is `text(i)`.
+    #[must_use]
+    pub fn texts(shape: &[usize], text: impl Fn(usize) -> String) -> Option<Self> {
+        let count = shape.iter().product();
+        ArrayD::from_shape_vec(IxDyn(shape), (0..count).map(text).collect()).ok().map(Self::Text)
     }
 
     /// The first row that holds a NaN or an infinity, if any does.
