@@ -138,16 +138,27 @@ fn a_challenger_that_only_fails_is_paused() {
 fn only_shadow_and_loading_step_back() {
     let repo = Repo::serving("good", Some("other"));
     let server = Server::start(repo.path(), &[]);
-    let mut shadows = 0;
-    for task in std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("threads") {
-        let stat = std::fs::read_to_string(task.expect("a thread").path().join("stat")).expect("a thread");
-        let (name, rest) = stat.split_once('(').and_then(|(_, s)| s.rsplit_once(')')).expect("name in parentheses");
-        // Fields are counted from 1 and the first two stand before `rest`: nice is field 19, the policy field 41.
-        let field = |n: usize| rest.split_whitespace().nth(n - 3).expect("a field");
-        let idle_policy = field(41) == "5";
-        assert_eq!(idle_policy, name == "shadow", "{name} has policy {}", field(41));
-        assert_eq!(field(19), if name == "load" { "5" } else { "0" }, "nice of {name}");
-        shadows += usize::from(idle_policy);
+    let threads = || -> Vec<(String, bool, String)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("threads");
+        let of = |task: std::io::Result<std::fs::DirEntry>| {
+            // A thread may have ended in between.
+            let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+            let (name, rest) = stat.split_once('(').and_then(|(_, s)| s.rsplit_once(')')).expect("name in parentheses");
+            // Fields are counted from 1 and the first two stand before `rest`: nice is field 19, the policy field 41.
+            let field = |n: usize| rest.split_whitespace().nth(n - 3).expect("a field");
+            Some((name.to_owned(), field(41) == "5", field(19).to_owned()))
+        };
+        tasks.filter_map(of).collect()
+    };
+    // It is the first thing that these threads do, which may be after the server is ready.
+    let threads = wait_for("threads that step back", || {
+        let threads = threads();
+        let back =
+            |(name, idle, nice): &&(String, bool, String)| name == "shadow" && *idle || name == "load" && nice == "5";
+        (threads.iter().filter(back).count() == 2).then_some(threads)
+    });
+    for (name, idle, nice) in threads {
+        assert_eq!(idle, name == "shadow", "{name} has an idle policy");
+        assert_eq!(nice, if name == "load" { "5" } else { "0" }, "nice of {name}");
     }
-    assert_eq!(shadows, 1);
 }
