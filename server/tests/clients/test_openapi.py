@@ -97,9 +97,8 @@ def test_examples(small: Server) -> None:
             reply = small.call("POST", path, example["value"])
             assert reply.status == 200, f"{path} {example['value']}: {reply.text}"
             asked += 1
-    # Named, Open Inference Protocol and KServe v1 of each model; the default one at two paths more. No values could be
-    # made up for the pipeline, which knows only some words.
-    assert asked == 3 * (len(MODELS) - 1) + 2
+    # Named, Open Inference Protocol and KServe v1 of each model; the default one at two paths more.
+    assert asked == 3 * len(MODELS) + 2
 
 
 def test_one_model(small: Server) -> None:
