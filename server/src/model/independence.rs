@@ -30,10 +30,14 @@ pub(super) fn independent(
     }
     // They all ran together: a row that fails alone, or in another order, depends on the others.
     let begin = Instant::now();
-    let mut results = found.telling.iter().map(|rows| measured(session, rows).unwrap_or(Invariance::No));
-    let first = results.next();
-    let others = results.take_while(|_| begin.elapsed() < MEASURING);
-    match first.into_iter().chain(others).max() {
+    let mut result = None;
+    for rows in &found.telling {
+        result = result.max(Some(measured(session, rows).unwrap_or(Invariance::No)));
+        if result == Some(Invariance::No) || begin.elapsed() > MEASURING {
+            break;
+        }
+    }
+    match result {
         Some(Invariance::No) if declared == Some(true) => {
             (Invariance::No, Some(format!("{depends}, although its manifest says golden.batch_invariant")))
         }

@@ -134,7 +134,7 @@ pub(super) fn whole(session: &mut Session, graph: &GraphIo, reason: &str) -> Res
     }
 }
 
-/// Batches of rows that differ from each other, for a model whose golden samples do not. What becomes of values that its
+/// Batches of rows that differ from each other, beside the golden samples of a model. What becomes of values that its
 /// author has not promised is no reason to refuse it.
 pub(super) fn telling(session: &mut Session, graph: &GraphIo, signature: &Signature) -> Vec<Vec<Tensor>> {
     match try_out(session, graph, signature) {
