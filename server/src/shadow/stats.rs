@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::codec::encode;
 use crate::model::signature::Signature;
@@ -16,7 +16,7 @@ pub const DIFFERENCE_BOUNDS: [f64; 12] = [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.0
 const MAX_DECISIONS: usize = 16;
 
 /// Champion and challenger on the same rows, since both serve together.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
     /// Rows that both models answered.
     pub pairs: u64,
@@ -31,7 +31,7 @@ pub struct Statistics {
     /// Challenger's forecast minus champion's, in the forecast's unit.
     pub forecast_difference: Difference,
     /// Rows that the challenger did not answer, by reason.
-    pub lost: BTreeMap<&'static str, u64>,
+    pub lost: BTreeMap<String, u64>,
     /// Time of the champion's runs.
     pub champion_compute: Compute,
     /// Time of the challenger's runs.
@@ -39,7 +39,7 @@ pub struct Statistics {
 }
 
 /// Sums of a signed difference and the bins of its absolute value.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// How many.
     pub count: u64,
@@ -50,9 +50,14 @@ pub struct Difference {
     /// Sum of their squares.
     pub sum_squares: f64,
     /// Upper bounds of `counts`.
+    #[serde(skip_deserializing, default = "bounds")]
     pub bounds: &'static [f64],
     /// Absolute differences by bin; the last one has no bound.
     pub counts: Vec<u64>,
+}
+
+const fn bounds() -> &'static [f64] {
+    &DIFFERENCE_BOUNDS
 }
 
 impl Default for Difference {
@@ -84,7 +89,7 @@ impl Difference {
 }
 
 /// Time spent in runs.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Compute {
     /// Runs.
     pub runs: u64,
@@ -184,8 +189,11 @@ impl Statistics {
     }
 
     /// Counts rows that have no pair.
-    pub fn lose(&mut self, reason: &'static str, rows: u64) {
-        *self.lost.entry(reason).or_default() += rows;
+    pub fn lose(&mut self, reason: &str, rows: u64) {
+        match self.lost.get_mut(reason) {
+            Some(lost) => *lost += rows,
+            None => drop(self.lost.insert(reason.to_owned(), rows)),
+        }
     }
 
     /// Share of the decided pairs with the same decision; `None` before the first one.

@@ -10,3 +10,4 @@ pub mod drift;
 pub mod evidence;
 pub mod rule;
 mod special;
+pub mod state;

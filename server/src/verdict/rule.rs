@@ -2,67 +2,11 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::buckets::{BURN_IN, Buckets, Improvement};
-use super::evidence::{Alarms, Discordant, above, float};
-
-/// What was seen of a challenger beside the champion; the states of several servers add up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// When the first pair was seen, in seconds of Unix time.
-    pub since: Option<u64>,
-    /// Requests that both answered.
-    pub requests: u64,
-    /// Losses of the forecasts.
-    pub forecast: Buckets,
-    /// Decisions that are alarms.
-    pub alarms: Alarms,
-    /// Labelled as anomalies.
-    pub anomalies: Labelled,
-    /// Labelled as normal.
-    pub normals: Labelled,
-    /// Rows that the challenger failed on.
-    pub errors: Events,
-    /// Runs of the challenger that took too long.
-    pub slow: Events,
-}
-
-/// Labelled pairs of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Labelled {
-    /// Where one is right and the other wrong.
-    pub discordant: Discordant,
-    /// Where both are right or both are wrong.
-    pub concordant: u64,
-}
-
-/// How often something happened, that should be rare.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Events {
-    /// It happened.
-    pub events: u64,
-    /// It could have happened.
-    pub trials: u64,
-}
-
-impl Evidence {
-    /// Adds what was seen elsewhere.
-    pub fn merge(&mut self, other: &Self) {
-        self.since = self.since.into_iter().chain(other.since).min();
-        self.requests += other.requests;
-        self.forecast.merge(&other.forecast);
-        self.alarms.merge(other.alarms);
-        for (mine, theirs) in [(&mut self.anomalies, other.anomalies), (&mut self.normals, other.normals)] {
-            mine.discordant.merge(theirs.discordant);
-            mine.concordant += theirs.concordant;
-        }
-        for (mine, theirs) in [(&mut self.errors, other.errors), (&mut self.slow, other.slow)] {
-            mine.events += theirs.events;
-            mine.trials += theirs.trials;
-        }
-    }
-}
+use super::buckets::{BURN_IN, Improvement};
+use super::evidence::{Discordant, above, float};
+use super::state::{Events, Evidence};
 
 /// The rule's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -124,6 +68,19 @@ pub enum Decision {
     Reject,
 }
 
+/// What a verdict depends on beside the evidence.
+#[derive(Clone, Debug, Default)]
+pub struct Circumstances {
+    /// The time, in seconds of Unix time.
+    pub now: u64,
+    /// How long after a request its actual value may still come, in seconds.
+    pub settle: u64,
+    /// Features whose values are not distributed as in training.
+    pub drifted: Vec<String>,
+    /// Servers that did not tell their evidence.
+    pub missing: usize,
+}
+
 /// A decision and what it stands on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
@@ -162,7 +119,8 @@ const SAME: u64 = 100;
 impl Rule {
     /// The verdict on evidence at a time.
     #[must_use]
-    pub fn decide(&self, evidence: &Evidence, now: u64) -> Verdict {
+    pub fn decide(&self, evidence: &Evidence, seen: &Circumstances) -> Verdict {
+        let now = seen.now.saturating_sub(seen.settle);
         let shared = f64::from(self.challengers.max(1));
         // Two routes lead to a promotion.
         let alpha = self.alpha / shared / 2.0;
@@ -281,6 +239,8 @@ fn hours(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::evidence::Alarms;
+    use crate::verdict::state::Labelled;
 
     const DAY: u64 = 24 * 3600;
 
@@ -302,7 +262,7 @@ mod tests {
 
     #[track_caller]
     fn decided(evidence: &Evidence, decision: Decision, reason: &str) {
-        let verdict = Rule::default().decide(evidence, 2 * DAY);
+        let verdict = Rule::default().decide(evidence, &Circumstances { now: 2 * DAY, ..Circumstances::default() });
         assert_eq!(verdict.decision, decision, "{verdict:?}");
         assert!(verdict.reasons.iter().any(|told| told.contains(reason)), "{reason}: {:?}", verdict.reasons);
     }
@@ -346,7 +306,8 @@ mod tests {
         evidence.slow.events = 1000;
         decided(&evidence, Decision::Reject, "it fails on 0.50 %");
         decided(&evidence, Decision::Reject, "5.00 % of its runs");
-        let verdict = Rule::default().decide(&seen(3.0, alarms(120, 2, 3)), 14 * DAY);
+        let verdict = Rule::default()
+            .decide(&seen(3.0, alarms(120, 2, 3)), &Circumstances { now: 14 * DAY, ..Circumstances::default() });
         assert_eq!((verdict.decision, verdict.reasons.len()), (Decision::Reject, 1), "{verdict:?}");
     }
 
