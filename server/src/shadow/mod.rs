@@ -3,6 +3,7 @@
 //! A bounded queue that is never waited for, one thread that runs only when a CPU is idle, a share of one CPU, a deadline on each run, and a
 //! pause after repeated failures. Whatever happens here, the champion's answer has already been sent.
 
+pub mod answers;
 pub mod state;
 pub mod stats;
 
