@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::serving::Challenger;
+use crate::shadow::Challenger;
 use crate::shadow::stats::Statistics;
 
 /// A share of failures below this is not told apart from none.
@@ -166,7 +166,9 @@ pub struct Guard {
     pub previous: Arc<Challenger>,
     baseline: Counts,
     since: Instant,
+    /// How long it watches, and how long the champion before is compared at all.
     period: Duration,
+    compared: Duration,
     state: Mutex<State>,
     /// Mirrors `state` for the threads that serve.
     active: std::sync::atomic::AtomicBool,
@@ -192,20 +194,22 @@ pub struct GuardStatus {
 }
 
 impl Guard {
-    /// A guard that begins now. `baseline` is what was counted of the one before.
+    /// A guard that begins now and watches for a period. `baseline` is what was counted of the one before, which is compared
+    /// for at least as long.
     #[must_use]
-    pub fn new(previous: Arc<Challenger>, baseline: &Tally, period: Duration) -> Self {
+    pub fn new(previous: Arc<Challenger>, baseline: &Tally, period: Duration, compared: Duration) -> Self {
         Self {
             previous,
             baseline: baseline.counts(),
             since: Instant::now(),
             period,
+            compared: compared.max(period),
             state: Mutex::new(State::Watching),
             active: true.into(),
         }
     }
 
-    /// Whether rows are still to be scored for it.
+    /// Whether rows are still to be scored by the champion before.
     pub fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
     }
@@ -218,7 +222,7 @@ impl Guard {
             State::Tripped(evidence, ..) => ("tripped", Some((**evidence).clone())),
             State::Ended => ("ended", None),
         };
-        GuardStatus { against: self.previous.model.id.version.clone(), state, evidence }
+        GuardStatus { against: self.previous.model().id.version.clone(), state, evidence }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -227,11 +231,14 @@ impl Guard {
 
     /// Looks once; gives the evidence when a rollback must be tried now. The caller tells how that went.
     pub fn look(&self, tally: &Tally) -> Option<Evidence> {
+        if self.since.elapsed() >= self.compared {
+            self.active.store(false, Ordering::Relaxed);
+        }
         let mut state = self.lock();
         match &mut *state {
             State::Ended => None,
             State::Watching if self.since.elapsed() >= self.period => {
-                self.end(&mut state);
+                *state = State::Ended;
                 None
             }
             State::Watching => {
@@ -254,7 +261,8 @@ impl Guard {
 
     /// The rollback was made, or is not needed any more.
     pub fn done(&self) {
-        self.end(&mut self.lock());
+        *self.lock() = State::Ended;
+        self.active.store(false, Ordering::Relaxed);
     }
 
     /// The rollback could not be made; it is tried again after a while.
@@ -263,11 +271,6 @@ impl Guard {
             *retry = Instant::now() + RETRY * (1 << (*tries).min(5));
             *tries += 1;
         }
-    }
-
-    fn end(&self, state: &mut State) {
-        *state = State::Ended;
-        self.active.store(false, Ordering::Relaxed);
     }
 }
 

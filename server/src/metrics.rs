@@ -16,7 +16,8 @@ pub use self::page::{Loaded, Page};
 use crate::guard::End;
 use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
-use crate::shadow::{Lost, stats};
+use crate::shadow::{self, Lost, ROLES, stats};
+use crate::verdict::state::{Joined, Source};
 
 /// What kind of series a metric is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,9 +82,10 @@ metrics! {
     READY = "onnxd_ready" Kind::Gauge, [], "1 when the server takes traffic.";
     PREDICTIONS = "onnxd_predictions_total" Kind::Counter, ["model", "role", "decision"], "Rows by decision.";
     SCORES = "onnxd_score" Kind::Histogram(SCORE), ["model", "role"], "The scores.";
-    PAIRS = "onnxd_shadow_pairs_total" Kind::Counter, ["model", "outcome"], "Rows offered to the challenger: compared, or lost and why (full, paused, failed, deadline, non_finite).";
-    DISAGREEMENTS = "onnxd_shadow_disagreements_total" Kind::Counter, ["model", "from", "to"], "Rows on which the decisions differ: champion's (from), challenger's (to).";
-    DIFFERENCES = "onnxd_shadow_score_difference" Kind::Histogram(&stats::DIFFERENCE_BOUNDS), ["model"], "Absolute difference of the scores.";
+    PAIRS = "onnxd_shadow_pairs_total" Kind::Counter, ["model", "role", "outcome"], "Rows offered to a challenger: compared, or lost and why (full, paused, failed, deadline, non_finite).";
+    DISAGREEMENTS = "onnxd_shadow_disagreements_total" Kind::Counter, ["model", "role", "from", "to"], "Rows on which the decisions differ: champion's (from), challenger's (to).";
+    DIFFERENCES = "onnxd_shadow_score_difference" Kind::Histogram(&stats::DIFFERENCE_BOUNDS), ["model", "role"], "Absolute difference of the scores.";
+    FEEDBACK = "onnxd_feedback_total" Kind::Counter, ["model", "source", "outcome"], "Labels by who sent them: joined with a row, known before, or unknown (no row is remembered for it).";
     BUILD_INFO = "onnxd_build_info" Kind::Gauge, ["version", "onnxruntime"], "1, with the versions of the server and of ONNX Runtime.";
     PROCESS_CPU = "process_cpu_seconds_total" Kind::Counter, [], "CPU time used.";
     PROCESS_RSS = "process_resident_memory_bytes" Kind::Gauge, [], "Resident memory.";
@@ -99,7 +101,7 @@ pub fn markdown() -> String {
         "# Metrics\n\n\
          Generated from `server/src/metrics.rs` by the test `documents`; do not edit. `GET /metrics` on the operations port,\n\
          in Prometheus' text format. Label values are closed sets: model names of the repository, roles (champion, challenger,\n\
-         previous), stages, outcomes. A version stands in `onnxd_model_info` only.\n\n\
+         challenger-2, challenger-3, previous), stages, outcomes. A version stands in `onnxd_model_info` only.\n\n\
          | metric | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for m in ALL {
@@ -116,7 +118,7 @@ pub fn markdown() -> String {
              | p99 of requests | `histogram_quantile(0.99, sum by (le) (rate(onnxd_http_request_duration_seconds_bucket{route=\"/predict\"}[5m])))` |\n\
              | mean rows a run | `rate(onnxd_inference_rows_total{role=\"champion\"}[5m]) / rate(onnxd_inference_runs_total{role=\"champion\"}[5m])` |\n\
              | share of alerts, both models | `sum by (role) (rate(onnxd_predictions_total{decision=\"true\"}[1h])) / sum by (role) (rate(onnxd_predictions_total[1h]))` |\n\
-             | disagreement | `sum(rate(onnxd_shadow_disagreements_total[1h])) / sum(rate(onnxd_shadow_pairs_total{outcome=\"compared\"}[1h]))` |\n\
+             | disagreement | `sum(rate(onnxd_shadow_disagreements_total{role=\"challenger\"}[1h])) / sum(rate(onnxd_shadow_pairs_total{role=\"challenger\",outcome=\"compared\"}[1h]))` |\n\
              | refused models | `increase(onnxd_model_swaps_total{outcome=\"rejected\"}[1h])` |\n";
     text
 }
@@ -279,11 +281,16 @@ pub struct ModelMetrics {
     metrics: Arc<Metrics>,
     model: String,
     champion: RoleMetrics,
-    challenger: RoleMetrics,
+    challengers: [OnceLock<ShadowMetrics>; shadow::MOST],
     request_seconds: Histogram,
     queue_seconds: Histogram,
     /// Requests that were answered, by protocol.
     answered: [OnceLock<Counter>; PROTOCOLS.len()],
+}
+
+/// What is counted of a challenger.
+struct ShadowMetrics {
+    runs: RoleMetrics,
     differences: Histogram,
     compared: Counter,
     lost: [Counter; Lost::ALL.len()],
@@ -297,18 +304,19 @@ impl ModelMetrics {
         for outcome in ["promoted", "rolled_back", "guard_rolled_back", "lost", "failed"] {
             metrics.counter(&PROMOTIONS, &[model, outcome]).increment(0);
         }
-        Self {
+        let new = Self {
             champion: RoleMetrics::new(metrics, model, "champion"),
-            challenger: RoleMetrics::new(metrics, model, "challenger"),
+            challengers: Default::default(),
             request_seconds: metrics.histogram(&REQUEST_SECONDS, &[model]),
             queue_seconds: metrics.histogram(&QUEUE_SECONDS, &[model]),
             answered: Default::default(),
-            differences: metrics.histogram(&DIFFERENCES, &[model]),
-            compared: metrics.counter(&PAIRS, &[model, "compared"]),
-            lost: Lost::ALL.map(|reason| metrics.counter(&PAIRS, &[model, reason.name()])),
             metrics: Arc::clone(metrics),
             model: model.into(),
-        }
+        };
+        // As above.
+        new.shadow(0);
+        Source::ALL.iter().for_each(|source| new.count_label(*source, "unknown", 0));
+        new
     }
 
     /// Runs of the champion.
@@ -316,9 +324,16 @@ impl ModelMetrics {
         &self.champion
     }
 
-    /// Runs of the challenger.
-    pub const fn challenger(&self) -> &RoleMetrics {
-        &self.challenger
+    /// Of a challenger; `None` for the champion before, which stands in no metric of challengers.
+    fn shadow(&self, role: usize) -> Option<&ShadowMetrics> {
+        let (metrics, model, name) = (&self.metrics, self.model.as_str(), *ROLES.get(role)?);
+        let new = || ShadowMetrics {
+            runs: RoleMetrics::new(metrics, model, name),
+            differences: metrics.histogram(&DIFFERENCES, &[model, name]),
+            compared: metrics.counter(&PAIRS, &[model, name, "compared"]),
+            lost: Lost::ALL.map(|reason| metrics.counter(&PAIRS, &[model, name, reason.name()])),
+        };
+        Some(self.challengers.get(role)?.get_or_init(new))
     }
 
     /// Records the end of a request.
@@ -342,20 +357,47 @@ impl ModelMetrics {
         self.queue_seconds.record(waited);
     }
 
-    /// Counts rows that the challenger did not answer.
-    pub fn lost(&self, reason: Lost, rows: u64) {
-        self.lost[reason as usize].increment(rows);
+    /// Records a run of a challenger and what it answered.
+    pub fn ran(&self, role: usize, signature: &Signature, outputs: &[Tensor], rows: usize, took: Duration) {
+        if let Some(shadow) = self.shadow(role) {
+            shadow.runs.run(signature, outputs, rows, took);
+        }
+    }
+
+    /// Counts rows that a challenger did not answer.
+    pub fn lost(&self, role: usize, reason: Lost, rows: u64) {
+        if let Some(shadow) = self.shadow(role) {
+            shadow.lost[reason as usize].increment(rows);
+        }
     }
 
     /// Records a comparison.
-    pub fn compared(&self, rows: u64, compared: &stats::Compared) {
-        self.compared.increment(rows);
+    pub fn compared(&self, role: usize, rows: u64, compared: &stats::Compared) {
+        let Some(shadow) = self.shadow(role) else { return };
+        shadow.compared.increment(rows);
         for difference in &compared.score_differences {
-            self.differences.record(*difference);
+            shadow.differences.record(*difference);
         }
         for ((from, to), rows) in &compared.disagreements {
-            self.metrics.counter(&DISAGREEMENTS, &[&self.model, from, to]).increment(*rows);
+            self.metrics.counter(&DISAGREEMENTS, &[&self.model, ROLES[role], from, to]).increment(*rows);
         }
+    }
+
+    /// Counts what became of a label. Each challenger joins it; it is counted once, of the first.
+    pub fn joined(&self, role: usize, source: Source, joined: Joined) {
+        if role != 0 {
+            return;
+        }
+        let unknown = u64::from(joined == Joined::default());
+        for (outcome, count) in [("joined", joined.labelled), ("known", joined.known), ("unknown", unknown)] {
+            if count > 0 {
+                self.count_label(source, outcome, count);
+            }
+        }
+    }
+
+    fn count_label(&self, source: Source, outcome: &str, count: u64) {
+        self.metrics.counter(&FEEDBACK, &[&self.model, source.name(), outcome]).increment(count);
     }
 }
 

@@ -1,21 +1,20 @@
 //! What a model's name stands for right now: one immutable set, replaced whole, so that a request sees one of them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use crate::guard::{End, Guard, Retried, Tally};
+use crate::guard::{Guard, Tally};
 use crate::model::Model;
-use crate::shadow::Lost;
-use crate::shadow::stats::Statistics;
+use crate::shadow::Challenger;
+use crate::verdict::state::Label;
 
 /// The models behind one name. Every request and every batch belongs to exactly one set.
 pub struct ServingSet {
     /// Answers requests.
     pub champion: Arc<Model>,
-    /// Scores the champion's rows in the shadow.
-    pub challenger: Option<Arc<Challenger>>,
+    /// Score the champion's rows in the shadow, in the order of their roles.
+    pub challengers: Vec<Arc<Challenger>>,
     /// The champion before, kept in memory so that a rollback loads nothing.
     pub previous: Option<Arc<Model>>,
     /// What is counted of the champion while it serves.
@@ -30,90 +29,33 @@ impl ServingSet {
     /// A champion alone, that nothing was counted of.
     #[must_use]
     pub fn of(champion: Arc<Model>, epoch: u64) -> Self {
-        Self { champion, challenger: None, previous: None, tally: Arc::default(), guard: None, epoch }
+        Self { champion, challengers: vec![], previous: None, tally: Arc::default(), guard: None, epoch }
     }
-}
 
-/// A challenger and what was counted of it against the present champion.
-pub struct Challenger {
-    /// The model.
-    pub model: Arc<Model>,
-    /// Whether it is the champion before, which is compared for the guard and stands in no metric of challengers.
-    pub is_previous: bool,
-    statistics: Mutex<Statistics>,
-    /// Requests on which the champion failed, and those where it was not finite: those that this one answers, the others.
-    retried: [[AtomicU64; 2]; 2],
-    /// Rows for which the queue had no room; counted by threads that must not wait for the lock.
-    refused: AtomicU64,
-}
+    /// All that are compared with the champion: the challengers and, for a while after a promotion, the champion before.
+    pub fn compared(&self) -> impl Iterator<Item = &Arc<Challenger>> {
+        self.challengers.iter().chain(self.former())
+    }
 
-impl Challenger {
-    /// A challenger that was never compared.
+    /// The champion before, while it is compared.
     #[must_use]
-    pub fn new(model: Arc<Model>) -> Self {
-        Self {
-            model,
-            is_previous: false,
-            statistics: Mutex::default(),
-            retried: Default::default(),
-            refused: AtomicU64::new(0),
-        }
+    pub fn former(&self) -> Option<&Arc<Challenger>> {
+        self.guard.as_ref().filter(|guard| guard.is_active()).map(|guard| &guard.previous)
     }
 
-    /// The champion before, which was never compared with the new one.
+    /// Whether anything sees the champion's rows beside itself.
     #[must_use]
-    pub fn previous(model: Arc<Model>) -> Self {
-        Self { is_previous: true, ..Self::new(model) }
+    pub fn is_shadowed(&self) -> bool {
+        self.compared().next().is_some()
     }
 
-    /// What was counted up to now. It may have to wait until the shadow's thread gets a CPU.
+    /// Hands labels to all that are compared. `false` when one of them had no room, so that they may be sent again: each
+    /// counts a label once.
     #[must_use]
-    pub fn statistics(&self) -> Statistics {
-        self.with_refused(self.lock().clone())
-    }
-
-    /// The same, unless it would have to wait.
-    #[must_use]
-    pub fn try_statistics(&self) -> Option<Statistics> {
-        match self.statistics.try_lock() {
-            Ok(statistics) => Some(self.with_refused(statistics.clone())),
-            Err(TryLockError::Poisoned(poisoned)) => Some(self.with_refused(poisoned.into_inner().clone())),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    /// What this model made of requests on which the champion failed, and of those where it was not finite.
-    #[must_use]
-    pub fn retried(&self) -> [Retried; 2] {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        self.retried.each_ref().map(|[answered, failed]| Retried { answered: read(answered), failed: read(failed) })
-    }
-
-    /// Counts requests on which the champion failed, and whether this one did not.
-    pub(crate) fn count_retried(&self, end: End, answered: bool, requests: u64) {
-        let counters = &self.retried[usize::from(end == End::NotFinite)];
-        counters[usize::from(!answered)].fetch_add(requests, Ordering::Relaxed);
-    }
-
-    fn with_refused(&self, mut statistics: Statistics) -> Statistics {
-        let refused = self.refused.load(Ordering::Relaxed);
-        if refused > 0 {
-            statistics.lose(Lost::Full.name(), refused);
-        }
-        statistics
-    }
-
-    /// Adds to what was counted; the shadow's thread alone does.
-    pub(crate) fn record(&self, add: impl FnOnce(&mut Statistics)) {
-        add(&mut self.lock());
-    }
-
-    pub(crate) fn refused(&self, rows: u64) {
-        self.refused.fetch_add(rows, Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Statistics> {
-        self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn tell(&self, labels: Vec<Label>) -> bool {
+        let labels: Arc<[Label]> = labels.into();
+        // All of them, also when the first one has no room.
+        self.compared().fold(true, |all, challenger| challenger.tell(&labels) && all)
     }
 }
 

@@ -50,7 +50,7 @@ fn rolled_back(worse: &str, cpu: f64) -> Value {
         record["reason"],
         json!(format!("version 2: {}", record["evidence"]["finding"].as_str().expect("text")))
     );
-    let counted = "onnxd_promotions_total{model=\"anomaly\",outcome=\"guard_rolled_back\"}";
+    let counted = "onnxd_promotions_total{model=\"anomaly\",role=\"challenger\",outcome=\"guard_rolled_back\"}";
     wait_for("the count", || server.metric(counted).filter(|n| *n == 1.0));
     let aliases = fs::read_to_string(repo.path().join("anomaly/aliases.json")).expect("a pointer");
     let aliases: Value = serde_json::from_str(&aliases).expect("JSON");
@@ -102,7 +102,7 @@ fn an_incident_after_a_promotion_is_no_reason_to_go_back() {
     let status = server.model_status("anomaly");
     assert_eq!((&status["champion"]["version"], &status["guard"]["against"]), (&json!("2"), &json!("1")));
     // The champion before is no challenger: nothing of it shows where challengers are counted.
-    assert_eq!(server.metric("onnxd_shadow_pairs_total{model=\"anomaly\",outcome=\"compared\"}"), Some(0.0));
+    assert_eq!(server.metric("onnxd_shadow_pairs_total{model=\"anomaly\",role=\"challenger\",outcome=\"compared\"}"), Some(0.0));
 }
 
 /// Rows on which both fail, which any client can send, are no reason to go back.

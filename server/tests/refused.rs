@@ -152,7 +152,7 @@ fn a_bad_model_never_serves_and_the_reason_is_told() {
             assert!(!told.is_empty(), "{name}");
             assert_eq!(rejected["role"], json!(if as_champion { "champion" } else { "challenger" }), "{name}");
             assert_eq!(status["champion"]["version"], json!("1"), "{name}");
-            assert_eq!(status["challenger"], json!(null), "{name}");
+            assert_eq!(status["challengers"], json!([]), "{name}");
             assert_eq!(server.predict(&row(3)), before, "{name}");
             rejections += 1;
         }
@@ -170,7 +170,7 @@ fn a_bad_model_never_serves_and_the_reason_is_told() {
     // And the way is still open for a good one.
     repo.install(99, "other");
     let status = settled(&server, repo.point(99, Some(1)));
-    assert_eq!((&status["champion"]["version"], &status["challenger"]["version"]), (&json!("99"), &json!("1")));
+    assert_eq!((&status["champion"]["version"], &status["challengers"][0]["version"]), (&json!("99"), &json!("1")));
     assert_eq!(status["previous"]["version"], json!("1"));
 }
 

@@ -103,12 +103,12 @@ fn a_slow_download_holds_up_no_other_change() {
     serves(&server, 1);
     repo.point(3, Some(2));
     let status = serves(&server, 3);
-    assert_eq!(status["challenger"], json!(null));
+    assert_eq!(status["challengers"], json!([]));
     under_way();
     assert_eq!(source(&server)["error"], json!(null));
     repo.proxy.set(Fault::None);
     wait_for("the challenger", || {
-        (server.model_status("anomaly")["challenger"]["version"] == json!("2")).then_some(())
+        (server.model_status("anomaly")["challengers"][0]["version"] == json!("2")).then_some(())
     });
 }
 
@@ -173,7 +173,7 @@ fn an_object_that_is_replaced_in_mid_download_never_serves() {
 fn a_start_needs_no_s3_when_the_cache_has_what_served() {
     let repo = S3Repo::serving("good", Some("other"));
     let server = repo.serve(&[]);
-    wait_for("the challenger", || server.model_status("anomaly")["challenger"].is_object().then_some(()));
+    wait_for("the challenger", || server.model_status("anomaly")["challengers"][0].is_object().then_some(()));
     let (first, at) = (server.predict(&row(3)), Instant::now());
     server.stop();
     for fault in [Fault::Refuse, Fault::Hang, Fault::Status(503, "SlowDown"), Fault::Status(403, "AccessDenied")] {
@@ -194,7 +194,7 @@ fn a_start_needs_no_s3_when_the_cache_has_what_served() {
     let server = repo.serve(&[]);
     // The challenger is back too.
     wait_for("the challenger", || {
-        (server.model_status("anomaly")["challenger"]["version"] == json!("2")).then_some(())
+        (server.model_status("anomaly")["challengers"][0]["version"] == json!("2")).then_some(())
     });
     let page = server.ops("/readyz").text();
     assert!(page.chars().any(|c| c.is_ascii_digit()), "the age, which is {:?}, is told: {page}", at.elapsed());

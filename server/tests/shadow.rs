@@ -26,8 +26,8 @@ fn the_challenger_is_compared_on_every_row() {
     let challenger = alone.predict(&json!(rows));
     wait_for("ten pairs", || (pairs(&server) == 10).then_some(()));
     let shadow = server.ops("/models/anomaly/shadow").json();
-    assert_eq!((&shadow["champion"]["version"], &shadow["challenger"]["version"]), (&json!("1"), &json!("2")));
-    let statistics = &shadow["statistics"];
+    assert_eq!((&shadow["champion"]["version"], &shadow["challengers"][0]["version"]), (&json!("1"), &json!("2")));
+    let statistics = &shadow["challengers"][0]["statistics"];
     let values = |answers: &Value, key: &str| -> Vec<Value> {
         answers.as_array().expect("rows").iter().map(|a| a[key].clone()).collect()
     };
@@ -56,8 +56,8 @@ fn the_challenger_is_compared_on_every_row() {
     let seconds = |key: &str| statistics[key]["seconds"].as_f64().expect("a number");
     assert!(seconds("champion_compute") > 0.0 && seconds("challenger_compute") > 0.0);
     let series = |name: &str| server.metric(name).unwrap_or_default();
-    assert!((series("onnxd_shadow_pairs_total{model=\"anomaly\",outcome=\"compared\"}") - 10.0).abs() < 0.5);
-    assert!((series("onnxd_shadow_score_difference_count{model=\"anomaly\"}") - 10.0).abs() < 0.5);
+    assert!((series("onnxd_shadow_pairs_total{model=\"anomaly\",role=\"challenger\",outcome=\"compared\"}") - 10.0).abs() < 0.5);
+    assert!((series("onnxd_shadow_score_difference_count{model=\"anomaly\",role=\"challenger\"}") - 10.0).abs() < 0.5);
     assert!((series("onnxd_inference_rows_total{model=\"anomaly\",role=\"challenger\"}") - 10.0).abs() < 0.5);
     let page = server.ops("/metrics").text();
     let disagreements: f64 = page
@@ -106,7 +106,7 @@ fn a_bad_challenger_reaches_no_client() {
         });
         let (_, problems) = load.finish();
         assert!(problems.is_empty(), "{fixture}: {problems:?}");
-        let series = format!("onnxd_shadow_pairs_total{{model=\"anomaly\",outcome=\"{lost}\"}}");
+        let series = format!("onnxd_shadow_pairs_total{{model=\"anomaly\",role=\"challenger\",outcome=\"{lost}\"}}");
         assert!(server.metric(&series).unwrap_or_default() > 0.0, "{fixture}");
         assert_eq!(server.ops("/readyz").status, 200);
     }

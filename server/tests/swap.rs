@@ -59,7 +59,7 @@ fn a_thousand_swaps_under_load_lose_and_mix_nothing() {
         let status = settled(&server, epoch);
         assert_eq!(status["rejected"], json!([]), "swap {swap}");
         assert_eq!(status["champion"]["version"], json!(champion.to_string()));
-        assert_eq!(status["challenger"]["version"], json!(challenger.map(|v| v.to_string())));
+        assert_eq!(status["challengers"][0]["version"], json!(challenger.map(|v| v.to_string())));
         if swap % 100 == 99 {
             memory.push(resident(server.pid()));
         }

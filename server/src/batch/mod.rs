@@ -21,7 +21,8 @@ use crate::metrics::{ModelMetrics, Outcome};
 use crate::model::tensor::{self, Tensor};
 use crate::model::{Answer, RunError};
 use crate::serving::{Serving, ServingSet};
-use crate::shadow::Shadow;
+use crate::shadow::Sampler;
+use crate::shadow::origin::Origin;
 
 /// The least time between two log lines about failed runs of a model; the metrics count all of them.
 const COMPLAINTS: Duration = Duration::from_secs(1);
@@ -126,7 +127,8 @@ pub struct Lane {
     pub serving: Serving,
     /// Its metrics.
     pub metrics: Arc<ModelMetrics>,
-    pub(crate) shadow: Shadow,
+    /// Which batches the shadow sees.
+    pub(crate) sampler: Sampler,
     limits: Limits,
     state: Mutex<State>,
     ready: Condvar,
@@ -142,6 +144,7 @@ struct Job {
     enqueued: Instant,
     deadline: Instant,
     priority: Priority,
+    origin: Option<Origin>,
     reply: oneshot::Sender<Result<Answer, PredictError>>,
 }
 
@@ -170,12 +173,12 @@ enum Runner {
 impl Lane {
     /// A lane without a model.
     #[must_use]
-    pub fn new(name: &str, limits: Limits, metrics: Arc<ModelMetrics>, shadow: Shadow) -> Self {
+    pub fn new(name: &str, limits: Limits, metrics: Arc<ModelMetrics>, sampler: Sampler) -> Self {
         Self {
             name: name.into(),
             serving: Serving::default(),
             metrics,
-            shadow,
+            sampler,
             limits,
             state: Mutex::default(),
             ready: Condvar::new(),
@@ -193,7 +196,7 @@ impl Lane {
         may
     }
 
-    /// Runs rows on `set`'s champion. More rows than fit one run are run one part after the other, so that a large
+    /// Runs rows on `set`'s champion; `origin` says where they come from, for what is counted of them. More rows than fit one run are run one part after the other, so that a large
     /// request never keeps the others waiting for longer than a run.
     ///
     /// # Errors
@@ -204,8 +207,9 @@ impl Lane {
         inputs: Vec<Tensor>,
         rows: usize,
         call: Call,
+        origin: Option<Origin>,
     ) -> Result<Vec<Answer>, PredictError> {
-        let result = self.run_parts(set, inputs, rows, call).await;
+        let result = self.run_parts(set, inputs, rows, call, origin).await;
         let outcome = result.as_ref().map_or_else(PredictError::outcome, |_| Outcome::Ok);
         let took = call.start.elapsed();
         self.metrics.request(call.protocol, outcome, took);
@@ -222,18 +226,20 @@ impl Lane {
         inputs: Vec<Tensor>,
         rows: usize,
         call: Call,
+        origin: Option<Origin>,
     ) -> Result<Vec<Answer>, PredictError> {
         let most = set.champion.max_batch();
         if rows <= most {
-            return Ok(vec![self.run_part(set, inputs, rows, call).await?]);
+            return Ok(vec![self.run_part(set, inputs, rows, call, origin).await?]);
         }
         let _unfinished = Unfinished::new(self);
         let mut answers = Vec::with_capacity(rows.div_ceil(most));
         for begin in (0..rows).step_by(most) {
             let part = begin..(begin + most).min(rows);
             let (slice, count) = (inputs.iter().map(|t| t.slice_rows(part.clone())).collect(), part.len());
-            answers
-                .push(self.run_part(set, slice, count, Call { accepted: call.accepted || begin > 0, ..call }).await?);
+            let call = Call { accepted: call.accepted || begin > 0, ..call };
+            let origin = origin.as_ref().map(|origin| origin.part(begin));
+            answers.push(self.run_part(set, slice, count, call, origin).await?);
         }
         Ok(answers)
     }
@@ -244,10 +250,12 @@ impl Lane {
         inputs: Vec<Tensor>,
         rows: usize,
         call: Call,
+        origin: Option<Origin>,
     ) -> Result<Answer, PredictError> {
         let (reply, answer) = oneshot::channel();
         let Call { deadline, priority, .. } = call;
-        let job = Job { set: Arc::clone(set), inputs, rows, enqueued: Instant::now(), deadline, priority, reply };
+        let job =
+            Job { set: Arc::clone(set), inputs, rows, enqueued: Instant::now(), deadline, priority, origin, reply };
         if self.push(job, call.accepted)? == Runner::Me {
             let lead = Lead(self);
             // Every request that has already arrived is decoded and queued before this task goes on.

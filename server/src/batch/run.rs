@@ -11,7 +11,8 @@ use crate::model::signature::Signature;
 use crate::model::tensor::{self, Tensor};
 use crate::model::usage::Run;
 use crate::model::{Answer, Infer, RunError};
-use crate::serving::{Challenger, ServingSet};
+use crate::serving::ServingSet;
+use crate::shadow::origin::Origin;
 use crate::shadow::{Pair, Theirs};
 
 /// A run that is stopped after this long was slow by itself.
@@ -34,11 +35,11 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
         return alone(lane, jobs, session);
     };
     let start = Instant::now();
-    let guard = set.guard.as_ref().filter(|guard| guard.is_active());
     let blame = |inputs: Vec<Tensor>, rows: usize, end: End, requests: usize| {
-        if let Some(guard) = guard {
+        if let Some(former) = set.former() {
             let theirs = Theirs::Fault(end, requests as u64);
-            lane.shadow.offer(pair(&set, &guard.previous, inputs, theirs, rows, start.elapsed()), &lane.metrics);
+            let (champion, origins, took) = (Arc::clone(&set.champion), Arc::default(), start.elapsed());
+            former.offer(Pair { champion, inputs: inputs.into(), theirs, rows, origins, took });
         }
     };
     let outputs = match guarded(session, &set.champion.signature, &inputs, rows, deadline) {
@@ -68,8 +69,13 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
     set.champion.usage.run(&Run { rows, requests, waited, prepared, start, took });
     let outputs: Arc<[Tensor]> = outputs.into();
     let finite = signature.not_finite(&outputs, 0..rows).is_none();
+    let shadowed = finite && set.is_shadowed() && lane.sampler.takes();
+    let mut origins = vec![];
     let mut begin = 0;
-    for job in jobs {
+    for mut job in jobs {
+        if shadowed {
+            origins.push((job.origin.take().unwrap_or_else(Origin::unnamed), job.rows));
+        }
         let range = begin..begin + job.rows;
         begin = range.end;
         let bad = if finite { None } else { signature.not_finite(&outputs, range.clone()) };
@@ -81,39 +87,21 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
             None => Ok(Answer { outputs: Arc::clone(&outputs), rows: range }),
         });
     }
-    if finite {
-        shadow(lane, &set, inputs, outputs, rows, took);
+    if shadowed {
+        let champion = Arc::clone(&set.champion);
+        let (inputs, theirs, origins) = (inputs.into(), Theirs::Answers(outputs), origins.into());
+        shadow(&set, Pair { champion, inputs, theirs, rows, origins, took });
     }
 }
 
-/// Hands the rows to those that score them in the shadow: the challenger, and after a promotion the champion before.
-fn shadow(lane: &Lane, set: &ServingSet, inputs: Vec<Tensor>, outputs: Arc<[Tensor]>, rows: usize, took: Duration) {
-    let offer = |challenger: &Arc<Challenger>, inputs| {
-        let theirs = Theirs::Answers(Arc::clone(&outputs));
-        lane.shadow.offer(pair(set, challenger, inputs, theirs, rows, took), &lane.metrics);
-    };
-    let guard = set.guard.as_ref().filter(|guard| guard.is_active());
-    match (&set.challenger, guard) {
-        (None, None) => {}
-        (Some(challenger), None) => offer(challenger, inputs),
-        (None, Some(guard)) => offer(&guard.previous, inputs),
-        (Some(challenger), Some(guard)) => {
-            offer(challenger, inputs.clone());
-            offer(&guard.previous, inputs);
-        }
+/// Hands the rows to those that score them in the shadow: the challengers, and after a promotion the champion before.
+fn shadow(set: &ServingSet, pair: Pair) {
+    let mut compared = set.compared();
+    let last = compared.next();
+    compared.for_each(|challenger| challenger.offer(pair.clone()));
+    if let Some(challenger) = last {
+        challenger.offer(pair);
     }
-}
-
-fn pair(
-    set: &ServingSet,
-    challenger: &Arc<Challenger>,
-    inputs: Vec<Tensor>,
-    theirs: Theirs,
-    rows: usize,
-    took: Duration,
-) -> Pair {
-    let (challenger, champion) = (Arc::clone(challenger), Arc::clone(&set.champion));
-    Pair { challenger, champion, inputs, theirs, rows, took }
 }
 
 fn alone(lane: &Lane, jobs: Vec<Job>, session: &mut dyn Infer) {

@@ -16,8 +16,9 @@ use crate::model::signature::{GraphIo, Port, Rows, Signature};
 use crate::model::tensor::{DType, Tensor};
 use crate::model::trial::Trial;
 use crate::model::{Duty, Infer, Model, ModelId, RunError};
-use crate::serving::{Challenger, ServingSet};
-use crate::shadow::{self, Shadow};
+use crate::serving::ServingSet;
+use crate::shadow::{self, Challenger, Sampler};
+use crate::verdict::state::Recorder;
 
 /// Answers each row with itself; notes how many rows each run had; fails and panics on the rows that say so.
 #[derive(Clone, Default)]
@@ -76,11 +77,11 @@ impl Fixture {
     fn new(echo: &Echo, inline: bool, workers: usize, limits: Limits, challenger: Option<Model>) -> Self {
         let metrics = Arc::new(ModelMetrics::new(&Arc::new(Metrics::default()), "m"));
         let shadow = shadow::Limits { sample: 1.0, queue_rows: 1024, cpu: 1.0 };
-        let shadow = Shadow::start(shadow, Arc::clone(&metrics)).expect("a thread");
-        let lane = Arc::new(Lane::new("m", limits, metrics, shadow));
-        let challenger = challenger.map(|model| Arc::new(Challenger::new(Arc::new(model))));
+        let lane = Arc::new(Lane::new("m", limits, Arc::clone(&metrics), Sampler::new(shadow.sample)));
+        let start = |model| Challenger::start(Arc::new(model), 0, shadow, metrics, Recorder::default());
+        let challengers = challenger.map(|model| Arc::new(start(model).expect("a thread"))).into_iter().collect();
         let champion = Arc::new(model(echo, inline));
-        lane.serving.publish(ServingSet { challenger, ..ServingSet::of(champion, 1) });
+        lane.serving.publish(ServingSet { challengers, ..ServingSet::of(champion, 1) });
         let set = lane.serving.get().expect("published");
         let workers = worker::start(&lane, workers).expect("threads");
         Self { lane, set, runs: Arc::clone(&echo.runs), workers }
@@ -91,7 +92,7 @@ impl Fixture {
         let start = Instant::now();
         let deadline = start + Duration::from_secs(60);
         let call = Call { start, deadline, protocol: "test", accepted: false, priority: Priority::Normal };
-        let answers = self.lane.predict(&self.set, vec![row], 1, call).await?;
+        let answers = self.lane.predict(&self.set, vec![row], 1, call, None).await?;
         let [answer] = answers.as_slice() else { panic!("one part") };
         let Tensor::F32(y) = &answer.outputs[0] else { panic!("float32") };
         Ok(y[answer.rows.start])
@@ -229,7 +230,7 @@ async fn a_challenger_that_panics_is_counted_and_nothing_else() {
     let Model { id, signature, profile, .. } = model(&Echo::default(), false);
     let challenger = Model::with_sessions(id, signature, profile, Duty::Shadow, vec![Box::new(Panics)], vec![]);
     let fixture = Fixture::new(&Echo::default(), true, 0, LIMITS, Some(challenger));
-    let challenger = Arc::clone(fixture.set.challenger.as_ref().expect("a challenger"));
+    let challenger = Arc::clone(fixture.set.challengers.first().expect("a challenger"));
     let lost = || challenger.statistics().lost.get("failed").copied().unwrap_or(0);
     let begin = Instant::now();
     while lost() == 0 && begin.elapsed() < Duration::from_secs(120) {
@@ -252,7 +253,7 @@ async fn what_waits_runs_by_priority() {
         let start = Instant::now();
         let deadline = start + Duration::from_secs(60);
         let call = Call { start, deadline, protocol: "test", accepted: false, priority };
-        fixture.lane.predict(&fixture.set, inputs, rows, call)
+        fixture.lane.predict(&fixture.set, inputs, rows, call, None)
     });
     let mut asked: Vec<_> = asked.into_iter().map(Box::pin).collect();
     // The first one is being run while the others come.

@@ -176,7 +176,7 @@ fn pass(
         return rows.finish(layout).map_err(Stop::Error);
     }
     let (inputs, rows) = bind::bind(signature, tensors.given, max_rows).map_err(Stop::Error)?;
-    Ok(Request { inputs, rows, form: layout, wishes: Wishes::default() })
+    Ok(Request { inputs, rows, form: layout, wishes: Wishes::default(), marks: vec![] })
 }
 
 /// The whole body.

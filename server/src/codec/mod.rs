@@ -33,6 +33,7 @@ pub mod csv;
 pub mod decode;
 pub mod encode;
 pub mod envelope;
+pub mod marks;
 pub mod nested;
 pub mod oip;
 mod table;
@@ -65,6 +66,8 @@ pub struct Request<F = Form> {
     pub form: F,
     /// What it asks for beside its answer.
     pub wishes: Wishes,
+    /// What each row says of itself; empty when none says anything.
+    pub marks: Vec<marks::Mark>,
 }
 
 /// What a request's body or head may ask for beside its answer.

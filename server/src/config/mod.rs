@@ -258,6 +258,8 @@ impl Raw {
                 allow_signature_change: r.parse("allow-signature-change", "true or false", bool::from_str),
                 memory_limit: if r.text("memory-limit") == "auto" { None } else { Some(r.size("memory-limit")) },
                 guard_period: r.duration("guard-period", Duration::ZERO),
+                compare_previous: r.duration("compare-previous", Duration::ZERO),
+                event_time: r.parse("event-time", "true or false", bool::from_str),
                 probe: r.probe(),
             },
             cpus,

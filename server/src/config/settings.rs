@@ -54,6 +54,7 @@ settings! {
         "default-model" "NAME" = "", "The model that answers /predict. Not needed when the repository holds one model.";
         "poll-interval" "DURATION" = "5s", "How often the repository is read when the system tells of no change (buckets and network file systems never tell).";
         "guard-period" "DURATION" = "10m", "How long a new champion is watched after a promotion: when it fails, or is slow, not finite or alerting far beyond the one before, it is rolled back. 0s: not at all.";
+        "compare-previous" "DURATION" = "24h", "How long the champion before is compared with the new one in the shadow after a promotion, so that evidence may bring it back.";
         "memory-limit" "SIZE" = "auto", "The memory that the process may use. Beyond three quarters of it, the champion before is not kept in memory, and a rollback loads it. auto: what the cgroup allows.";
         "require-signature" "FILE" = "", "Public keys (Ed25519, PEM): only versions load whose manifest.json.sig was made by one of them.";
         "model-limit" "SIZE" = "2GiB", "The files of one version together; they are held in memory while it is tried out and loaded.";
@@ -86,9 +87,10 @@ settings! {
         "batch-delay" "DURATION" = "0s", "How long the oldest job may wait for others to share its run. Even at 0, jobs that wait anyway share one.";
     }
     "Shadow" {
-        "shadow-sample" "SHARE" = "1.0", "Share of the champion's batches that the challenger scores too, 0 to 1.";
-        "shadow-cpu" "SHARE" = "0.25", "Share of one CPU that the challenger may take, above 0 to 1; what it cannot keep up with is dropped and counted.";
-        "shadow-queue-rows" "COUNT" = "8192", "Rows that may wait for the challenger.";
+        "shadow-sample" "SHARE" = "1.0", "Share of the champion's batches that challengers score too, 0 to 1.";
+        "shadow-cpu" "SHARE" = "0.25", "Share of one CPU that all challengers together may take, above 0 to 1; what one cannot keep up with is dropped and counted.";
+        "shadow-queue-rows" "COUNT" = "8192", "Rows that may wait for each challenger.";
+        "event-time" "BOOL" = "false", "Takes the times (ts) of rows as the time of the evidence, however long ago they are: for recorded rows. Without it, a ts that is not of about now is refused.";
     }
     "Trying out new models" {
         "probe-timeout" "DURATION" = "30s", "How long the child process that first loads a model may take.";

@@ -21,11 +21,14 @@ use crate::metrics::{Metrics, ModelMetrics};
 use crate::model::Threads;
 use crate::model::runtime::Runtime;
 use crate::probe::Probe;
+use crate::promotion;
 use crate::serving::ServingSet;
+use crate::shadow::origin::Origin;
 use crate::shadow::stats::Statistics;
-use crate::shadow::{self, Shadow};
+use crate::shadow::{self, Sampler};
 use crate::source::{self, Hint, Listing, Source};
 use crate::swap::{Context, Lanes, Reading, Report, Reports, Swapper};
+use crate::verdict::state::Label;
 
 /// How an engine works. [`Options::new`] has the server's defaults.
 #[derive(Clone, Debug)]
@@ -52,6 +55,10 @@ pub struct Options {
     pub memory_limit: Option<u64>,
     /// How long a new champion is watched against the one before; zero for not at all.
     pub guard_period: Duration,
+    /// Whether rows' own times are taken however long ago they are: for recorded rows.
+    pub event_time: bool,
+    /// How long the champion before is compared with the new one in the shadow.
+    pub compare_previous: Duration,
     /// How new models are tried out.
     pub probe: Probe,
 }
@@ -78,6 +85,8 @@ impl Options {
             allow_signature_change: false,
             memory_limit: None,
             guard_period: Duration::from_secs(600),
+            compare_previous: Duration::from_secs(24 * 3600),
+            event_time: false,
             probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
         }
     }
@@ -110,6 +119,8 @@ pub struct Engine {
 }
 
 struct Shared {
+    /// Tells this engine apart from all others.
+    id: String,
     options: Options,
     runtime: Runtime,
     metrics: Arc<Metrics>,
@@ -165,10 +176,13 @@ impl Engine {
             allow_signature_change: options.allow_signature_change,
             poll_interval: options.poll_interval,
             guard_period: options.guard_period,
+            compare_previous: options.compare_previous,
+            shadow: options.shadow,
             memory: Memory::new(options.memory_limit),
             metrics: Arc::clone(&metrics),
         };
         let shared = Arc::new(Shared {
+            id: format!("{}-{:08x}", promotion::host(), fastrand::u32(..)),
             watching: matches!(watcher, Ok(Some(_))),
             source,
             options,
@@ -284,7 +298,8 @@ impl Engine {
         let set = lane.serving.get().ok_or(PredictError::NotReady)?;
         let request = codec::decode::body(&set.champion.signature, json, self.shared.options.max_rows)?;
         let call = self.call("embedded");
-        let answers = lane.predict(&set, request.inputs, request.rows, call).await?;
+        let origin = set.is_shadowed().then(|| Origin::new(&[], None, request.marks));
+        let answers = lane.predict(&set, request.inputs, request.rows, call, origin).await?;
         Ok(codec::encode::answer(&set.champion.signature, &answers, request.form, Classes::Array))
     }
 
@@ -296,11 +311,17 @@ impl Engine {
         Call { start, deadline, protocol, accepted: false, priority: Priority::Normal }
     }
 
-    /// What was counted of a model's challenger; `None` when it has none.
+    /// Hands labels to all that are compared with a model's champion; `false` when one of them had no room.
+    pub fn tell(&self, lane: &Lane, set: &ServingSet, labels: Vec<Label>) -> bool {
+        let _ = lane;
+        set.tell(labels)
+    }
+
+    /// What was counted of a model's first challenger; `None` when it has none.
     #[must_use]
     pub fn shadow(&self, model: &str) -> Option<Statistics> {
         let set: Arc<ServingSet> = self.lane(model)?.serving.get()?;
-        set.challenger.as_ref().map(|c| c.statistics())
+        set.challengers.first().map(|challenger| challenger.statistics())
     }
 
     /// What became of each model name's wishes.
@@ -313,6 +334,12 @@ impl Engine {
     #[must_use]
     pub fn reading(&self) -> Reading {
         lock(&self.shared.reading).clone()
+    }
+
+    /// Tells this engine apart from all others, so that what it saw is counted once.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.shared.id
     }
 
     /// Where models come from.
@@ -442,8 +469,8 @@ impl Shared {
     /// A lane with its threads, for the first set of a name.
     fn open_lane(&self, name: &str) -> std::io::Result<Arc<Lane>> {
         let metrics = Arc::new(ModelMetrics::new(&self.metrics, name));
-        let shadow = Shadow::start(self.options.shadow, Arc::clone(&metrics))?;
-        let lane = Arc::new(Lane::new(name, self.options.queue, metrics, shadow));
+        let sampler = Sampler::new(self.options.shadow.sample);
+        let lane = Arc::new(Lane::new(name, self.options.queue, metrics, sampler));
         let workers = batch::worker::start(&lane, self.options.threads.workers).inspect_err(|_| lane.close())?;
         lock(&self.workers).extend(workers);
         Ok(lane)
@@ -466,9 +493,7 @@ impl Lanes for Shared {
 
     fn publish(&self, name: &str, set: ServingSet) -> Result<Option<Arc<ServingSet>>, String> {
         if let Some(lane) = self.lanes.load().get(name) {
-            let old = lane.serving.publish(set);
-            lane.serving.get().iter().for_each(|set| lane.shadow.keep_only(set));
-            return Ok(old);
+            return Ok(lane.serving.publish(set));
         }
         let lane = self.open_lane(name).map_err(|e| format!("cannot start threads: {e}"))?;
         lane.serving.publish(set);

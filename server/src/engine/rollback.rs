@@ -28,7 +28,7 @@ impl Shared {
     }
 
     fn roll_back(&self, name: &str, champion: &ModelId, guard: &Guard, evidence: Evidence, hints: &Sender<Hint>) {
-        let (version, to) = (&champion.version, guard.previous.model.id.version.clone());
+        let (version, to) = (&champion.version, guard.previous.model().id.version.clone());
         let finding = evidence.finding.clone();
         tracing::error!(model = name, version, to, test = evidence.test, finding, "the new champion is rolled back");
         let author = Author {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::{self, Incoming, Received};
 use super::error::{Problem, Shape};
-use super::{State, wishes};
+use super::{State, origin, wishes};
 use crate::batch::{Lane, PredictError};
 use crate::codec::encode::weight;
 use crate::codec::{DecodeError, Request};
@@ -39,6 +39,11 @@ pub(super) trait Dialect: Copy + Send + Sync + 'static {
 
     /// Decodes a body of at most `max_rows` rows.
     fn decode(&self, model: &Model, body: &[u8], max_rows: usize) -> Result<Request<Self::Form>, DecodeError>;
+
+    /// The id that the body itself gives the request; empty when it gives none.
+    fn id<'f>(&self, _form: &'f Self::Form) -> &'f str {
+        ""
+    }
 
     /// Encodes the answers to all rows, which are in order.
     fn encode(&self, model: &Model, answers: &[Answer], form: Self::Form) -> Encoded;
@@ -118,8 +123,9 @@ async fn run<D: Dialect>(
     if call.deadline <= Instant::now() {
         return Err(PredictError::Deadline.into());
     }
-    let Request { inputs, rows, form, .. } = request;
-    let answers = lane.predict(set, inputs, rows, call).await?;
+    let Request { inputs, rows, form, marks, .. } = request;
+    let origin = origin::of(state, lane, set, headers, dialect.id(&form), marks)?;
+    let answers = lane.predict(set, inputs, rows, call, origin).await?;
     let heavy = large || answers.iter().map(weight).sum::<usize>() > LARGE_ANSWER;
     let encode = {
         let set = Arc::clone(set);

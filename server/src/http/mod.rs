@@ -5,6 +5,7 @@ mod body;
 mod compress;
 mod dialect;
 mod error;
+mod feedback;
 pub mod grpc;
 mod kserve;
 mod media;
@@ -15,6 +16,7 @@ mod observe;
 mod oip;
 mod openapi;
 mod ops;
+mod origin;
 pub mod serve;
 mod target;
 mod unread;
@@ -183,8 +185,8 @@ impl State {
 fn other_version(set: &ServingSet, version: &str) -> String {
     let shown: String = version.chars().take(64).collect();
     let is = |model: &Model| model.id.version == version;
-    let what = if set.challenger.as_ref().is_some_and(|challenger| is(&challenger.model)) {
-        "is its challenger, which scores in the shadow"
+    let what = if set.challengers.iter().any(|challenger| is(challenger.model())) {
+        "is a challenger, which scores in the shadow"
     } else if set.previous.as_ref().is_some_and(|previous| is(previous)) {
         "is the champion before it, which is kept for a rollback"
     } else {
@@ -220,6 +222,8 @@ pub fn data(state: Arc<State>) -> impl Door {
         .route("/v2", any(oip::ask))
         .route("/v2/{*rest}", any(oip::ask))
         .route("/v2/", any(oip::ask))
+        .route("/feedback", post(feedback::of_default))
+        .route("/models/{model}/feedback", post(feedback::of_model))
         .route("/ping", get(mlflow::ping))
         .route("/health", get(mlflow::ping))
         .route("/version", get(mlflow::version))
@@ -256,6 +260,7 @@ pub fn operations(state: Arc<State>) -> impl Door {
         .route("/metrics", get(ops::metrics))
         .route("/status", get(ops::status))
         .route("/models/{model}/shadow", get(ops::shadow))
+        .route("/models/{model}/labels", post(feedback::passed_on))
         .route("/models/{model}/reload", post(admin::reload))
         .route("/models/{model}/promote", post(admin::promote))
         .route("/models/{model}/rollback", post(admin::roll_back))

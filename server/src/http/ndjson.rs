@@ -17,12 +17,14 @@ use tokio::sync::SemaphorePermit;
 use super::body::{Incoming, make_room, too_large, unreadable};
 use super::dialect::{LARGE_ANSWER, LARGE_BODY, elsewhere, tell_version};
 use super::error::{Problem, Shape};
-use super::{BODY_UNIT, State, compress, wishes};
+use super::{BODY_UNIT, State, compress, origin, wishes};
 use crate::batch::{Call, Lane, PredictError, Priority};
 use crate::codec::encode::{self, Classes, weight};
+use crate::codec::marks::Mark;
 use crate::codec::{Request, decode};
 use crate::model::{Answer, tensor};
 use crate::serving::ServingSet;
+use crate::shadow::origin::Origin;
 
 /// A stream of rows in progress.
 struct Rows {
@@ -42,6 +44,10 @@ struct Rows {
     classes: Classes,
     /// How long each run's answers are of use.
     timeout: Duration,
+    /// What the stream's head says of all rows.
+    headers: HeaderMap,
+    /// Rows that were taken.
+    taken: usize,
 }
 
 /// What a stream takes of the room for all bodies.
@@ -97,6 +103,8 @@ pub(super) async fn predict(
         accepted: false,
         priority: asked.priority,
         classes: wishes::classes(headers)?,
+        headers: headers.clone(),
+        taken: 0,
         shape,
         timeout: asked.deadline - asked.start,
     };
@@ -194,9 +202,13 @@ impl Rows {
     async fn answer(&mut self, lines: &[Bytes]) -> Result<Bytes, Problem> {
         let set = Arc::clone(&self.set);
         let shape = self.shape;
+        let state = Arc::clone(&self.state);
         let decode = move |set: &ServingSet, lines: &[Bytes]| -> Vec<Result<Request, Problem>> {
-            let problem = |error| Problem::from(error).told(shape);
-            lines.iter().map(|line| decode::body(&set.champion.signature, line, 1).map_err(problem)).collect()
+            let decode = |line: &Bytes| {
+                let request = decode::body(&set.champion.signature, line, 1)?;
+                origin::timely(&state, &request.marks).map(|()| request)
+            };
+            lines.iter().map(|line| decode(line).map_err(|problem| problem.told(shape))).collect()
         };
         let requests = if lines.iter().map(Bytes::len).sum::<usize>() > LARGE_BODY {
             let (set, lines) = (Arc::clone(&set), lines.to_vec());
@@ -208,15 +220,26 @@ impl Rows {
         let call = self.state.engine.call("ndjson");
         let deadline = call.deadline.min(call.start + self.timeout);
         let call = Call { deadline, accepted: self.accepted, priority: self.priority, ..call };
+        let mut marks: Vec<Mark> =
+            good.iter().map(|request| request.marks.first().copied().unwrap_or_default()).collect();
+        if good.iter().all(|request| request.marks.is_empty()) {
+            marks.clear();
+        }
+        // A row's number, for labels that come later, is its place among those that were taken.
+        let before = self.taken;
+        self.taken += good.len();
+        let origin = origin::of(&self.state, &self.lane, &set, &self.headers, "", marks)?;
+        let origin = origin.map(|origin| origin.after(before));
+        let again = origin.clone();
         let together = tensor::stack(good.iter().map(|request| request.inputs.as_slice()));
         let answers: Vec<Result<Answer, PredictError>> = match together {
-            Some(inputs) => match self.lane.predict(&set, inputs, good.len(), call).await {
+            Some(inputs) => match self.lane.predict(&set, inputs, good.len(), call, origin).await {
                 Ok(parts) => parts.into_iter().flat_map(one_each).map(Ok).collect(),
                 Err(e @ (PredictError::Overloaded | PredictError::Draining)) => return Err(e.into()),
                 // One of them is at fault: each is tried by itself.
-                Err(_) => self.one_by_one(&good, call).await,
+                Err(_) => self.one_by_one(&good, call, again).await,
             },
-            None => self.one_by_one(&good, call).await,
+            None => self.one_by_one(&good, call, origin).await,
         };
         let heavy = answers.iter().flatten().map(weight).sum::<usize>() > LARGE_ANSWER;
         let mut answers = answers.into_iter();
@@ -230,11 +253,17 @@ impl Rows {
         Ok(if heavy { elsewhere(encode).await } else { encode() })
     }
 
-    async fn one_by_one(&mut self, good: &[&Request], call: Call) -> Vec<Result<Answer, PredictError>> {
+    async fn one_by_one(
+        &mut self,
+        good: &[&Request],
+        call: Call,
+        origin: Option<Origin>,
+    ) -> Vec<Result<Answer, PredictError>> {
         let mut answers = Vec::with_capacity(good.len());
-        for request in good {
+        for (row, request) in good.iter().enumerate() {
             let call = Call { accepted: true, ..call };
-            let result = self.lane.predict(&self.set, request.inputs.clone(), request.rows, call).await;
+            let origin = origin.as_ref().map(|origin| origin.part(row));
+            let result = self.lane.predict(&self.set, request.inputs.clone(), request.rows, call, origin).await;
             answers.push(result.and_then(|parts| {
                 let part = parts.into_iter().next();
                 part.ok_or_else(|| PredictError::Model("no answer".into()))

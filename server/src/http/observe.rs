@@ -20,7 +20,8 @@ use super::State;
 use super::error::Problem;
 use crate::metrics::{Metrics, RouteMetrics};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The request's name, its client's or ours.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_ID: usize = 128;
 
 /// The routes that metrics tell apart; `*` is the name of a model or of a version. The first that fits counts.
@@ -32,6 +33,8 @@ const PATHS: &[&str] = &[
     "/docs",
     "/docs/*",
     "/models/*/predict",
+    "/feedback",
+    "/models/*/feedback",
     "/v2/models/*/infer",
     "/v2/models/*/versions/*/infer",
     "/readyz",
@@ -40,6 +43,7 @@ const PATHS: &[&str] = &[
     "/metrics",
     "/status",
     "/models/*/shadow",
+    "/models/*/labels",
     "/v2",
     "/v2/health/live",
     "/v2/health/ready",
@@ -182,10 +186,17 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Incoming>) -> Observed<S::Future> {
+    fn call(&mut self, mut request: http::Request<Incoming>) -> Observed<S::Future> {
+        let start = Instant::now();
+        let own = request.headers().get(REQUEST_ID).filter(|id| (1..=LONGEST_ID).contains(&id.len())).cloned();
+        let id = own.unwrap_or_else(|| {
+            let id = self.state.routes.id();
+            request.headers_mut().insert(REQUEST_ID, id.clone());
+            id
+        });
         let about = About {
-            start: Instant::now(),
-            id: request.headers().get(REQUEST_ID).filter(|id| (1..=LONGEST_ID).contains(&id.len())).cloned(),
+            start,
+            id,
             method: known(request.method()),
             version: request.version(),
             route: route(&self.state, request.uri().path()),
@@ -201,7 +212,7 @@ where
 /// What is remembered of a request until its answer.
 struct About {
     start: Instant,
-    id: Option<HeaderValue>,
+    id: HeaderValue,
     method: &'static str,
     version: Version,
     route: Option<usize>,
@@ -235,7 +246,7 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Observed<F> {
 
 impl About {
     fn finish(&mut self, state: &State, response: &mut Response) {
-        let id = self.id.take().unwrap_or_else(|| state.routes.id());
+        let id = std::mem::replace(&mut self.id, HeaderValue::from_static(""));
         let status = response.extensions().get().map_or(response.status(), |Counted(status)| *status).as_u16();
         let took = self.start.elapsed();
         tracing::debug!(

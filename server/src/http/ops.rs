@@ -18,7 +18,7 @@ use crate::metrics::{Loaded, Page};
 use crate::model::Model;
 use crate::model::check::Profile;
 use crate::serving::ServingSet;
-use crate::shadow::stats::Statistics;
+use crate::shadow::{self, ROLES};
 use crate::source::Download;
 use crate::swap::{Report, unix};
 
@@ -65,9 +65,9 @@ pub(super) async fn started(Shared(state): Shared<Arc<State>>) -> Response {
 }
 
 fn roles(set: &ServingSet) -> impl Iterator<Item = (&'static str, &Model)> {
-    let challenger = set.challenger.as_ref().map(|c| ("challenger", &*c.model));
-    let previous = set.previous.as_ref().map(|m| ("previous", &**m));
-    [Some(("champion", &*set.champion)), challenger, previous].into_iter().flatten()
+    let challengers = set.challengers.iter().zip(ROLES).map(|(challenger, role)| (role, &**challenger.model()));
+    let previous = set.previous.iter().map(|model| ("previous", &**model));
+    [("champion", &*set.champion)].into_iter().chain(challengers).chain(previous)
 }
 
 pub(super) async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
@@ -138,7 +138,7 @@ struct ModelStatus {
     name: String,
     epoch: u64,
     champion: Option<Member>,
-    challenger: Option<Member>,
+    challengers: Vec<Member>,
     previous: Option<Member>,
     guard: Option<GuardStatus>,
     queued_rows: usize,
@@ -154,7 +154,7 @@ impl ModelStatus {
         Self {
             epoch: set.map_or(0, |s| s.epoch),
             champion: set.map(|s| Member::of(&s.champion)),
-            challenger: set.and_then(|s| s.challenger.as_ref()).map(|c| Member::of(&c.model)),
+            challengers: set.iter().flat_map(|s| &s.challengers).map(|c| Member::of(c.model())).collect(),
             previous: set.and_then(|s| s.previous.as_ref()).map(|m| Member::of(m)),
             guard: set.and_then(|s| s.guard.as_ref()).map(|guard| guard.status()),
             queued_rows: lane.map_or(0, |lane| lane.queued_rows()),
@@ -214,41 +214,17 @@ pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Response {
     Json(status).into_response()
 }
 
-#[derive(Serialize)]
-struct ShadowState {
-    model: String,
-    champion: Version,
-    challenger: Option<Version>,
-    /// Share of the pairs with the same decision.
-    agreement: Option<f64>,
-    statistics: Option<Statistics>,
-}
-
-#[derive(Serialize)]
-struct Version {
-    version: String,
-    sha256: String,
-}
-
-impl Version {
-    fn of(model: &Model) -> Self {
-        Self { version: model.id.version.clone(), sha256: model.id.sha256.clone() }
-    }
-}
-
+/// What this server saw of a model's challengers.
 pub(super) async fn shadow(Shared(state): Shared<Arc<State>>, Path(model): Path<String>) -> Result<Response, Problem> {
-    let lane = state.lane(Some(&model))?;
+    Ok(Json(shadow_state(&state, &model).await?).into_response())
+}
+
+/// The same, for whoever judges.
+pub(super) async fn shadow_state(state: &State, model: &str) -> Result<shadow::state::State, Problem> {
+    let lane = state.lane(Some(model))?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
-    let shadowed = Arc::clone(&set);
-    // The shadow's thread, which gets a CPU only when it is idle, may hold them.
-    let statistics = tokio::task::spawn_blocking(move || shadowed.challenger.as_ref().map(|c| c.statistics())).await;
-    let statistics = statistics.map_err(|_| Problem::internal())?;
-    let answer = ShadowState {
-        model,
-        champion: Version::of(&set.champion),
-        challenger: set.challenger.as_ref().map(|c| Version::of(&c.model)),
-        agreement: statistics.as_ref().and_then(Statistics::agreement),
-        statistics,
-    };
-    Ok(Json(answer).into_response())
+    let (name, server) = (lane.name.clone(), state.engine.id().to_owned());
+    // The shadow's threads, which get a CPU only when it is idle, may hold what they count.
+    let told = tokio::task::spawn_blocking(move || shadow::state::State::of(name, server, &set)).await;
+    told.map_err(|_| Problem::internal())
 }

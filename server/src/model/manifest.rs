@@ -217,6 +217,9 @@ pub struct Semantics {
     /// How far ahead a forecast looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub horizon_seconds: Option<u64>,
+    /// What a forecast is of: the key under which rows may tell its present value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_feature: Option<String>,
 }
 
 /// Golden samples.

@@ -286,6 +286,18 @@ impl Signature {
         self.with_role(Role::Forecast)
     }
 
+    /// The key under which rows may tell the present value of what the forecast is of.
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
+        self.outputs.get(self.forecast()?)?.semantics.as_ref()?.target_feature.as_deref()
+    }
+
+    /// How far ahead the forecast looks, in seconds.
+    #[must_use]
+    pub fn horizon(&self) -> Option<u64> {
+        self.outputs.get(self.forecast()?)?.semantics.as_ref()?.horizon_seconds
+    }
+
     fn with_role(&self, role: Role) -> Option<usize> {
         self.outputs.iter().position(|o| o.semantics.as_ref().is_some_and(|s| s.role == role))
     }
@@ -448,7 +460,14 @@ mod tests {
         let graph = GraphIo { inputs: vec![x], outputs: vec![port("a"), port("b"), port("c")], ..GraphIo::default() };
         let mut signature = Signature::new(&graph, None).expect("a signature");
         for (output, role) in signature.outputs.iter_mut().zip([Role::Score, Role::Forecast]) {
-            let semantics = Semantics { role, threshold: None, range: None, unit: None, horizon_seconds: None };
+            let semantics = Semantics {
+                role,
+                threshold: None,
+                range: None,
+                unit: None,
+                horizon_seconds: None,
+                target_feature: None,
+            };
             output.semantics = Some(semantics);
         }
         let tensor = |values: [f32; 3]| Tensor::from(array![values[0], values[1], values[2]].into_dyn());

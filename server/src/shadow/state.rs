@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::stats::Statistics;
+use super::{Challenger, ROLES};
+use crate::model::Model;
+use crate::serving::ServingSet;
 use crate::verdict::state::Evidence;
 
 /// The shadow of one model on one server: `GET /models/{model}/shadow`.
@@ -47,4 +50,41 @@ pub struct Compared {
     pub statistics: Statistics,
     /// What the verdict stands on, counted since the two were first compared.
     pub evidence: Evidence,
+}
+
+impl State {
+    /// What a server saw. It may have to wait until the shadow's threads get a CPU.
+    #[must_use]
+    pub fn of(model: String, server: String, set: &ServingSet) -> Self {
+        Self {
+            model,
+            server,
+            epoch: set.epoch,
+            horizon_seconds: set.champion.signature.horizon(),
+            champion: Version::of(&set.champion),
+            challengers: set.challengers.iter().map(|challenger| Compared::of(challenger)).collect(),
+            previous: set.former().map(|former| Compared::of(former)),
+        }
+    }
+}
+
+impl Version {
+    /// That of a model.
+    #[must_use]
+    pub fn of(model: &Model) -> Self {
+        Self { version: model.id.version.clone(), sha256: model.id.sha256.clone() }
+    }
+}
+
+impl Compared {
+    fn of(challenger: &Challenger) -> Self {
+        let statistics = challenger.statistics();
+        Self {
+            role: ROLES[challenger.role()].into(),
+            version: Version::of(challenger.model()),
+            agreement: statistics.agreement(),
+            statistics,
+            evidence: challenger.recorder().evidence().clone(),
+        }
+    }
 }

@@ -21,6 +21,7 @@ use crate::model::runtime::Runtime;
 use crate::model::{ModelId, Threads};
 use crate::probe::Probe;
 use crate::serving::ServingSet;
+use crate::shadow;
 use crate::source::{Hint, Listing, Source, Wanted};
 use crate::threads::LowPriority;
 
@@ -69,6 +70,8 @@ pub(crate) struct Context {
     pub(crate) allow_signature_change: bool,
     pub(crate) poll_interval: Duration,
     pub(crate) guard_period: Duration,
+    pub(crate) compare_previous: Duration,
+    pub(crate) shadow: shadow::Limits,
     pub(crate) memory: Memory,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -121,7 +124,7 @@ struct Outcome {
     rejected: Vec<Rejected>,
     /// The champion is being downloaded: what serves goes on.
     champion_comes: bool,
-    /// The challenger is being downloaded.
+    /// A challenger is being downloaded.
     challenger_comes: bool,
 }
 

@@ -6,10 +6,13 @@ use std::time::Instant;
 
 use super::{Context, KNOWN_PROFILES, Lanes, Outcome, Swapper};
 use crate::guard::Guard;
+use crate::metrics::ModelMetrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::{Duty, Model, ModelId};
-use crate::serving::{Challenger, ServingSet};
+use crate::serving::ServingSet;
+use crate::shadow::{self, Challenger, PREVIOUS};
 use crate::source::{Revision, Wanted};
+use crate::verdict::state::Recorder;
 
 impl Context {
     /// Fetches, probes and loads; a model in `memory` with the same bytes is taken as it is.
@@ -67,27 +70,29 @@ impl Swapper {
         for (version, reason) in &wanted.misnamed {
             outcome.rejected.push(Stage::Fetch.reject(reason).of("challenger", version));
         }
-        let challenger = wanted.challengers.first().and_then(|revision| {
-            match self.challenger(name, revision, &champion, old.as_deref()) {
-                Ok(challenger) => {
-                    outcome.challenger_comes = challenger.is_none();
-                    challenger
+        let mut challengers: Vec<Arc<Challenger>> = vec![];
+        let mut shadowed = vec![];
+        for revision in wanted.challengers.iter().take(shadow::MOST) {
+            match self.challenger(name, revision, challengers.len(), &champion, old.as_deref()) {
+                Ok(Some(challenger)) => {
+                    challengers.push(challenger);
+                    shadowed.push(revision.clone());
                 }
-                Err(rejection) => {
-                    outcome.rejected.push(rejection.of("challenger", &revision.version));
-                    None
-                }
+                Ok(None) => outcome.challenger_comes = true,
+                Err(rejection) => outcome.rejected.push(rejection.of("challenger", &revision.version)),
             }
-        });
-        if wanted.challengers.len() > 1 {
-            let count = wanted.challengers.len();
-            tracing::warn!(model = name, "aliases.json names {count} challengers; the first one is scored");
+        }
+        for revision in wanted.challengers.iter().skip(shadow::MOST) {
+            let reason =
+                format!("aliases.json names more than {} challengers: the first ones are scored", shadow::MOST);
+            outcome.rejected.push(Stage::Fetch.reject(reason).of("challenger", &revision.version));
         }
         let same = |a: &Arc<Model>, b: &Arc<Model>| Arc::ptr_eq(a, b);
         let unchanged = old.as_ref().is_some_and(|old| {
             same(&old.champion, &champion)
                 && old.epoch == wanted.epoch
-                && old.challenger.as_ref().map(Arc::as_ptr) == challenger.as_ref().map(Arc::as_ptr)
+                && old.challengers.len() == challengers.len()
+                && old.challengers.iter().zip(&challengers).all(|(a, b)| Arc::ptr_eq(a, b))
         });
         if unchanged {
             return outcome;
@@ -107,26 +112,30 @@ impl Swapper {
             }
             has_room
         });
-        let (now, shadowed) = (Arc::clone(&champion), challenger.as_ref().map(|c| c.model.id.version.clone()));
+        let now = Arc::clone(&champion);
         let (tally, guard) = match &old {
             Some(old) if same(&old.champion, &now) => (Arc::clone(&old.tally), old.guard.clone()),
-            Some(old) => (Arc::default(), previous.as_ref().and_then(|_| self.guard(old, wanted))),
+            Some(old) => (Arc::default(), previous.as_ref().and_then(|_| self.guard(name, &now, old, wanted))),
             None => (Arc::default(), None),
         };
-        let set = ServingSet { champion, challenger, previous, tally, guard, epoch: wanted.epoch };
+        let set = ServingSet { champion, challengers, previous, tally, guard, epoch: wanted.epoch };
+        let sharers = set.compared().count();
+        set.challengers.iter().enumerate().for_each(|(role, challenger)| challenger.assign(role, sharers));
+        set.former().iter().for_each(|former| former.assign(PREVIOUS, sharers));
         match lanes.publish(name, set) {
             Ok(old) => self.retired.extend(old),
             Err(reason) => return Stage::Load.not_yet(reason).of("champion", &now.id.version).into(),
         }
-        let served = if shadowed.is_some() { wanted.challengers.iter().take(1).cloned().collect() } else { vec![] };
-        self.context.source.note_served(name, &Wanted { challengers: served, ..wanted.clone() });
-        let (champion, sha256) = (&now.id.version, &now.id.sha256);
-        tracing::info!(model = name, champion, challenger = shadowed, epoch = wanted.epoch, sha256, "serving");
+        let versions: Vec<&str> = shadowed.iter().map(|revision| revision.version.as_str()).collect();
+        let (champion, sha256, versions) = (&now.id.version, &now.id.sha256, versions.join(","));
+        let challengers = (!versions.is_empty()).then_some(versions);
+        tracing::info!(model = name, champion, challengers, epoch = wanted.epoch, sha256, "serving");
+        self.context.source.note_served(name, &Wanted { challengers: shadowed, ..wanted.clone() });
         for warning in &now.profile.warnings {
             tracing::warn!(model = name, version = champion, "{warning}");
         }
         self.context.metrics.swap(name, "champion", "published", "publish");
-        if shadowed.is_some() {
+        if challengers.is_some() {
             self.context.metrics.swap(name, "challenger", "published", "publish");
         }
         outcome
@@ -134,17 +143,20 @@ impl Swapper {
 
     /// The watch over a champion that was promoted: by a pointer that names the one that served here until now as the one
     /// before. Going back names none, so that nothing goes to and fro, and neither does a pointer that skipped versions.
-    fn guard(&self, old: &ServingSet, wanted: &Wanted) -> Option<Arc<Guard>> {
+    fn guard(&self, name: &str, champion: &Model, old: &ServingSet, wanted: &Wanted) -> Option<Arc<Guard>> {
         let id = &old.champion.id;
         let follows = wanted
             .previous
             .as_ref()
             .is_some_and(|previous| previous.version == id.version && previous.manifest_sha256 == id.manifest_sha256);
-        if !follows || self.context.guard_period.is_zero() {
+        let (period, compared) = (self.context.guard_period, self.context.compare_previous);
+        if !follows || (period.is_zero() && compared.is_zero()) {
             return None;
         }
-        let previous = Arc::new(Challenger::previous(Arc::clone(&old.champion)));
-        Some(Arc::new(Guard::new(previous, &old.tally, self.context.guard_period)))
+        let previous = self.start(name, Arc::clone(&old.champion), PREVIOUS, champion);
+        let previous =
+            previous.inspect_err(|error| tracing::error!(model = name, %error, "no guard watches the champion"));
+        Some(Arc::new(Guard::new(Arc::new(previous.ok()?), &old.tally, period, compared)))
     }
 
     fn champion(
@@ -167,18 +179,33 @@ impl Swapper {
         Ok(Some(champion))
     }
 
+    /// The thread of one that is compared with a champion.
+    fn start(&self, name: &str, model: Arc<Model>, role: usize, champion: &Model) -> std::io::Result<Challenger> {
+        let metrics = Arc::new(ModelMetrics::new(&self.context.metrics, name));
+        let recorder = Recorder::new(champion.signature.horizon());
+        Challenger::start(model, role, self.context.shadow, metrics, recorder)
+    }
+
     fn challenger(
         &mut self,
         name: &str,
         wanted: &Revision,
+        role: usize,
         champion: &Arc<Model>,
         old: Option<&ServingSet>,
     ) -> Result<Option<Arc<Challenger>>, Rejection> {
         let Some(model) = self.obtain(name, wanted, Duty::Shadow, old)? else { return Ok(None) };
         model.signature.can_shadow(&champion.signature).map_err(|e| Stage::Verify.reject(e))?;
         // The statistics are of one champion against one challenger: they go on only while both stay.
-        let kept = old.filter(|old| Arc::ptr_eq(&old.champion, champion)).and_then(|old| old.challenger.clone());
-        Ok(Some(kept.filter(|c| Arc::ptr_eq(&c.model, &model)).unwrap_or_else(|| Arc::new(Challenger::new(model)))))
+        let kept = old.filter(|old| Arc::ptr_eq(&old.champion, champion)).into_iter();
+        let mut kept = kept.flat_map(|old| &old.challengers).filter(|kept| Arc::ptr_eq(kept.model(), &model));
+        if let Some(kept) = kept.next() {
+            return Ok(Some(Arc::clone(kept)));
+        }
+        let started = self.start(name, model, role, champion);
+        started
+            .map(|challenger| Some(Arc::new(challenger)))
+            .map_err(|e| Stage::Load.not_yet(format!("cannot start a thread: {e}")))
     }
 
     /// The model in memory if it is there, else fetched, probed and loaded; `None` while it is being downloaded.
@@ -192,8 +219,8 @@ impl Swapper {
         let in_memory: Vec<&Arc<Model>> = old
             .into_iter()
             .flat_map(|old| {
-                let challenger = old.challenger.as_ref().map(|c| &c.model);
-                [Some(&old.champion), challenger, old.previous.as_ref()].into_iter().flatten()
+                let challengers = old.challengers.iter().map(|challenger| challenger.model());
+                [&old.champion].into_iter().chain(challengers).chain(&old.previous)
             })
             .filter(|model| model.can_do(duty))
             .collect();

@@ -108,8 +108,25 @@ pub enum Source {
     Metric,
 }
 
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Human, Self::Alertmanager, Self::Chaos, Self::Incident, Self::Metric];
+
+    /// The name in requests and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Alertmanager => "alertmanager",
+            Self::Chaos => "chaos",
+            Self::Incident => "incident",
+            Self::Metric => "metric",
+        }
+    }
+}
+
 /// What was true.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Label {
     /// Of what.
     pub target: Target,
@@ -122,7 +139,8 @@ pub struct Label {
 }
 
 /// Which rows a label is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Target {
     /// The row with this id, see [`Recorder::record`].
     Row(u64),

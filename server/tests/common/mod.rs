@@ -154,7 +154,7 @@ impl Server {
 
     /// The statistics of `/models/anomaly/shadow`.
     pub fn shadow(&self) -> Value {
-        self.ops("/models/anomaly/shadow").json()["statistics"].clone()
+        self.ops("/models/anomaly/shadow").json()["challengers"][0]["statistics"].clone()
     }
 
     /// The value of one series, by its exact text up to the value.

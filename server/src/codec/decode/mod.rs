@@ -13,6 +13,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, IntoDeserializ
 
 use self::rows::Manner;
 pub(super) use self::rows::{Place, Rows};
+use super::marks::{MarkKey, MarkValue};
 use super::nested::base64_value;
 use super::{DecodeError, Form, Request, Wishes, unknown};
 use crate::model::signature::Signature;
@@ -285,8 +286,9 @@ pub(super) fn fill<'de, A: MapAccess<'de>>(
     map: &mut A,
 ) -> Result<(), A::Error> {
     let mut next = first;
+    let mut hint = 0;
     while let Some(found) = next {
-        let hint = match found {
+        hint = match found {
             Found::Key(key) => {
                 map.next_value_seed(At { rows: &mut *rows, key })?;
                 key + 1
@@ -294,6 +296,10 @@ pub(super) fn fill<'de, A: MapAccess<'de>>(
             Found::Input(input) => {
                 map.next_value_seed(Features { rows: &mut *rows, input })?;
                 0
+            }
+            Found::Mark(key) => {
+                map.next_value_seed(MarkValue { rows: &mut *rows, key })?;
+                hint
             }
             Found::Instances | Found::Base64 => break,
         };
@@ -307,6 +313,8 @@ pub(super) enum Found {
     Key(usize),
     /// An input that has features.
     Input(usize),
+    /// What the row says of itself.
+    Mark(MarkKey),
     Instances,
     /// Of a row that is one string.
     Base64,
@@ -351,6 +359,9 @@ impl Visitor<'_> for Key<'_, '_> {
         }
         if let Some(input) = self.rows.signature.inputs.iter().position(|input| input.name == key) {
             return Ok(Found::Input(input));
+        }
+        if let Some(mark) = MarkKey::of(self.rows.signature, key) {
+            return Ok(Found::Mark(mark));
         }
         self.rows.rows = self.rows.rows.max(1);
         let (field, message) = unknown(self.rows.signature, key);

@@ -4,6 +4,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error};
 
 use super::value::{Dims, Nested, Value};
 use super::{DecodeError, INSTANCES, Request, Wishes};
+use crate::codec::marks::Mark;
 use crate::codec::same_sizes;
 use crate::model::manifest::Missing;
 use crate::model::signature::{Signature, Slot};
@@ -21,6 +22,8 @@ pub(in crate::codec) struct Rows<'s> {
     /// For each key, the last row (counted from 1) that had it.
     seen: Vec<usize>,
     pub(super) current: Option<usize>,
+    /// One for each row up to the last that said anything of itself.
+    marks: Vec<Mark>,
     pub(in crate::codec) place: Place,
     /// The keys of a table's columns, in order; `None` when rows that are arrays hold the keys in declared order.
     pub(in crate::codec) order: Option<Vec<usize>>,
@@ -66,6 +69,7 @@ impl<'s> Rows<'s> {
             rows: 0,
             seen: vec![0; signature.keys().len()],
             current: None,
+            marks: vec![],
             place: Place::Body,
             order: None,
             manner: Manner::Named,
@@ -119,6 +123,13 @@ impl<'s> Rows<'s> {
         }
         self.failure = Some(error);
         E::custom("")
+    }
+
+    /// What the present row says of itself.
+    pub(in crate::codec) fn mark(&mut self) -> &mut Mark {
+        let row = self.rows.max(1);
+        self.marks.resize(row, Mark::default());
+        &mut self.marks[row - 1]
     }
 
     /// Adds to the failure's field that it happened inside of an array, at this index.
@@ -321,6 +332,10 @@ impl<'s> Rows<'s> {
             })?);
         }
         same_sizes(self.signature, &inputs)?;
-        Ok(Request { inputs, rows, form, wishes: Wishes::default() })
+        let mut marks = self.marks;
+        if !marks.is_empty() {
+            marks.resize(rows, Mark::default());
+        }
+        Ok(Request { inputs, rows, form, wishes: Wishes::default(), marks })
     }
 }

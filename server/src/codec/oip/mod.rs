@@ -264,7 +264,7 @@ pub fn bind(signature: &Signature, infer: Infer, max_rows: usize) -> Result<Requ
     }
     let outputs = choose(signature, &outputs, binary_output)?;
     let (inputs, rows) = bind::bind(signature, inputs, max_rows)?;
-    Ok(Request { inputs, rows, form: Form { id, outputs }, wishes })
+    Ok(Request { inputs, rows, form: Form { id, outputs }, wishes, marks: vec![] })
 }
 
 /// A feature may come as any kind of number, an input only as what it is.

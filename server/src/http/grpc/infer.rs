@@ -21,8 +21,9 @@ use crate::codec::encode::weight;
 use crate::codec::oip::Form;
 use crate::http::body::Received;
 use crate::http::dialect::{self, LARGE_BODY, elsewhere};
-use crate::http::{State, wishes};
+use crate::http::{State, origin, wishes};
 use crate::serving::ServingSet;
+use crate::shadow::origin::Origin;
 
 /// More inputs, or outputs, than any model has.
 const TENSORS: usize = 4096;
@@ -56,7 +57,7 @@ async fn answer(state: &Arc<State>, headers: &HeaderMap, body: Incoming) -> Resu
     let received = tokio::time::timeout_at(call.deadline.into(), receiving).await.unwrap_or_else(|_| Err(late()))?;
     let compress = messages.compress;
     let encode = move |response: ModelInferResponse| wire::framed(&response, compress);
-    let (answer, set) = predict(state, received, call, &mut String::new(), compress, encode).await?;
+    let (answer, set) = predict(state, headers, received, call, &mut String::new(), compress, encode).await?;
     let mut response = wire::one(answer, compress);
     dialect::tell_version(&mut response, &set);
     Ok(response)
@@ -77,7 +78,7 @@ pub(super) fn many(state: Arc<State>, stopped: watch::Receiver<bool>, request: R
     match opened {
         Ok((call, messages)) => {
             let compress = messages.compress;
-            wire::many(Stream { state, stopped, call, messages }, compress, Stream::next)
+            wire::many(Stream { state, stopped, call, messages, headers: head.headers }, compress, Stream::next)
         }
         Err(status) => status.into_http(),
     }
@@ -88,6 +89,7 @@ struct Stream {
     stopped: watch::Receiver<bool>,
     call: Call,
     messages: Messages,
+    headers: HeaderMap,
 }
 
 impl Stream {
@@ -97,7 +99,7 @@ impl Stream {
 
     /// The answer to the next request.
     async fn answer(&mut self) -> Result<Option<Bytes>, Status> {
-        let Self { state, stopped, call, messages } = self;
+        let Self { state, stopped, call, messages, headers } = self;
         let begins = tokio::select! {
             biased;
             // An error means that nobody can stop it any more.
@@ -121,7 +123,7 @@ impl Stream {
             wire::framed(&message, compress)
         };
         let mut id = String::new();
-        Ok(Some(match predict(state, received, call, &mut id, compress, encode).await {
+        Ok(Some(match predict(state, headers, received, call, &mut id, compress, encode).await {
             Ok((answer, _)) => answer,
             Err(status) => {
                 let infer_response = Some(ModelInferResponse { id, ..ModelInferResponse::default() });
@@ -142,6 +144,7 @@ struct Decoded {
 /// Decodes one request, runs it and encodes its answer; `id` is set to the request's.
 async fn predict(
     state: &Arc<State>,
+    headers: &HeaderMap,
     received: Received<'_>,
     call: Call,
     id: &mut String,
@@ -167,7 +170,8 @@ async fn predict(
     } else {
         LIGHT
     };
-    let result = run(&lane, &set, request, call, light, encode).await;
+    let origin = origin::of(state, &lane, &set, headers, &request.form.id, vec![])?;
+    let result = run(&lane, &set, request, call, origin, light, encode).await;
     let answer = result.map_err(|mut status| {
         if let Ok(version) = set.champion.id.version.parse() {
             status.metadata_mut().insert(VERSION, version);
@@ -217,6 +221,7 @@ async fn run(
     set: &Arc<ServingSet>,
     request: codec::Request<Form>,
     call: Call,
+    origin: Option<Origin>,
     light: usize,
     encode: impl FnOnce(ModelInferResponse) -> Bytes + Send + 'static,
 ) -> Result<Bytes, Status> {
@@ -225,7 +230,7 @@ async fn run(
         return Err(PredictError::Deadline.into());
     }
     let codec::Request { inputs, rows, form, .. } = request;
-    let answers = lane.predict(set, inputs, rows, call).await?;
+    let answers = lane.predict(set, inputs, rows, call, origin).await?;
     let heavy = answers.iter().map(weight).sum::<usize>() > light;
     let encode = {
         let set = Arc::clone(set);

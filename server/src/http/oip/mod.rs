@@ -58,6 +58,10 @@ impl Dialect for Infer {
         oip::bind(&model.signature, infer, max_rows)
     }
 
+    fn id<'f>(&self, form: &'f Form) -> &'f str {
+        &form.id
+    }
+
     fn encode(&self, model: &Model, answers: &[Answer], form: Form) -> Encoded {
         let (body, json) = write::answer(&model.id, &model.signature, answers, &form);
         match json {

@@ -69,9 +69,9 @@ fn versions(entries: &mut Vec<Entry>, name: &str, set: Option<&ServingSet>, repo
     };
     if let Some(set) = set {
         add(Some(&set.champion.id.version), READY, String::new());
-        if let Some(challenger) = &set.challenger {
-            let reason = "the challenger: it scores the champion's rows in the shadow and answers nobody";
-            add(Some(&challenger.model.id.version), UNAVAILABLE, reason.into());
+        for challenger in &set.challengers {
+            let reason = "a challenger: it scores the champion's rows in the shadow and answers nobody";
+            add(Some(&challenger.model().id.version), UNAVAILABLE, reason.into());
         }
         if let Some(previous) = &set.previous {
             let reason = "the champion before: it is kept in memory for a rollback";

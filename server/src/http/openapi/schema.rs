@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::codec::marks::{SERIES, SERIES_BYTES, TIME};
 use crate::codec::oip::datatype;
 use crate::model::manifest::{Feature, Missing};
 use crate::model::signature::{Input, Output, Rows, Signature, Slot};
@@ -109,7 +110,31 @@ pub(super) fn row(signature: &Signature) -> Value {
         }
         properties.insert(key.to_string(), schema);
     }
+    for (key, schema) in marks(signature) {
+        properties.entry(key).or_insert(schema);
+    }
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+/// What a row may say of itself beside its features.
+fn marks(signature: &Signature) -> impl Iterator<Item = (String, Value)> {
+    let series = json!({
+        "type": ["string", "null"],
+        "minLength": 1,
+        "maxLength": SERIES_BYTES,
+        "description": "What was measured, such as a pod: evidence for a challenger is counted by it. No model sees it.",
+    });
+    let time = json!({
+        "type": ["number", "null"],
+        "minimum": 0,
+        "exclusiveMaximum": 1e11,
+        "description": "When it was measured, in seconds of Unix time; left out, it is now.",
+    });
+    let target = signature.target().map(|target| {
+        let text = "What the forecast is of, as measured now: it shows how good the forecast was that was for now.";
+        (target.to_owned(), json!({"type": ["number", "null"], "description": text}))
+    });
+    [(SERIES.to_owned(), series), (TIME.to_owned(), time)].into_iter().chain(target)
 }
 
 /// A row as an array, for models with one input; `None` for others.

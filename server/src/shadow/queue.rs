@@ -1,0 +1,98 @@
+//! The queue before a thread that must never be waited for.
+//!
+//! The thread may be off the CPU for long while it holds a lock. Whoever serves requests therefore only tries the queue.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// What waits, and how much of it there may be.
+pub(super) struct Queue<T> {
+    waiting: Mutex<VecDeque<(T, usize)>>,
+    size: AtomicUsize,
+    most: usize,
+    stop: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl<T> Queue<T> {
+    /// A queue of this size.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            size: AtomicUsize::new(0),
+            most,
+            stop: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        }
+    }
+
+    /// Puts something of a size at the end; gives it back when there is no room, when another thread is at the queue right
+    /// now, or when the queue has ended.
+    pub(super) fn push(&self, item: T, size: usize) -> Result<(), T> {
+        let Ok(mut waiting) = self.waiting.try_lock() else { return Err(item) };
+        if self.size.load(Ordering::Relaxed) + size > self.most || self.has_ended() {
+            return Err(item);
+        }
+        self.size.fetch_add(size, Ordering::Relaxed);
+        waiting.push_back((item, size));
+        drop(waiting);
+        self.wake();
+        Ok(())
+    }
+
+    /// Takes the first if `fits` says so.
+    pub(super) fn pop_if(&self, fits: impl Fn(&T) -> bool) -> Option<T> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (item, size) = waiting.pop_front_if(|(item, _)| fits(item))?;
+        self.size.fetch_sub(size, Ordering::Relaxed);
+        Some(item)
+    }
+
+    /// Waits for the first; `None` when the queue has ended. The thread that calls this is the one that is woken.
+    pub(super) fn pop(&self) -> Option<T> {
+        self.thread.get_or_init(std::thread::current);
+        loop {
+            if self.has_ended() {
+                return None;
+            }
+            match self.pop_if(|_| true) {
+                Some(item) => return Some(item),
+                None => std::thread::park(),
+            }
+        }
+    }
+
+    /// Lets the thread rest, unless the queue ends.
+    pub(super) fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while !self.has_ended() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::park_timeout(left);
+        }
+    }
+
+    /// Ends it: nothing more is taken or given, and what waits is dropped, unless another thread is at it right now, which
+    /// drops it then.
+    pub(super) fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let waiting = self.waiting.try_lock().map(|mut waiting| std::mem::take(&mut *waiting));
+        drop(waiting);
+        self.wake();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}

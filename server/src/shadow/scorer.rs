@@ -1,0 +1,182 @@
+//! The thread of a challenger: it scores what the champion has answered, and compares.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::answers;
+use super::breaker::{Breaker, FAILURES, LONGEST_PAUSE};
+use super::challenger::{ROLES, Seen, Work, pause};
+use super::queue::Queue;
+use super::stats::Statistics;
+use super::{Lost, Pair, Theirs};
+use crate::batch::run_guarded;
+use crate::guard::End;
+use crate::model::RunError;
+use crate::model::tensor::{self, Tensor};
+use crate::threads;
+use crate::verdict::state::{Label, Row};
+
+/// A challenger's run that takes longer is given up. Long, because the thread may wait for a CPU meanwhile.
+const RUN_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) struct Scorer {
+    seen: Arc<Seen>,
+    queue: Arc<Queue<Work>>,
+    cpu: f64,
+    breaker: Breaker,
+}
+
+/// What the challenger made of a batch.
+struct Scored {
+    outputs: Vec<Tensor>,
+    took: Duration,
+}
+
+impl Scorer {
+    pub(super) fn new(seen: Arc<Seen>, queue: Arc<Queue<Work>>, cpu: f64) -> Self {
+        Self { seen, queue, cpu, breaker: Breaker::default() }
+    }
+
+    pub(super) fn work(mut self) {
+        threads::run_when_idle();
+        while let Some(work) = self.queue.pop() {
+            match work {
+                Work::Labels(labels) => self.label(&labels),
+                Work::Pair(pair) => match pair.theirs {
+                    Theirs::Fault(end, requests) => self.retry(&pair, end, requests),
+                    Theirs::Answers(_) => self.batch(pair),
+                },
+            }
+        }
+    }
+
+    fn label(&self, labels: &[Label]) {
+        for label in labels {
+            let joined = self.seen.recorder().label(label);
+            self.seen.metrics.joined(self.seen.role(), label.source, joined);
+        }
+    }
+
+    /// Scores a pair, and those that wait behind it as far as they fit one run.
+    fn batch(&mut self, first: Pair) {
+        let model = &self.seen.model;
+        let most = if model.batches() { model.max_batch() } else { 0 };
+        let mut rows = first.rows;
+        let mut batch = vec![first];
+        let fits = |work: &Work, batch: &[Pair], rows: usize| match work {
+            Work::Pair(pair) => rows + pair.rows <= most && batch[0].joins(pair),
+            Work::Labels(_) => false,
+        };
+        while let Some(Work::Pair(pair)) = self.queue.pop_if(|work| fits(work, &batch, rows)) {
+            rows += pair.rows;
+            batch.push(pair);
+        }
+        if self.breaker.is_open() {
+            self.seen.lose(Lost::Paused, rows);
+            return;
+        }
+        let start = threads::cpu_time();
+        let result = self.score(&batch, rows);
+        let took = threads::cpu_time().saturating_sub(start);
+        match result {
+            Ok(()) => self.breaker.close(),
+            Err((reason, detail)) => {
+                self.seen.lose(reason, rows);
+                if let Some(pause) = self.breaker.failed() {
+                    let (id, role) = (&self.seen.model.id, ROLES[self.seen.role()]);
+                    tracing::warn!(
+                        model = id.name,
+                        version = id.version,
+                        role,
+                        reason = reason.name(),
+                        detail,
+                        "the challenger failed {FAILURES} times in a row and is paused for {} s",
+                        pause.as_secs()
+                    );
+                }
+            }
+        }
+        self.rest(took);
+    }
+
+    /// Runs what the champion failed on, and counts whether this model does too.
+    fn retry(&self, pair: &Pair, end: End, requests: u64) {
+        let start = threads::cpu_time();
+        let answered = self.run_parts(&pair.inputs, pair.rows).is_ok();
+        self.seen.count_retried(end, answered, requests);
+        self.rest(threads::cpu_time().saturating_sub(start));
+    }
+
+    fn rest(&self, took: Duration) {
+        self.queue.rest(pause(took, self.seen.part(self.cpu)).min(LONGEST_PAUSE));
+    }
+
+    /// Runs the challenger and compares.
+    fn score(&self, batch: &[Pair], rows: usize) -> Result<(), (Lost, String)> {
+        let stacked = tensor::stack(batch.iter().map(|pair| &pair.inputs[..]));
+        let inputs = stacked.ok_or((Lost::Failed, "the rows differ in shape".to_owned()))?;
+        let mine = self.run_parts(&inputs, rows)?;
+        let champion = &batch[0].champion.signature;
+        let signature = &self.seen.model.signature;
+        let Some(theirs) = tensor::stack(batch.iter().map(Pair::answers)) else {
+            return Err((Lost::Failed, "the champion's outputs differ in shape from run to run".into()));
+        };
+        // Counted apart and then added, so that the lock is held for the addition only.
+        let mut statistics = Statistics::default();
+        for pair in batch {
+            statistics.champion_compute.record(pair.rows as u64, pair.took.as_secs_f64());
+        }
+        let compared = statistics.compare((champion, &theirs), (signature, &mine.outputs));
+        self.seen.statistics().merge(&statistics);
+        self.seen.metrics.compared(self.seen.role(), rows as u64, &compared);
+        let both = answers::pairs((champion, &theirs), (signature, &mine.outputs), rows);
+        let places = batch.iter().flat_map(|pair| {
+            pair.origins.iter().flat_map(|(origin, rows)| (0..*rows).map(move |row| origin.place(row)))
+        });
+        let mut recorder = self.seen.recorder();
+        for (place, (champion, challenger)) in places.zip(both) {
+            recorder.record(place.id, &Row { series: place.series, at: place.at, champion, challenger });
+        }
+        for pair in batch {
+            #[expect(clippy::cast_precision_loss, reason = "a share of a batch")]
+            recorder.time(pair.took, mine.took.mul_f64(pair.rows as f64 / rows as f64));
+        }
+        Ok(())
+    }
+
+    /// Runs the challenger part by part.
+    fn run_parts(&self, inputs: &[Tensor], rows: usize) -> Result<Scored, (Lost, String)> {
+        let most = self.seen.model.max_batch();
+        let (mut parts, mut took) = (vec![], Duration::ZERO);
+        for begin in (0..rows).step_by(most) {
+            let part = begin..begin.saturating_add(most).min(rows);
+            let slice: Vec<Tensor> = inputs.iter().map(|t| t.slice_rows(part.clone())).collect();
+            let run = self.run(&slice, part.len())?;
+            took += run.took;
+            parts.push(run.outputs);
+        }
+        match tensor::stack(parts.iter().map(Vec::as_slice)) {
+            Some(outputs) => Ok(Scored { outputs, took }),
+            None => Err((Lost::Failed, "the outputs differ in shape from run to run".into())),
+        }
+    }
+
+    fn run(&self, inputs: &[Tensor], rows: usize) -> Result<Scored, (Lost, String)> {
+        // Time on the CPU, so that it compares with the champion's: this thread is often kept waiting.
+        let start = threads::cpu_time();
+        let model = &self.seen.model;
+        let deadline = Instant::now() + RUN_LIMIT;
+        let outputs = run_guarded(&mut **model.shadow_session(), &model.signature, inputs, rows, deadline);
+        let took = threads::cpu_time().saturating_sub(start);
+        self.seen.statistics().challenger_compute.record(rows as u64, took.as_secs_f64());
+        let outputs = outputs.map_err(|error| match error {
+            RunError::Deadline => (Lost::Deadline, format!("a run took longer than {} s", RUN_LIMIT.as_secs())),
+            RunError::Failed(reason) => (Lost::Failed, reason),
+        })?;
+        self.seen.metrics.ran(self.seen.role(), &model.signature, &outputs, rows, took);
+        match model.signature.not_finite(&outputs, 0..rows) {
+            Some(output) => Err((Lost::NonFinite, format!("output {} is not finite", output.name))),
+            None => Ok(Scored { outputs, took }),
+        }
+    }
+}
