@@ -102,7 +102,10 @@ fn an_incident_after_a_promotion_is_no_reason_to_go_back() {
     let status = server.model_status("anomaly");
     assert_eq!((&status["champion"]["version"], &status["guard"]["against"]), (&json!("2"), &json!("1")));
     // The champion before is no challenger: nothing of it shows where challengers are counted.
-    assert_eq!(server.metric("onnxd_shadow_pairs_total{model=\"anomaly\",role=\"challenger\",outcome=\"compared\"}"), Some(0.0));
+    assert_eq!(
+        server.metric("onnxd_shadow_pairs_total{model=\"anomaly\",role=\"challenger\",outcome=\"compared\"}"),
+        Some(0.0)
+    );
 }
 
 /// Rows on which both fail, which any client can send, are no reason to go back.

@@ -56,7 +56,10 @@ fn the_challenger_is_compared_on_every_row() {
     let seconds = |key: &str| statistics[key]["seconds"].as_f64().expect("a number");
     assert!(seconds("champion_compute") > 0.0 && seconds("challenger_compute") > 0.0);
     let series = |name: &str| server.metric(name).unwrap_or_default();
-    assert!((series("onnxd_shadow_pairs_total{model=\"anomaly\",role=\"challenger\",outcome=\"compared\"}") - 10.0).abs() < 0.5);
+    assert!(
+        (series("onnxd_shadow_pairs_total{model=\"anomaly\",role=\"challenger\",outcome=\"compared\"}") - 10.0).abs()
+            < 0.5
+    );
     assert!((series("onnxd_shadow_score_difference_count{model=\"anomaly\",role=\"challenger\"}") - 10.0).abs() < 0.5);
     assert!((series("onnxd_inference_rows_total{model=\"anomaly\",role=\"challenger\"}") - 10.0).abs() < 0.5);
     let page = server.ops("/metrics").text();

@@ -34,8 +34,8 @@ pub(super) fn push_command() -> Command {
             Arg::new("as")
                 .long("as")
                 .value_name("ROLE")
-                .value_parser(["champion", "challenger"])
-                .help("What the new version becomes at once"),
+                .value_parser(["champion", "challenger", "another-challenger"])
+                .help("What the new version becomes at once: the champion, the challenger in the place of all others, or another one beside them"),
         )
         .arg(Arg::new("manifest").long("manifest").value_name("FILE").help("Its manifest [default: manifest.json beside it]"))
         .arg(Arg::new("sign-with").long("sign-with").value_name("FILE").help("Signs the manifest with this private key (Ed25519, PEM)"));
@@ -136,6 +136,7 @@ pub(super) fn push(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut
         place: match matches.get_one::<String>("as").map(String::as_str) {
             Some("champion") => Place::Champion,
             Some("challenger") => Place::Challenger,
+            Some("another-challenger") => Place::AnotherChallenger,
             _ => Place::Added,
         },
         key: named("sign-with"),
@@ -201,6 +202,7 @@ fn print_pushed(said: &Said, request: &Request, out: &mut dyn Write) -> Result<(
     let line = match (pushed.becomes, pushed.roles.first()) {
         (Place::Champion, _) => "it would become the champion".into(),
         (Place::Challenger, _) => "it would become the challenger".into(),
+        (Place::AnotherChallenger, _) => "it would become a challenger beside the others".into(),
         (Place::Added, Some(&"champion")) => "it is the champion already".into(),
         (Place::Added, Some(&"challenger")) => {
             format!("it is the challenger already; to make it the champion: {promote}")

@@ -260,6 +260,7 @@ impl Raw {
                 guard_period: r.duration("guard-period", Duration::ZERO),
                 compare_previous: r.duration("compare-previous", Duration::ZERO),
                 event_time: r.parse("event-time", "true or false", bool::from_str),
+                state: r.state(),
                 probe: r.probe(),
             },
             cpus,
@@ -293,6 +294,13 @@ fn cache_folder() -> Option<PathBuf> {
     Some(cache.join("onnxd"))
 }
 
+/// Where programs keep what they cannot get again. Each server has a folder of its own, by its address.
+fn state_folder(http: SocketAddr) -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")))?;
+    (http.port() != 0).then(|| state.join("onnxd").join(http.to_string()))
+}
+
 /// Reads values and remembers what is wrong with them.
 struct Reader<'a> {
     raw: &'a Raw,
@@ -303,6 +311,15 @@ impl Reader<'_> {
     fn probe(&mut self) -> Probe {
         let timeout = self.duration("probe-timeout", Duration::from_secs(1));
         Probe { executable: None, timeout, memory: self.size("probe-memory") }
+    }
+
+    fn state(&mut self) -> Option<PathBuf> {
+        match self.text("state").as_str() {
+            "off" => None,
+            // An address that cannot be read is told where it is used.
+            "auto" => state_folder(self.text("http").parse().ok()?),
+            folder => Some(folder.into()),
+        }
     }
 
     fn source(&mut self) -> source::Options {

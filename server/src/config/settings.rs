@@ -90,6 +90,7 @@ settings! {
         "shadow-sample" "SHARE" = "1.0", "Share of the champion's batches that challengers score too, 0 to 1.";
         "shadow-cpu" "SHARE" = "0.25", "Share of one CPU that all challengers together may take, above 0 to 1; what one cannot keep up with is dropped and counted.";
         "shadow-queue-rows" "COUNT" = "8192", "Rows that may wait for each challenger.";
+        "state" "FOLDER" = "auto", "Where the evidence for challengers is kept over restarts, for this server alone. auto: $XDG_STATE_HOME/onnxd/ADDRESS or ~/.local/state/onnxd/ADDRESS, by the address of --http, unless its port is 0; off: nowhere.";
         "event-time" "BOOL" = "false", "Takes the times (ts) of rows as the time of the evidence, however long ago they are: for recorded rows. Without it, a ts that is not of about now is refused.";
     }
     "Trying out new models" {

@@ -1,5 +1,6 @@
 //! Models, queues, shadow and swaps without any protocol: what the HTTP server is built on and what a program embeds.
 
+mod evidence;
 mod rollback;
 mod unload;
 
@@ -23,6 +24,7 @@ use crate::model::runtime::Runtime;
 use crate::probe::Probe;
 use crate::promotion;
 use crate::serving::ServingSet;
+use crate::shadow::kept::Kept;
 use crate::shadow::origin::Origin;
 use crate::shadow::stats::Statistics;
 use crate::shadow::{self, Sampler};
@@ -57,6 +59,8 @@ pub struct Options {
     pub guard_period: Duration,
     /// Whether rows' own times are taken however long ago they are: for recorded rows.
     pub event_time: bool,
+    /// Folder in which evidence is kept over restarts.
+    pub state: Option<PathBuf>,
     /// How long the champion before is compared with the new one in the shadow.
     pub compare_previous: Duration,
     /// How new models are tried out.
@@ -87,6 +91,7 @@ impl Options {
             guard_period: Duration::from_secs(600),
             compare_previous: Duration::from_secs(24 * 3600),
             event_time: false,
+            state: None,
             probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
         }
     }
@@ -133,6 +138,7 @@ struct Shared {
     reports: Mutex<Reports>,
     source: Arc<Source>,
     reading: Mutex<Reading>,
+    kept: Option<Arc<Kept>>,
     /// How many looks were asked for by someone who waits, and how many of these were answered.
     asked: AtomicU64,
     answered: Mutex<u64>,
@@ -168,6 +174,11 @@ impl Engine {
             }
             Err(reason) => tracing::warn!(reason, "changes are looked for every {:?} only", options.poll_interval),
         }
+        let kept = options.state.as_deref().map(Kept::open).transpose().unwrap_or_else(|reason| {
+            tracing::warn!(reason, "evidence for challengers is not kept over a restart: name a folder with --state");
+            None
+        });
+        let kept = kept.map(Arc::new);
         let context = Context {
             runtime: runtime.clone(),
             source: Arc::clone(&source),
@@ -178,6 +189,7 @@ impl Engine {
             guard_period: options.guard_period,
             compare_previous: options.compare_previous,
             shadow: options.shadow,
+            kept: kept.clone(),
             memory: Memory::new(options.memory_limit),
             metrics: Arc::clone(&metrics),
         };
@@ -194,6 +206,7 @@ impl Engine {
             workers: Mutex::default(),
             reports: Mutex::default(),
             reading: Mutex::default(),
+            kept,
             asked: AtomicU64::new(0),
             answered: Mutex::new(0),
             looked_again: Condvar::new(),
@@ -231,7 +244,12 @@ impl Engine {
                 }
             }),
         )?;
-        Ok(Self { shared, hints, threads: vec![swap, upkeep] })
+        let mut threads = vec![swap, upkeep];
+        if shared.kept.is_some() {
+            let keeping = Arc::clone(&shared);
+            threads.push(start("evidence", Box::new(move || keeping.keep_evidence()))?);
+        }
+        Ok(Self { shared, hints, threads })
     }
 
     /// Waits until every model of the repository was tried once.
@@ -411,6 +429,7 @@ impl Engine {
             // A worker that panicked was reported by the panic itself.
             let _ = worker.join();
         }
+        self.shared.save_evidence();
     }
 }
 

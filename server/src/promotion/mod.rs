@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use crate::model::manifest::Manifest;
-use crate::source::aliases::{ALIASES, ALIASES_BYTES, Aliases};
+use crate::source::aliases::{ALIASES, ALIASES_BYTES, Aliases, MOST_CHALLENGERS};
 use crate::source::{Condition, MANIFEST, MANIFEST_BYTES, Object, Source, Written, is_model_name, is_version, sha256};
 
 /// A record is small, its evidence included.
@@ -27,8 +27,10 @@ pub enum Change {
     Promote(Option<String>),
     /// This version, or the champion before, becomes champion again.
     RollBack(Option<String>),
-    /// This version becomes the challenger.
+    /// This version becomes the challenger, in the place of all others.
     Challenge(String),
+    /// This version becomes a challenger beside the others.
+    Join(String),
 }
 
 impl Change {
@@ -36,7 +38,7 @@ impl Change {
         match self {
             Self::Promote(_) => "promote",
             Self::RollBack(_) => "rollback",
-            Self::Challenge(_) => "challenge",
+            Self::Challenge(_) | Self::Join(_) => "challenge",
         }
     }
 }
@@ -155,6 +157,7 @@ pub fn change(
         let is_there = match change {
             Change::Promote(_) | Change::RollBack(_) => aliases.champion == version,
             Change::Challenge(_) => aliases.challengers == [version.clone()],
+            Change::Join(_) => aliases.challengers.contains(&version),
         };
         is_there && aliases.manifest_sha256.get(&version) == Some(&manifest)
     });
@@ -166,6 +169,7 @@ pub fn change(
         Change::Promote(_) => base.with_champion(&version, &manifest, false),
         Change::RollBack(_) => base.with_champion(&version, &manifest, true),
         Change::Challenge(_) => base.with_challenger(&version, &manifest),
+        Change::Join(_) => base.with_another(&version, &manifest),
     };
     next.updated_at = now();
     (next.by, next.reason) = (author.by.clone(), author.reason.clone());
@@ -209,9 +213,8 @@ fn target(source: &Source, model: &str, change: &Change, before: Option<&Aliases
         format!("its versions: {}", numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
     };
     let named = match change {
-        Change::Promote(Some(version)) | Change::RollBack(Some(version)) | Change::Challenge(version) => {
-            Ok(version.clone())
-        }
+        Change::Promote(Some(version)) | Change::RollBack(Some(version)) => Ok(version.clone()),
+        Change::Challenge(version) | Change::Join(version) => Ok(version.clone()),
         Change::Promote(None) => before.and_then(|aliases| aliases.challengers.first().cloned()).ok_or_else(|| {
             ChangeError::Refused(format!("{model} has no challenger to promote: name a version ({})", versions()))
         }),
@@ -222,10 +225,20 @@ fn target(source: &Source, model: &str, change: &Change, before: Option<&Aliases
     if !is_version(&named) {
         return Err(ChangeError::Refused(format!("version {named:?} is not a positive whole number")));
     }
-    if matches!(change, Change::Challenge(_)) && before.is_none_or(|aliases| aliases.champion.is_empty()) {
+    let challenges = matches!(change, Change::Challenge(_) | Change::Join(_));
+    if challenges && before.is_none_or(|aliases| aliases.champion.is_empty()) {
         return Err(ChangeError::Refused(format!("{model} has no champion yet, so there is nothing to challenge")));
     }
-    if matches!(change, Change::Challenge(_)) && before.is_some_and(|aliases| aliases.champion == named) {
+    if let (Change::Join(_), Some(aliases)) = (change, before)
+        && aliases.challengers.len() >= MOST_CHALLENGERS
+        && !aliases.challengers.contains(&named)
+    {
+        let (now, most) = (aliases.challengers.join(", "), MOST_CHALLENGERS);
+        let message =
+            format!("{model} has {most} challengers already ({now}), which are the most that are scored at a time");
+        return Err(ChangeError::Refused(message));
+    }
+    if challenges && before.is_some_and(|aliases| aliases.champion == named) {
         return Err(ChangeError::Refused(format!(
             "version {named} of {model} is the champion, it cannot challenge itself"
         )));

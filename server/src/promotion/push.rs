@@ -31,8 +31,11 @@ pub enum Place {
     Added,
     /// The champion.
     Champion,
-    /// The challenger.
+    /// The challenger, in the place of all others.
     Challenger,
+    /// A challenger beside the others.
+    #[serde(rename = "another-challenger")]
+    AnotherChallenger,
 }
 
 /// What is pushed, and how.
@@ -136,7 +139,7 @@ pub fn push(
     let mut warnings = vec![];
     let place = match (request.place, &aliases) {
         (Place::Added, None) => Place::Champion,
-        (Place::Challenger, None) => {
+        (Place::Challenger | Place::AnotherChallenger, None) => {
             let message = format!("{} has no champion yet: push its champion first", request.model);
             return Err(ChangeError::Refused(message));
         }
@@ -152,6 +155,7 @@ pub fn push(
         Place::Added => None,
         Place::Champion => Some(Change::Promote(Some(version.clone()))),
         Place::Challenger => Some(Change::Challenge(version.clone())),
+        Place::AnotherChallenger => Some(Change::Join(version.clone())),
     };
     // A version that was not written cannot be promoted, not even on trial.
     let change_to = change_to.filter(|_| !request.dry_run || !uploaded);
@@ -296,7 +300,7 @@ fn fits(
         }
     };
     let result = match place {
-        Place::Challenger => candidate.signature.can_shadow(&champion),
+        Place::Challenger | Place::AnotherChallenger => candidate.signature.can_shadow(&champion),
         Place::Champion | Place::Added => candidate.signature.can_replace(&champion),
     };
     match result {
@@ -306,7 +310,7 @@ fn fits(
                 "{reason}: servers would refuse it (push with --allow-signature-change, and serve with it, to accept it)"
             )))
         }
-        Err(reason) if place == Place::Challenger => {
+        Err(reason) if matches!(place, Place::Challenger | Place::AnotherChallenger) => {
             Err(ChangeError::Refused(format!("it cannot be compared with the champion: {reason}")))
         }
         Err(reason) => Ok(Some(format!("it cannot replace the champion: {reason}"))),

@@ -1,6 +1,6 @@
 //! A challenger: its queue, its thread, and what is counted of it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub(super) struct Seen {
     sharers: AtomicUsize,
     statistics: Mutex<Statistics>,
     recorder: Mutex<Recorder>,
+    /// Whether it recorded anything since it was asked.
+    is_new: AtomicBool,
     /// Requests on which the champion failed, and those where it was not finite: those that this one answers, the others.
     retried: [[AtomicU64; 2]; 2],
     /// Rows for which the queue had no room; counted by threads that must not wait for the lock.
@@ -69,6 +71,7 @@ impl Challenger {
             sharers: AtomicUsize::new(1),
             statistics: Mutex::default(),
             recorder: Mutex::new(recorder),
+            is_new: AtomicBool::new(false),
             retried: Default::default(),
             refused: AtomicU64::new(0),
         });
@@ -140,6 +143,12 @@ impl Challenger {
         self.seen.recorder()
     }
 
+    /// Whether anything was recorded since this was asked last.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.seen.is_new.swap(false, Ordering::Relaxed)
+    }
+
     /// What this model made of requests on which the champion failed, and of those where it was not finite.
     #[must_use]
     pub fn retried(&self) -> [Retried; 2] {
@@ -176,6 +185,12 @@ impl Seen {
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, to record something.
+    pub(super) fn record(&self) -> MutexGuard<'_, Recorder> {
+        self.is_new.store(true, Ordering::Relaxed);
+        self.recorder()
+    }
+
     /// Counts requests on which the champion failed, and whether this one did not.
     pub(super) fn count_retried(&self, end: End, answered: bool, requests: u64) {
         let counters = &self.retried[usize::from(end == End::NotFinite)];
@@ -186,7 +201,7 @@ impl Seen {
         self.metrics.lost(self.role(), reason, rows as u64);
         self.statistics().lose(reason.name(), rows as u64);
         if reason.is_its_fault() {
-            self.recorder().fail(rows as u64);
+            self.record().fail(rows as u64);
         }
     }
 

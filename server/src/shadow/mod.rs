@@ -7,6 +7,7 @@
 pub mod answers;
 mod breaker;
 mod challenger;
+pub mod kept;
 pub mod origin;
 mod queue;
 mod scorer;

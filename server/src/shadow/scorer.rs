@@ -52,7 +52,7 @@ impl Scorer {
 
     fn label(&self, labels: &[Label]) {
         for label in labels {
-            let joined = self.seen.recorder().label(label);
+            let joined = self.seen.record().label(label);
             self.seen.metrics.joined(self.seen.role(), label.source, joined);
         }
     }
@@ -133,7 +133,7 @@ impl Scorer {
         let places = batch.iter().flat_map(|pair| {
             pair.origins.iter().flat_map(|(origin, rows)| (0..*rows).map(move |row| origin.place(row)))
         });
-        let mut recorder = self.seen.recorder();
+        let mut recorder = self.seen.record();
         for (place, (champion, challenger)) in places.zip(both) {
             recorder.record(place.id, &Row { series: place.series, at: place.at, champion, challenger });
         }

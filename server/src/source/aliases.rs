@@ -9,6 +9,8 @@ use super::{Revision, Wanted};
 
 /// The object's name in a model's folder.
 pub const ALIASES: &str = "aliases.json";
+/// Challengers that are scored at a time.
+pub const MOST_CHALLENGERS: usize = 3;
 /// A pointer is small; what is larger is something else.
 pub const ALIASES_BYTES: u64 = 64 << 10;
 
@@ -110,6 +112,16 @@ impl Aliases {
     pub fn with_challenger(&self, version: &str, manifest_sha256: &str) -> Self {
         let mut next = self.clone();
         next.challengers = vec![version.into()];
+        next.pin(version, manifest_sha256)
+    }
+
+    /// The next object with this challenger behind the present ones.
+    #[must_use]
+    pub fn with_another(&self, version: &str, manifest_sha256: &str) -> Self {
+        let mut next = self.clone();
+        if !next.challengers.iter().any(|challenger| challenger == version) {
+            next.challengers.push(version.into());
+        }
         next.pin(version, manifest_sha256)
     }
 

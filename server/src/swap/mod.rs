@@ -22,6 +22,7 @@ use crate::model::{ModelId, Threads};
 use crate::probe::Probe;
 use crate::serving::ServingSet;
 use crate::shadow;
+use crate::shadow::kept::Kept;
 use crate::source::{Hint, Listing, Source, Wanted};
 use crate::threads::LowPriority;
 
@@ -72,6 +73,7 @@ pub(crate) struct Context {
     pub(crate) guard_period: Duration,
     pub(crate) compare_previous: Duration,
     pub(crate) shadow: shadow::Limits,
+    pub(crate) kept: Option<Arc<Kept>>,
     pub(crate) memory: Memory,
     pub(crate) metrics: Arc<Metrics>,
 }

@@ -11,8 +11,12 @@ use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::{Duty, Model, ModelId};
 use crate::serving::ServingSet;
 use crate::shadow::{self, Challenger, PREVIOUS};
+use crate::source::aliases::MOST_CHALLENGERS;
 use crate::source::{Revision, Wanted};
 use crate::verdict::state::Recorder;
+
+/// Whoever names challengers and whoever scores them agree on how many there may be.
+const _: () = assert!(shadow::MOST == MOST_CHALLENGERS);
 
 impl Context {
     /// Fetches, probes and loads; a model in `memory` with the same bytes is taken as it is.
@@ -182,7 +186,12 @@ impl Swapper {
     /// The thread of one that is compared with a champion.
     fn start(&self, name: &str, model: Arc<Model>, role: usize, champion: &Model) -> std::io::Result<Challenger> {
         let metrics = Arc::new(ModelMetrics::new(&self.context.metrics, name));
-        let recorder = Recorder::new(champion.signature.horizon());
+        let horizon = champion.signature.horizon();
+        let saved = self.context.kept.as_ref().and_then(|kept| kept.load(champion, &model));
+        let recorder = match saved {
+            Some(saved) => Recorder::restore(horizon, saved),
+            None => Recorder::new(horizon),
+        };
         Challenger::start(model, role, self.context.shadow, metrics, recorder)
     }
 

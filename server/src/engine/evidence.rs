@@ -1,0 +1,35 @@
+//! Keeps the evidence over restarts.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Shared;
+
+/// How often what is new is written. As much of it is lost when the process is killed.
+const PAUSE: Duration = Duration::from_secs(60);
+
+impl Shared {
+    /// Writes what is new, again and again, until the engine stops.
+    pub(super) fn keep_evidence(self: &Arc<Self>) {
+        while !self.stop.load(Ordering::Relaxed) {
+            std::thread::park_timeout(PAUSE);
+            self.save_evidence();
+        }
+    }
+
+    /// Writes what is new. It may have to wait for the shadow's threads, which get a CPU only when it is idle.
+    pub(super) fn save_evidence(&self) {
+        let Some(kept) = &self.kept else { return };
+        for (name, lane) in self.lanes.load().iter() {
+            let Some(set) = lane.serving.get() else { continue };
+            for challenger in set.compared().filter(|challenger| challenger.is_new()) {
+                let saved = challenger.recorder().save();
+                if let Err(error) = kept.save(&set.champion, challenger.model(), &saved) {
+                    let folder = kept.folder().display();
+                    tracing::warn!(model = name, %folder, %error, "the evidence cannot be kept over a restart");
+                }
+            }
+        }
+    }
+}
