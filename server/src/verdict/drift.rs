@@ -1,92 +1,245 @@
-//! How far values are from where they were: histograms of fixed bins, and what two of them have in common.
+//! Whether the values of features are distributed as they were in training.
 
+use std::collections::BTreeMap;
 use std::iter::zip;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::evidence::float;
+use super::buckets::SECONDS;
+use super::evidence::{differs, float};
+pub use super::histogram::Histogram;
+use super::histogram::SMOOTHING;
+use super::seen::Seen;
 
-/// Added to each bin before the logarithms of [`Histogram::psi`], so that no bin is empty.
-const SMOOTHING: f64 = 0.5;
+/// Weight of the reference in [`differs`].
+const KAPPA: f64 = 100.0;
+/// E from which values are distributed otherwise beyond doubt.
+const ENOUGH: f64 = 1000.0;
+/// PSI from which that matters.
+const MATTERS: f64 = 0.1;
+/// Features that share a map of what was drawn.
+const TOGETHER: usize = 64;
+/// All of them.
+const ALL: u64 = u64::MAX;
 
-/// Counts between fixed edges.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Histogram {
-    /// Counts of each bin.
-    pub counts: Vec<u64>,
-    /// Values that are missing.
-    pub missing: u64,
+/// How a feature was distributed in training: `reference.<feature>` of a manifest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// Inner edges of the bins, ascending; values beyond the outer ones count in the outer bins.
+    pub edges: Vec<f64>,
+    /// Share of each bin, of the values that were there; they add up to one.
+    pub p: Vec<f64>,
+    /// Share of the rows without a value.
+    pub p_missing: f64,
+    /// Values that were there.
+    pub n: u64,
 }
 
-impl Histogram {
-    /// An empty one.
-    #[must_use]
-    pub fn new(bins: usize) -> Self {
-        Self { counts: vec![0; bins], missing: 0 }
-    }
-
-    /// Counts a value. `edges` are the inner ones, ascending, one fewer than bins; a value on an edge lies above it.
-    pub fn record(&mut self, edges: &[f64], value: f64) {
-        if value.is_nan() {
-            self.missing += 1;
-        } else if let Some(count) = self.counts.get_mut(edges.partition_point(|edge| *edge <= value)) {
-            *count += 1;
+impl Reference {
+    /// Reads `{"edges": [min, .., max], "p": [..], "p_missing": 0.0, "n": 1000}`.
+    ///
+    /// # Errors
+    /// A sentence that names the field that cannot be used.
+    pub fn parse(entry: &Value) -> Result<Self, String> {
+        let edges = numbers(entry, "edges")?;
+        let mut p = numbers(entry, "p")?;
+        if p.is_empty() || edges.len() != p.len() + 1 {
+            return Err(format!(
+                "`edges` has {} numbers and `p` has {}: give one edge more than there are bins",
+                edges.len(),
+                p.len()
+            ));
         }
-    }
-
-    /// Adds what was counted elsewhere; what has other bins is left out.
-    pub fn merge(&mut self, other: &Self) {
-        if self.counts.len() == other.counts.len() {
-            zip(&mut self.counts, &other.counts).for_each(|(mine, theirs)| *mine += theirs);
-            self.missing += other.missing;
+        if !edges.is_sorted_by(|a, b| a < b) {
+            return Err("`edges` are not ascending: give each edge once, from the least to the greatest".to_owned());
         }
+        let total: f64 = p.iter().sum();
+        if p.iter().any(|share| *share < 0.0) || (total - 1.0).abs() > 0.01 {
+            return Err(format!("`p` adds up to {total}: give shares from 0 to 1 that add up to 1"));
+        }
+        p.iter_mut().for_each(|share| *share /= total);
+        let p_missing = match entry.get("p_missing") {
+            None => 0.0,
+            Some(share) => share.as_f64().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| {
+                format!("`p_missing` is {share}: give the share of the rows without a value, from 0 to 1")
+            })?,
+        };
+        let n = entry.get("n").and_then(Value::as_u64).filter(|n| *n > 0);
+        let n = n.ok_or("`n` is no number of rows: give how many values the shares were counted on")?;
+        Ok(Self { edges: edges[1..edges.len() - 1].to_vec(), p, p_missing, n })
     }
 
-    /// Values that are there.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.counts.iter().sum()
+    /// Shares of all rows: of each bin, and last of those without a value. That one is smoothed, since a training set without any says
+    /// little of whether there may be one.
+    fn shares(&self) -> Vec<f64> {
+        let n = float(self.n);
+        let missing = self.p_missing.clamp(0.0, 1.0).mul_add(n, SMOOTHING) / (n + 1.0);
+        self.p.iter().map(|share| share * (1.0 - missing)).chain([missing]).collect()
+    }
+}
+
+fn numbers(entry: &Value, field: &str) -> Result<Vec<f64>, String> {
+    let list = entry.get(field).and_then(Value::as_array);
+    let numbers: Option<Vec<f64>> = list.and_then(|list| list.iter().map(Value::as_f64).collect());
+    numbers.ok_or_else(|| format!("`{field}` is no list of numbers: give {field} as training wrote them"))
+}
+
+/// What came of a feature, beside its reference.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Feature {
+    /// The reference.
+    pub reference: Reference,
+    /// One value of each series and bucket.
+    pub values: Histogram,
+}
+
+impl Feature {
+    /// Counts of each bin, and last of missing values.
+    fn counts(&self) -> Vec<u64> {
+        let mut counts = self.values.counts.clone();
+        counts.resize(self.reference.p.len(), 0);
+        counts.push(self.values.missing);
+        counts
     }
 
-    /// The population stability index, `sum (q-p) ln(q/p)`, less what two samples of one population have on average,
-    /// `(bins-1)(1/n+1/m)` (arXiv 2307.11878). It may be negative.
+    /// ln E against "values are distributed, or missing, as in training": see [`differs`].
     #[must_use]
-    pub fn psi(&self, other: &Self) -> f64 {
-        let (n, m) = (float(self.total()), float(other.total()));
-        if n == 0.0 || m == 0.0 {
+    pub fn log_e(&self) -> f64 {
+        differs(&self.counts(), &self.reference.shares(), KAPPA)
+    }
+
+    /// The population stability index against the reference, with missing values as one more bin, less what two samples of these sizes
+    /// have on average; 0 without any value.
+    #[must_use]
+    pub fn psi(&self) -> f64 {
+        let (counts, shares) = (self.counts(), self.reference.shares());
+        let (bins, n) = (float(counts.len() as u64), float(self.reference.n));
+        let m: f64 = counts.iter().map(|count| float(*count)).sum();
+        if m == 0.0 || n == 0.0 {
             return 0.0;
         }
-        let bins = float(self.counts.len() as u64);
-        let share = |count: u64, total: f64| (float(count) + SMOOTHING) / SMOOTHING.mul_add(bins, total);
-        let index: f64 = zip(&self.counts, &other.counts)
-            .map(|(a, b)| (share(*a, n), share(*b, m)))
+        let smooth = |count: f64, total: f64| (count + SMOOTHING) / SMOOTHING.mul_add(bins, total);
+        let index: f64 = zip(&counts, &shares)
+            .map(|(count, share)| (smooth(share * n, n), smooth(float(*count), m)))
             .map(|(p, q)| (q - p) * (q / p).ln())
             .sum();
-        index - (bins - 1.0) * (1.0 / n + 1.0 / m)
+        let used = zip(&counts, &shares).filter(|(count, share)| **count > 0 || **share * n >= 1.0).count();
+        index - (float(used as u64) - 1.0) * (1.0 / n + 1.0 / m)
     }
 
-    /// The greatest difference of the distribution functions (Kolmogorov and Smirnov).
+    /// Whether values are distributed otherwise, beyond doubt and by so much that it matters.
     #[must_use]
-    pub fn ks(&self, other: &Self) -> f64 {
-        self.gaps(other).into_iter().fold(0.0, |most, gap| gap.abs().max(most))
+    pub fn is_alarm(&self) -> bool {
+        self.log_e() >= ENOUGH.ln() && self.psi() >= MATTERS
+    }
+}
+
+/// The state of all features; those of several servers add up, exactly and in any order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Drift {
+    /// By name.
+    pub features: BTreeMap<String, Feature>,
+}
+
+impl Drift {
+    /// Adds what was counted elsewhere; what has another reference is left out.
+    pub fn merge(&mut self, other: &Self) {
+        for (name, theirs) in &other.features {
+            match self.features.get_mut(name) {
+                Some(mine) if mine.reference == theirs.reference => mine.values.merge(&theirs.values),
+                Some(_) => {}
+                None => {
+                    self.features.insert(name.clone(), theirs.clone());
+                }
+            }
+        }
     }
 
-    /// How far the one has to be moved to become the other (Wasserstein's distance of order one), in units of `width`, which
-    /// is that of a bin.
+    /// Names of the features whose values are distributed otherwise than in training.
     #[must_use]
-    pub fn w1(&self, other: &Self, width: f64) -> f64 {
-        self.gaps(other).into_iter().map(f64::abs).sum::<f64>() * width
+    pub fn alarms(&self) -> Vec<String> {
+        self.features.iter().filter(|(_, feature)| feature.is_alarm()).map(|(name, _)| name.clone()).collect()
     }
+}
 
-    /// Differences of the distribution functions at the upper end of each bin.
-    fn gaps(&self, other: &Self) -> Vec<f64> {
-        let (n, m) = (float(self.total()).max(1.0), float(other.total()).max(1.0));
-        let mut sums = (0, 0);
-        zip(&self.counts, &other.counts)
-            .map(|(a, b)| {
-                sums = (sums.0 + a, sums.1 + b);
-                float(sums.0) / n - float(sums.1) / m
+/// Counts values of features, one of each series and bucket.
+#[derive(Debug, Default)]
+pub struct Drifts {
+    names: Vec<String>,
+    features: Vec<Feature>,
+    /// For each [`TOGETHER`] features: which of them were drawn in the latest bucket of a series.
+    drawn: Vec<Drawn>,
+}
+
+#[derive(Debug, Default)]
+struct Drawn {
+    series: Seen,
+    /// The latest series and its bucket, and its features that were drawn: rows bring all of theirs together.
+    latest: (u64, u64),
+    features: u64,
+}
+
+impl Drifts {
+    /// For features with these references.
+    #[must_use]
+    pub fn new(references: BTreeMap<String, Reference>) -> Self {
+        let drawn = (0..references.len().div_ceil(TOGETHER)).map(|_| Drawn::default()).collect();
+        let (names, features) = references
+            .into_iter()
+            .map(|(name, reference)| {
+                let values = Histogram::new(reference.p.len());
+                (name, Feature { reference, values })
             })
-            .collect()
+            .unzip();
+        Self { names, features, drawn }
+    }
+
+    /// Goes on where another one was saved, for the features whose references are the same.
+    #[must_use]
+    pub fn restore(references: BTreeMap<String, Reference>, saved: &Drift) -> Self {
+        let mut drifts = Self::new(references);
+        for (name, feature) in zip(&drifts.names, &mut drifts.features) {
+            if let Some(saved) = saved.features.get(name).filter(|saved| saved.reference == feature.reference) {
+                feature.values.merge(&saved.values);
+            }
+        }
+        drifts
+    }
+
+    /// The index of a feature for [`Drifts::record`]; `None` where it has no reference.
+    #[must_use]
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.names.binary_search_by(|known| known.as_str().cmp(name)).ok()
+    }
+
+    /// Counts a feature's value, NaN for a missing one, unless a row of this series was counted in this bucket. All values of a row
+    /// come one after the other.
+    pub fn record(&mut self, series: u64, at: u64, feature: usize, value: f64) {
+        let (Some(known), Some(drawn)) = (self.features.get_mut(feature), self.drawn.get_mut(feature / TOGETHER))
+        else {
+            return;
+        };
+        let bit = 1 << (feature % TOGETHER);
+        let now = (series, at);
+        let again = drawn.features & bit != 0 && drawn.features != ALL;
+        if drawn.features == 0 || drawn.latest != now || again {
+            let first = drawn.series.first(series, at / SECONDS);
+            drawn.latest = now;
+            // A row that is not the first of its bucket has nothing that is still to be drawn.
+            drawn.features = if first { 0 } else { ALL };
+        }
+        if drawn.features & bit == 0 {
+            drawn.features |= bit;
+            known.values.record(&known.reference.edges, value);
+        }
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn state(&self) -> Drift {
+        Drift { features: zip(self.names.clone(), self.features.clone()).collect() }
     }
 }

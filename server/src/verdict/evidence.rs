@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::special::{ln_beta, ln_beta_below_half, ln_sum_exp};
 
-/// Points of the mixture of [`above`].
+/// Points of the mixtures of [`above`] and [`below`].
 const POINTS: u32 = 64;
 /// The greatest of them.
 const GREATEST: f64 = 0.999;
+/// The least of them.
+const LEAST: f64 = 1e-6;
 
 /// Discordant pairs: where one model is right and the other is wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,16 +24,22 @@ pub struct Discordant {
 }
 
 impl Discordant {
+    /// Counts a pair, by whether it is the challenger that is right.
+    pub const fn record(&mut self, challenger: bool) {
+        let count = if challenger { &mut self.challenger } else { &mut self.champion };
+        *count = count.saturating_add(1);
+    }
+
     /// Adds what was counted elsewhere.
     pub const fn merge(&mut self, other: Self) {
-        self.challenger += other.challenger;
-        self.champion += other.champion;
+        self.challenger = self.challenger.saturating_add(other.challenger);
+        self.champion = self.champion.saturating_add(other.champion);
     }
 
     /// All of them.
     #[must_use]
     pub const fn pairs(self) -> u64 {
-        self.challenger + self.champion
+        self.challenger.saturating_add(self.champion)
     }
 
     /// ln E against "the challenger is right in at most half of them": a sequential test of `McNemar`, whose mixture is the half
@@ -64,14 +72,25 @@ fn better(right: u64, wrong: u64) -> f64 {
 /// mixture of likelihood ratios over points above the limit, evenly spaced in their logits, of equal weight.
 #[must_use]
 pub fn above(events: u64, trials: u64, limit: f64) -> f64 {
-    let (x, rest) = (float(events), float(trials.saturating_sub(events)));
-    let ratio = |p: f64| x * (p / limit).ln() + rest * ((1.0 - p) / (1.0 - limit)).ln();
-    ln_sum_exp(points(limit).map(ratio)) - f64::from(POINTS).ln()
+    mixture(events, trials, limit, GREATEST)
 }
 
-fn points(limit: f64) -> impl Iterator<Item = f64> + Clone {
+/// ln E against "an event happens with a probability of at least `limit`": the mirror of [`above`], over points below.
+#[must_use]
+pub fn below(events: u64, trials: u64, limit: f64) -> f64 {
+    mixture(events, trials, limit, LEAST)
+}
+
+fn mixture(events: u64, trials: u64, limit: f64, end: f64) -> f64 {
+    let (x, rest) = (float(events), float(trials.saturating_sub(events)));
+    let ratio = |p: f64| x * (p / limit).ln() + rest * ((1.0 - p) / (1.0 - limit)).ln();
+    ln_sum_exp(points(limit, end).map(ratio)) - f64::from(POINTS).ln()
+}
+
+/// Points from a limit, which is not among them, to an end, which is.
+fn points(limit: f64, end: f64) -> impl Iterator<Item = f64> + Clone {
     let logit = |p: f64| (p / (1.0 - p)).ln();
-    let (first, last) = (logit(limit), logit(GREATEST));
+    let (first, last) = (logit(limit), logit(end));
     (1..=POINTS).map(move |i| {
         let at = (last - first).mul_add(f64::from(i) / f64::from(POINTS), first);
         1.0 / (1.0 + (-at).exp())
@@ -94,46 +113,28 @@ pub struct Alarms {
 impl Alarms {
     /// Counts a trial.
     pub const fn record(&mut self, champion: bool, challenger: bool) {
-        match (champion, challenger) {
-            (true, true) => self.both += 1,
-            (true, false) => self.champion += 1,
-            (false, true) => self.challenger += 1,
-            (false, false) => self.neither += 1,
-        }
+        let count = match (champion, challenger) {
+            (true, true) => &mut self.both,
+            (true, false) => &mut self.champion,
+            (false, true) => &mut self.challenger,
+            (false, false) => &mut self.neither,
+        };
+        *count = count.saturating_add(1);
     }
 
     /// Adds what was counted elsewhere.
     pub const fn merge(&mut self, other: Self) {
-        self.both += other.both;
-        self.champion += other.champion;
-        self.challenger += other.challenger;
-        self.neither += other.neither;
+        self.both = self.both.saturating_add(other.both);
+        self.champion = self.champion.saturating_add(other.champion);
+        self.challenger = self.challenger.saturating_add(other.challenger);
+        self.neither = self.neither.saturating_add(other.neither);
     }
 
     /// The challenger's alarms over the champion's; `None` without any of the latter.
     #[must_use]
     pub fn ratio(self) -> Option<f64> {
-        let champion = self.both + self.champion;
-        (champion > 0).then(|| float(self.both + self.challenger) / float(champion))
-    }
-
-    /// Share of the champion's alarms that the challenger gives as well.
-    #[must_use]
-    pub fn positive_agreement(self) -> Option<f64> {
-        let champion = self.both + self.champion;
-        (champion > 0).then(|| float(self.both) / float(champion))
-    }
-
-    /// ln E against "the challenger misses at most this share of the champion's alarms".
-    #[must_use]
-    pub fn misses_beyond(self, share: f64) -> f64 {
-        above(self.champion, self.both + self.champion, share)
-    }
-
-    /// ln E against "the challenger gives at most this share of the champion's alarms".
-    #[must_use]
-    pub fn gives_beyond(self, share: f64) -> f64 {
-        above(self.both, self.both + self.champion, share)
+        let champion = self.both.saturating_add(self.champion);
+        (champion > 0).then(|| float(self.both.saturating_add(self.challenger)) / float(champion))
     }
 
     /// ln E against "the challenger gives at most `ratio` times as many alarms": bets on each trial, `1 + l (y - ratio x)`, are fair
@@ -148,6 +149,60 @@ impl Alarms {
     pub fn ratio_below(self, ratio: f64) -> f64 {
         staked(ratio.max(1.0), |l| [(self.champion, ratio * l), (self.challenger, -l), (self.both, (ratio - 1.0) * l)])
     }
+}
+
+/// The champion's alarms, by whether the challenger gave one on the same row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// It did.
+    pub given: u64,
+    /// It did not.
+    pub missed: u64,
+}
+
+impl Given {
+    /// Counts an alarm of the champion's.
+    pub const fn record(&mut self, given: bool) {
+        let count = if given { &mut self.given } else { &mut self.missed };
+        *count = count.saturating_add(1);
+    }
+
+    /// Adds what was counted elsewhere.
+    pub const fn merge(&mut self, other: Self) {
+        self.given = self.given.saturating_add(other.given);
+        self.missed = self.missed.saturating_add(other.missed);
+    }
+
+    /// The champion's alarms.
+    #[must_use]
+    pub const fn alarms(self) -> u64 {
+        self.given.saturating_add(self.missed)
+    }
+
+    /// Share of the champion's alarms that the challenger gives as well ("positive agreement").
+    #[must_use]
+    pub fn share(self) -> Option<f64> {
+        (self.alarms() > 0).then(|| float(self.given) / float(self.alarms()))
+    }
+
+    /// ln E against "the challenger misses at most this share of the champion's alarms".
+    #[must_use]
+    pub fn misses_beyond(self, share: f64) -> f64 {
+        above(self.missed, self.alarms(), share)
+    }
+
+    /// ln E against "the challenger gives at most this share of the champion's alarms".
+    #[must_use]
+    pub fn gives_beyond(self, share: f64) -> f64 {
+        above(self.given, self.alarms(), share)
+    }
+}
+
+/// ln of the mean of e-values, which is an e-value itself, whatever each has to do with the others: so is what labels of several
+/// sources say weighed together, without any of them in one test with another.
+#[must_use]
+pub fn averaged<const N: usize>(logarithms: [f64; N]) -> f64 {
+    ln_sum_exp(logarithms.into_iter()) - float(N as u64).ln()
 }
 
 fn staked(most: f64, gains: impl Fn(f64) -> [(u64, f64); 3]) -> f64 {
@@ -206,8 +261,10 @@ mod tests {
             |k: u64| libm::lgamma(float(n) + 1.0) - libm::lgamma(float(k) + 1.0) - libm::lgamma(float(n - k) + 1.0);
         for limit in [0.001, 0.2, 1.0 / 3.0, 0.8] {
             let chance = |k: u64| choose(k) + float(k) * f64::ln(limit) + float(n - k) * f64::ln(1.0 - limit);
-            let mean: f64 = (0..=n).map(|k| (chance(k) + above(k, n, limit)).exp()).sum();
-            assert!((mean - 1.0).abs() < 1e-9, "{limit}: {mean}");
+            for e in [above, below] {
+                let mean: f64 = (0..=n).map(|k| (chance(k) + e(k, n, limit)).exp()).sum();
+                assert!((mean - 1.0).abs() < 1e-9, "{limit}: {mean}");
+            }
         }
         let even = |k: u64| choose(k) - float(n) * std::f64::consts::LN_2;
         let mean: f64 = (0..=n).map(|k| (even(k) + better(k, n - k)).exp()).sum();

@@ -6,8 +6,17 @@
 //! are told in `docs/verdict.md`.
 
 pub mod buckets;
+pub mod draws;
 pub mod drift;
+pub mod estimate;
 pub mod evidence;
+pub mod histogram;
+mod packed;
+pub mod pending;
+pub mod recorder;
 pub mod rule;
+pub mod scores;
+mod seen;
+pub mod sketch;
 mod special;
 pub mod state;

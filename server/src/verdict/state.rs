@@ -1,11 +1,19 @@
-//! What was seen of a challenger beside the champion: the state that the servers add up, and how it is recorded.
+//! What was seen of a challenger beside the champion: the state that the servers add up, and what it is recorded from.
 
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::buckets::Buckets;
-use super::evidence::{Alarms, Discordant};
+use super::draws::Draws;
+pub use super::recorder::{Recorder, Saved};
+use super::scores::Scores;
+use super::sketch::Sketch;
+
+/// Names of series that are kept, to know that there are several.
+pub const MOST_SERIES: usize = 16;
+/// Brier scores are kept as whole numbers of this many parts of one, so that sums do not depend on their order.
+const PARTS: f64 = 16_777_216.0;
 
 /// The evidence on one challenger against one champion; the states of several servers add up, exactly and in any order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,31 +25,66 @@ pub struct Evidence {
     pub until: Option<u64>,
     /// Rows that both answered.
     pub requests: u64,
+    /// Hashes of the series that were named, at most the 16 smallest.
+    pub series: BTreeSet<u64>,
     /// Losses of the forecasts.
     pub forecast: Buckets,
-    /// Decisions that are alarms.
-    pub alarms: Alarms,
-    /// Labelled as anomalies.
-    pub anomalies: Labelled,
-    /// Labelled as normal.
-    pub normals: Labelled,
+    /// Alarms and labels, one draw for each series and bucket.
+    pub draws: Draws,
+    /// Labelled rows, by who labelled them.
+    pub labels: BTreeMap<Source, Labels>,
     /// Rows that the challenger failed on.
     pub errors: Events,
     /// Runs of the challenger that took too long.
     pub slow: Events,
+    /// Decisions that differ, one row for each series and bucket on each server: a series that moves from one server to another
+    /// within a bucket may count once on each.
+    pub units: Events,
+    /// Scores that differ by more than [`super::recorder::FAR`], of the same rows.
+    pub far: Events,
+    /// How the scores are distributed.
+    pub scores: Scores,
+    /// How long both took for the same rows.
+    pub latency: Latency,
 }
 
-/// Labelled pairs of one kind.
+/// Labelled rows beside those of [`Draws`], on which exactly one is right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Labelled {
-    /// Where one is right and the other wrong.
-    pub discordant: Discordant,
-    /// Where both are right or both are wrong.
-    pub concordant: u64,
+#[serde(default)]
+pub struct Labels {
+    /// Anomalies on which both are right or both are wrong.
+    pub anomalies: u64,
+    /// Normal rows on which both are right or both are wrong.
+    pub normals: u64,
+    /// How far scores were from the labels.
+    pub brier: Brier,
+}
+
+/// Sums of the squared differences of scores, from 0 to 1, from their labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Brier {
+    /// Rows.
+    pub rows: u64,
+    /// The champion's sum, in parts of 2^-24.
+    pub champion: u64,
+    /// The challenger's sum, in parts of 2^-24.
+    pub challenger: u64,
+}
+
+/// Times of runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// The champion's.
+    pub champion: Sketch,
+    /// The challenger's.
+    pub challenger: Sketch,
 }
 
 /// How often something happened, that should be rare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Events {
     /// It happened.
     pub events: u64,
@@ -54,17 +97,82 @@ impl Evidence {
     pub fn merge(&mut self, other: &Self) {
         self.since = self.since.into_iter().chain(other.since).min();
         self.until = self.until.max(other.until);
-        self.requests += other.requests;
+        self.requests = self.requests.saturating_add(other.requests);
+        other.series.iter().for_each(|series| self.name(*series));
         self.forecast.merge(&other.forecast);
-        self.alarms.merge(other.alarms);
-        for (mine, theirs) in [(&mut self.anomalies, other.anomalies), (&mut self.normals, other.normals)] {
-            mine.discordant.merge(theirs.discordant);
-            mine.concordant += theirs.concordant;
+        self.draws.merge(&other.draws);
+        other.labels.iter().for_each(|(source, labels)| self.labels.entry(*source).or_default().merge(*labels));
+        for (mine, theirs) in [
+            (&mut self.errors, other.errors),
+            (&mut self.slow, other.slow),
+            (&mut self.units, other.units),
+            (&mut self.far, other.far),
+        ] {
+            mine.merge(theirs);
         }
-        for (mine, theirs) in [(&mut self.errors, other.errors), (&mut self.slow, other.slow)] {
-            mine.events += theirs.events;
-            mine.trials += theirs.trials;
+        self.scores.merge(&other.scores);
+        self.latency.champion.merge(&other.latency.champion);
+        self.latency.challenger.merge(&other.latency.challenger);
+    }
+
+    /// Keeps the name of a series, unless it has none.
+    pub(super) fn name(&mut self, series: u64) {
+        let full = self.series.len() >= MOST_SERIES;
+        if series == 0 || full && self.series.last().is_some_and(|last| series >= *last) {
+            return;
         }
+        if self.series.insert(series) && full {
+            self.series.pop_last();
+        }
+    }
+}
+
+impl Labels {
+    /// Counts a row on which both are right or both are wrong.
+    pub(super) const fn agreed(&mut self, anomaly: bool) {
+        let count = if anomaly { &mut self.anomalies } else { &mut self.normals };
+        *count = count.saturating_add(1);
+    }
+
+    /// Adds what was counted elsewhere.
+    pub const fn merge(&mut self, other: Self) {
+        self.anomalies = self.anomalies.saturating_add(other.anomalies);
+        self.normals = self.normals.saturating_add(other.normals);
+        self.brier.rows = self.brier.rows.saturating_add(other.brier.rows);
+        self.brier.champion = self.brier.champion.saturating_add(other.brier.champion);
+        self.brier.challenger = self.brier.challenger.saturating_add(other.brier.challenger);
+    }
+}
+
+impl Brier {
+    /// Counts a pair of scores, if both are from 0 to 1.
+    pub(super) fn record(&mut self, champion: f64, challenger: f64, anomaly: bool) {
+        let scale = 0.0..=1.0;
+        if scale.contains(&champion) && scale.contains(&challenger) {
+            let truth = f64::from(u8::from(anomaly));
+            self.rows = self.rows.saturating_add(1);
+            self.champion = self.champion.saturating_add(parts((champion - truth).powi(2)));
+            self.challenger = self.challenger.saturating_add(parts((challenger - truth).powi(2)));
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to PARTS")]
+fn parts(square: f64) -> u64 {
+    (square * PARTS).round() as u64
+}
+
+impl Events {
+    /// Counts one that could have happened.
+    pub const fn record(&mut self, happened: bool) {
+        self.events = self.events.saturating_add(happened as u64);
+        self.trials = self.trials.saturating_add(1);
+    }
+
+    /// Adds what was counted elsewhere.
+    pub const fn merge(&mut self, other: Self) {
+        self.events = self.events.saturating_add(other.events);
+        self.trials = self.trials.saturating_add(other.trials);
     }
 }
 
@@ -123,6 +231,14 @@ impl Source {
             Self::Metric => "metric",
         }
     }
+
+    /// The sources of labels, each of which is tested for itself.
+    pub const LABELS: [Self; super::draws::SOURCES] = [Self::Human, Self::Alertmanager, Self::Chaos, Self::Incident];
+
+    /// Its place among [`Source::LABELS`]; a metric tells values alone.
+    pub(super) fn number(self) -> Option<usize> {
+        Self::LABELS.iter().position(|source| *source == self)
+    }
 }
 
 /// What was true.
@@ -171,68 +287,11 @@ pub struct Joined {
     pub known: u64,
 }
 
-/// Counts the evidence on one challenger, and remembers rows until their labels come.
-#[derive(Debug, Default)]
-pub struct Recorder {
-    evidence: Evidence,
-}
-
-/// What a recorder keeps over a restart.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Saved {
-    evidence: Evidence,
-}
-
-impl Recorder {
-    /// An empty one. `horizon` is how far ahead the champion's forecast looks, in seconds.
-    #[must_use]
-    pub fn new(horizon: Option<u64>) -> Self {
-        let _ = horizon;
-        Self::default()
-    }
-
-    /// Goes on where another one was saved.
-    #[must_use]
-    pub fn restore(horizon: Option<u64>, saved: Saved) -> Self {
-        Self { evidence: saved.evidence, ..Self::new(horizon) }
-    }
-
-    /// What is to be kept over a restart.
-    #[must_use]
-    pub fn save(&self) -> Saved {
-        Saved { evidence: self.evidence.clone() }
-    }
-
-    /// The evidence up to now.
-    #[must_use]
-    pub const fn evidence(&self) -> &Evidence {
-        &self.evidence
-    }
-
-    /// Counts a row that both models answered. `id` names it for labels that come later; 0 for none.
-    pub fn record(&mut self, id: u64, row: &Row) {
-        let _ = id;
-        self.evidence.since = Some(self.evidence.since.map_or(row.at, |since| since.min(row.at)));
-        self.evidence.until = self.evidence.until.max(Some(row.at));
-        self.evidence.requests += 1;
-        self.evidence.errors.trials += 1;
-    }
-
-    /// Counts rows that the challenger failed on, or that it answered with what is no number.
-    pub const fn fail(&mut self, rows: u64) {
-        self.evidence.errors.events += rows;
-        self.evidence.errors.trials += rows;
-    }
-
-    /// Counts the time that both took for the same rows.
-    pub fn time(&mut self, champion: Duration, challenger: Duration) {
-        let _ = (champion, challenger);
-    }
-
-    /// Takes a label.
-    pub fn label(&mut self, label: &Label) -> Joined {
-        let _ = label;
-        Joined::default()
+impl Joined {
+    /// Adds what became of another label.
+    pub const fn add(&mut self, other: Self) {
+        self.labelled = self.labelled.saturating_add(other.labelled);
+        self.known = self.known.saturating_add(other.known);
     }
 }
 

@@ -1,0 +1,236 @@
+//! What is missing for a promotion, in words and numbers: how much more it takes if all goes on as before, and how long that is.
+
+use serde::Serialize;
+
+use super::buckets::{BURN_IN, MOST_MORE, least_that};
+use super::draws::SOURCES;
+use super::evidence::{Discordant, above, averaged, below, float};
+use super::rule::{Case, Circumstances, Kind, NOT_WORSE, RIGHT, Rule, hours, names};
+use super::state::{Events, Source};
+
+/// The same of labels, of which it takes the longer to know the more there are.
+const MOST_LABELS: u64 = 10_000_000;
+
+/// What is missing for one condition.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Missing {
+    /// The condition's name.
+    pub condition: &'static str,
+    /// What there has to be more of: buckets, hours, alarms, labels, requests, series or servers.
+    pub unit: &'static str,
+    /// How much more; `None` if as things are it is never enough, or if that is not known.
+    pub more: Option<u64>,
+    /// How long that takes at the rate so far.
+    pub hours: Option<f64>,
+    /// The same in words.
+    pub text: String,
+}
+
+/// What a case is judged by.
+pub(super) struct Outlook<'a> {
+    pub(super) rule: &'a Rule,
+    pub(super) case: &'a Case<'a>,
+    pub(super) seen: &'a Circumstances,
+}
+
+impl Outlook<'_> {
+    /// What is missing for each of these conditions.
+    pub(super) fn of(&self, unmet: &[&'static str]) -> Vec<Missing> {
+        unmet.iter().map(|condition| self.missing(condition)).collect()
+    }
+
+    fn missing(&self, condition: &'static str) -> Missing {
+        let Case { evidence, told, .. } = self.case;
+        match condition {
+            names::HOURS => {
+                let left = hours(self.rule.least_time().saturating_sub(self.case.age));
+                let text = format!("{left:.1} more hours, for a daily cycle");
+                Missing { condition, unit: "hours", more: Some(ceiling(left)), hours: Some(left), text }
+            }
+            names::REQUESTS => {
+                let more = self.rule.least_requests.saturating_sub(evidence.requests);
+                self.counted(condition, "requests", Some(more), evidence.requests, format!("{more} more requests"))
+            }
+            names::SERIES => {
+                let more = self.rule.least_series.saturating_sub(evidence.series.len());
+                let text = format!("rows of {more} more series, named by `series`");
+                Missing { condition, unit: "series", more: Some(more as u64), hours: None, text }
+            }
+            names::SERVERS => {
+                let missing = self.seen.missing;
+                let text = format!("the evidence of {missing} more servers");
+                Missing { condition, unit: "servers", more: Some(missing as u64), hours: None, text }
+            }
+            names::INPUTS => {
+                let text =
+                    "inputs as they were in training, or a model that was trained on what they are now".to_owned();
+                Missing { condition, unit: "requests", more: None, hours: None, text }
+            }
+            names::SCORES => {
+                let text = "a person who looks at the scores and promotes it by hand".to_owned();
+                Missing { condition, unit: "requests", more: None, hours: None, text }
+            }
+            names::BETTER => self.forecast(condition, 0.0),
+            names::NOT_WORSE => self.forecast(condition, -self.rule.margin),
+            names::CATCHES_MORE => self.labels(condition, told.anomalies, 0.5, "anomalies"),
+            names::QUIETER => self.labels(condition, told.normals, 0.5, "normal rows"),
+            names::CATCHES_NO_LESS => self.labels(condition, told.anomalies, RIGHT, "anomalies"),
+            names::NO_LOUDER => self.labels(condition, told.normals, RIGHT, "normal rows"),
+            names::GIVES => self.alarms(condition),
+            names::DECIDES => self.rare(condition, evidence.units, "decisions"),
+            names::NEAR => self.rare(condition, evidence.far, "scores"),
+            _ => self.ratio(condition),
+        }
+    }
+
+    /// Something of which there were so many up to now.
+    fn counted(
+        &self,
+        condition: &'static str,
+        unit: &'static str,
+        more: Option<u64>,
+        so_far: u64,
+        text: String,
+    ) -> Missing {
+        let known = so_far > 0 && !self.case.age.is_zero();
+        let hours = more.filter(|_| known).map(|more| float(more) * hours(self.case.age) / float(so_far));
+        let text = hours.map_or_else(|| text.clone(), |hours| format!("{text}: {} at the rate so far", lasting(hours)));
+        Missing { condition, unit, more, hours, text }
+    }
+
+    fn forecast(&self, condition: &'static str, share: f64) -> Missing {
+        let Case { evidence, now, alpha, .. } = self.case;
+        let least = self.rule.least_pairs;
+        let found = evidence.forecast.improvement(least, *now, *alpha);
+        let buckets = found.map_or(0, |found| found.buckets);
+        let burn_in = BURN_IN.saturating_sub(buckets) as u64;
+        let more = evidence.forecast.more(least, *now, *alpha, share).map(|more| more.max(burn_in));
+        let mean = found.map(|found| found.mean);
+        let text = match (mean, more) {
+            (None, _) => format!(
+                "no forecast was compared with what came yet: send the actual values, and at least {burn_in} buckets of 10 minutes with {least} of them"
+            ),
+            (Some(mean), Some(more)) if mean > share => {
+                format!("{more} more buckets of 10 minutes, if it stays better by {:.1} %", 100.0 * mean)
+            }
+            (Some(mean), _) => {
+                format!("its forecast is better by {:.1} % up to now: that is never enough", 100.0 * mean)
+            }
+        };
+        let more = more.or((buckets < 2).then_some(burn_in));
+        self.counted(condition, "buckets", more, buckets as u64, text)
+    }
+
+    /// Labels on which exactly one is right, of the source that has most of them.
+    fn labels(&self, condition: &'static str, pairs: [Discordant; SOURCES], share: f64, of: &str) -> Missing {
+        let best = (0..SOURCES).max_by_key(|number| pairs[*number].pairs()).expect("there are four");
+        let now = pairs[best];
+        if now.pairs() == 0 {
+            let text = format!("no labels of {of} on which exactly one of both is right yet");
+            return self.counted(condition, "labels", None, 0, text);
+        }
+        let right = float(now.challenger) / float(now.pairs());
+        let (e, needs): (fn(Discordant) -> f64, _) = if share < 0.5 {
+            (|pairs| pairs.challenger_is_right_beyond(RIGHT), NOT_WORSE.ln())
+        } else {
+            (Discordant::challenger_is_better, self.case.superior)
+        };
+        let mut all = pairs.map(e);
+        let shown = |more: u64| {
+            let challenger = share_of(right, more);
+            let later = Discordant { challenger, champion: more.saturating_sub(challenger) };
+            let mut sum = now;
+            sum.merge(later);
+            all[best] = e(sum);
+            averaged(all) >= needs
+        };
+        let more = if right > share { least_that(MOST_LABELS, shown) } else { None };
+        let source = source(Source::LABELS[best]);
+        let text = more.map_or_else(
+            || format!("it is right on {:.0} % of the labels of {source} that decide: that is never enough", 100.0 * right),
+            |more| {
+                format!(
+                    "{more} more labels of {of} by {source} on which exactly one of both is right, if it stays right on {:.0} %",
+                    100.0 * right
+                )
+            },
+        );
+        self.counted(condition, "labels", more, now.pairs(), text)
+    }
+
+    fn alarms(&self, condition: &'static str) -> Missing {
+        let first = self.case.raised.first;
+        let (limit, needs) = match self.rule.kind {
+            Kind::Better => (1.0 - self.rule.missed, NOT_WORSE.ln()),
+            Kind::Equivalent => (1.0 - self.rule.equivalent_missed, self.case.same),
+        };
+        let share = first.share().unwrap_or(1.0);
+        let shown = |more: u64| {
+            let given = first.given.saturating_add(share_of(share, more));
+            above(given, first.alarms().saturating_add(more), limit) >= needs
+        };
+        let more = if share > limit { least_that(MOST_MORE, shown) } else { None };
+        let text = more.map_or_else(
+            || format!("it gives {:.0} % of the champion's alarms: that is never enough", 100.0 * share),
+            |more| format!("{more} more of the champion's alarms, if it gives {:.0} % of them", 100.0 * share),
+        );
+        self.counted(condition, "alarms", more, first.alarms(), text)
+    }
+
+    fn ratio(&self, condition: &'static str) -> Missing {
+        let (least, most) = self.rule.alarms;
+        let text = self.case.raised.any.ratio().map_or_else(
+            || "the champion gave no alarm yet".to_owned(),
+            |ratio| {
+                format!("it gives {ratio:.2} alarms for each of the champion's, where {least} to {most} are the same")
+            },
+        );
+        self.counted(condition, "alarms", None, 0, text)
+    }
+
+    fn rare(&self, condition: &'static str, events: Events, what: &str) -> Missing {
+        let limit = self.rule.differs;
+        let rate = float(events.events) / float(events.trials.max(1));
+        let shown = |more: u64| {
+            let later = events.events.saturating_add(share_of(rate, more));
+            below(later, events.trials.saturating_add(more), limit) >= self.case.same
+        };
+        let more = if rate < limit { least_that(MOST_MORE, shown) } else { None };
+        let percent = 100.0 * rate;
+        let text = more.map_or_else(
+            || format!("{what} differ on {percent:.2} % of the rows: that is never enough"),
+            |more| {
+                format!("{more} more requests, of which one of each series in 10 minutes counts, if {what} differ on {percent:.2} %")
+            },
+        );
+        self.counted(condition, "requests", more, events.trials, text)
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a number that is no less than zero"
+)]
+fn share_of(share: f64, number: u64) -> u64 {
+    (share * float(number)).round() as u64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "hours are no less than zero")]
+fn ceiling(hours: f64) -> u64 {
+    hours.ceil() as u64
+}
+
+fn lasting(hours: f64) -> String {
+    if hours < 48.0 { format!("{hours:.0} hours") } else { format!("{:.0} days", hours / 24.0) }
+}
+
+const fn source(source: Source) -> &'static str {
+    match source {
+        Source::Human => "human",
+        Source::Alertmanager => "alertmanager",
+        Source::Chaos => "chaos",
+        Source::Incident => "incident",
+        Source::Metric => "metric",
+    }
+}

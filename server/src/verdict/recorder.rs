@@ -1,0 +1,275 @@
+//! Counts the evidence on one challenger, and remembers rows until their labels come.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::buckets::SECONDS;
+use super::packed;
+use super::pending::{KEPT_SECONDS, Pending, Waiting};
+use super::seen::Seen;
+use super::state::{Answer, Evidence, Joined, Label, Row, Source, Target};
+
+/// Windows that are open for rows that are still to come.
+const MOST_WINDOWS: usize = 256;
+/// A run that takes no longer than this is never too slow, in nanoseconds: shadows run when there is nothing else to do, so
+/// that on a busy machine small ones wait for longer than they run.
+const NEVER_SLOW: u64 = 10_000_000;
+/// Otherwise it is too slow when it takes this many times what 99 % of the champion's took at most.
+const SLOWER: f64 = 1.5;
+/// Runs without which that is not known, and after which it is looked at again.
+const RUNS: u64 = 128;
+/// Scores that differ by more than this are different.
+pub const FAR: f64 = 1e-3;
+
+/// Counts the evidence on one challenger, and remembers rows until their labels come.
+///
+/// Whatever it keeps is bounded: about 9 MB when there are as many rows as it keeps.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    horizon: Option<u64>,
+    evidence: Evidence,
+    pending: Pending,
+    windows: Vec<Window>,
+    seen: Seen,
+    /// Nanoseconds beyond which a run is too slow; 0 before that is known.
+    limit: u64,
+}
+
+/// What a recorder keeps over a restart.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Saved {
+    evidence: Evidence,
+    #[serde(with = "packed")]
+    pending: Vec<Waiting>,
+    windows: Vec<Window>,
+    #[serde(with = "packed")]
+    seen: Vec<[u64; 2]>,
+    #[serde(with = "packed")]
+    seen_before: Vec<[u64; 2]>,
+    limit: u64,
+}
+
+/// A label of all rows of a series from and to these seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Window {
+    series: u64,
+    from: u64,
+    to: u64,
+    anomaly: bool,
+    source: Source,
+}
+
+impl Recorder {
+    /// An empty one. `horizon` is how far ahead the champion's forecast looks, in seconds.
+    #[must_use]
+    pub fn new(horizon: Option<u64>) -> Self {
+        Self { horizon, ..Self::default() }
+    }
+
+    /// Goes on where another one was saved.
+    #[must_use]
+    pub fn restore(horizon: Option<u64>, saved: Saved) -> Self {
+        let Saved { evidence, pending, mut windows, seen, seen_before, limit } = saved;
+        windows.truncate(MOST_WINDOWS);
+        let (pending, seen) = (Pending::restore(pending), Seen::restore([seen, seen_before]));
+        Self { horizon, evidence, pending, windows, seen, limit }
+    }
+
+    /// What is to be kept over a restart.
+    #[must_use]
+    pub fn save(&self) -> Saved {
+        let [seen, seen_before] = self.seen.save();
+        Saved {
+            evidence: self.evidence.clone(),
+            pending: self.pending.save(self.newest()),
+            windows: self.windows.clone(),
+            seen,
+            seen_before,
+            limit: self.limit,
+        }
+    }
+
+    /// The evidence up to now.
+    #[must_use]
+    pub const fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// Counts a row that both models answered. `id` names it for labels that come later; 0 for none.
+    ///
+    /// The row's time is believed: what is far in the future would make all others too old.
+    pub fn record(&mut self, id: u64, row: &Row) {
+        let Row { series, at, .. } = *row;
+        let (champion, challenger) = (finite(row.champion), finite(row.challenger));
+        let evidence = &mut self.evidence;
+        let later = evidence.until.is_none_or(|until| at / SECONDS > until / SECONDS);
+        evidence.since = Some(evidence.since.map_or(at, |since| since.min(at)));
+        evidence.until = evidence.until.max(Some(at));
+        evidence.requests = evidence.requests.saturating_add(1);
+        evidence.errors.record(false);
+        evidence.name(series);
+        let decisions = champion.alarm.zip(challenger.alarm);
+        let scores = champion.score.zip(challenger.score);
+        if let Some((champion, challenger)) = decisions {
+            evidence.draws.decided(series, at, champion, challenger);
+        }
+        if let Some((champion, challenger)) = scores {
+            evidence.scores.record(champion, challenger);
+        }
+        if self.seen.first(series, at / SECONDS) {
+            if let Some((champion, challenger)) = decisions {
+                evidence.units.record(champion != challenger);
+            }
+            if let Some((champion, challenger)) = scores {
+                evidence.far.record((champion - challenger).abs() > FAR);
+            }
+        }
+        let place = self.pending.push(Waiting::new(id, &Row { champion, challenger, ..*row }));
+        if self.windows.is_empty() {
+            return;
+        }
+        if later {
+            self.close_windows();
+        }
+        for number in 0..self.windows.len() {
+            let Window { series, from, to, anomaly, source } = self.windows[number];
+            if series == row.series && (from..=to).contains(&at) {
+                self.judge(place, source, anomaly);
+            }
+        }
+    }
+
+    /// Counts rows that the challenger failed on, or that it answered with what is no number.
+    pub const fn fail(&mut self, rows: u64) {
+        let errors = &mut self.evidence.errors;
+        errors.events = errors.events.saturating_add(rows);
+        errors.trials = errors.trials.saturating_add(rows);
+    }
+
+    /// Counts the time that both took for the same rows. The challenger's is too long if it is longer than 10 ms and than 1.5
+    /// times what 99 % of the champion's runs took at most; that is known after 128 runs.
+    pub fn time(&mut self, champion: Duration, challenger: Duration) {
+        let latency = &mut self.evidence.latency;
+        latency.champion.record(champion);
+        latency.challenger.record(challenger);
+        if self.limit > 0 {
+            self.evidence.slow.record(challenger > Duration::from_nanos(self.limit));
+        }
+        if latency.champion.count().is_multiple_of(RUNS) {
+            let usual = latency.champion.quantile(0.99).unwrap_or_default();
+            self.limit = nanoseconds(SLOWER * usual).max(NEVER_SLOW);
+        }
+    }
+
+    /// Takes a label.
+    ///
+    /// A value of [`Target::At`] is of the forecast that was made for then, one of [`Target::Row`] is of that row's own forecast, and
+    /// [`Target::Window`] has none. [`Source::Metric`] tells values alone.
+    pub fn label(&mut self, label: &Label) -> Joined {
+        let Label { target, anomaly, value, source } = *label;
+        let mut joined = Joined::default();
+        let newest = self.newest();
+        if let Some(anomaly) = anomaly.filter(|_| source != Source::Metric) {
+            let places = match target {
+                Target::Row(id) => self.pending.named(id, newest).into_iter().collect(),
+                Target::At { series, at } => self.near(series, Some(at)).into_iter().collect(),
+                Target::Window { series, from, to } => {
+                    self.open_window(Window { series, from, to, anomaly, source });
+                    if series == 0 { vec![] } else { self.pending.within(series, from, to, newest) }
+                }
+            };
+            places.into_iter().for_each(|place| joined.add(self.judge(place, source, anomaly)));
+        }
+        if let Some(value) = value.filter(|value| value.is_finite()) {
+            let place = match target {
+                Target::Row(id) => self.pending.named(id, newest),
+                Target::At { series, at } => {
+                    self.near(series, self.horizon.and_then(|horizon| at.checked_sub(horizon)))
+                }
+                Target::Window { .. } => None,
+            };
+            joined.add(place.map_or_else(Joined::default, |place| self.score(place, source, value)));
+        }
+        joined
+    }
+
+    /// The latest time of any row.
+    fn newest(&self) -> u64 {
+        self.evidence.until.unwrap_or_default()
+    }
+
+    fn near(&self, series: u64, at: Option<u64>) -> Option<usize> {
+        self.pending.nearest(series, at?, self.newest())
+    }
+
+    /// A row is or is not an anomaly, a source says.
+    fn judge(&mut self, place: usize, source: Source, anomaly: bool) -> Joined {
+        let row = self.pending.row(place);
+        let (alarms, scores) = (row.alarms(), row.scores());
+        if alarms.is_none() && scores.is_none() {
+            return Joined::default();
+        }
+        if !row.first_label(source) {
+            return Joined { labelled: 0, known: 1 };
+        }
+        let labels = self.evidence.labels.entry(source).or_default();
+        if let Some((champion, challenger)) = alarms {
+            if champion == challenger {
+                labels.agreed(anomaly);
+            } else {
+                self.evidence.draws.labelled(row.series, row.at, source, anomaly, challenger == anomaly);
+            }
+        }
+        if let Some((champion, challenger)) = scores {
+            labels.brier.record(champion, challenger, anomaly);
+        }
+        Joined { labelled: 1, known: 0 }
+    }
+
+    /// What a row's forecast was of had this value, a source says.
+    fn score(&mut self, place: usize, source: Source, value: f64) -> Joined {
+        let row = self.pending.row(place);
+        let Some((champion, challenger)) = row.forecasts() else {
+            return Joined::default();
+        };
+        if !row.first_value(source) {
+            return Joined { labelled: 0, known: 1 };
+        }
+        if row.first_score() {
+            self.evidence.forecast.record(row.at, (value - champion).abs(), (value - challenger).abs());
+        }
+        Joined { labelled: 1, known: 0 }
+    }
+
+    /// Keeps a window for rows that are still to come, in the place of the one that ends first if there are too many.
+    fn open_window(&mut self, window: Window) {
+        self.close_windows();
+        if self.windows.contains(&window) {
+            return;
+        }
+        self.windows.push(window);
+        if self.windows.len() > MOST_WINDOWS
+            && let Some(first) = (0..self.windows.len()).min_by_key(|number| self.windows[*number].to)
+        {
+            self.windows.remove(first);
+        }
+    }
+
+    fn close_windows(&mut self) {
+        let newest = self.newest();
+        self.windows.retain(|window| newest.saturating_sub(window.to) <= KEPT_SECONDS);
+    }
+}
+
+/// An answer without what is no number.
+fn finite(answer: Answer) -> Answer {
+    let number = |number: Option<f64>| number.filter(|number| number.is_finite());
+    Answer { score: number(answer.score), forecast: number(answer.forecast), ..answer }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "what is greater is the greatest")]
+fn nanoseconds(seconds: f64) -> u64 {
+    (seconds * 1e9) as u64
+}
