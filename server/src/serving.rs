@@ -6,7 +6,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::guard::{Guard, Tally};
 use crate::model::Model;
-use crate::shadow::Challenger;
+use crate::shadow::{Challenger, Observer};
 use crate::verdict::state::Label;
 
 /// The models behind one name. Every request and every batch belongs to exactly one set.
@@ -21,6 +21,8 @@ pub struct ServingSet {
     pub tally: Arc<Tally>,
     /// The watch over a champion that was just promoted.
     pub guard: Option<Arc<Guard>>,
+    /// Sees what the champion is asked.
+    pub observer: Option<Arc<Observer>>,
     /// `epoch` of the `aliases.json` that asked for this set; 0 where there is none.
     pub epoch: u64,
 }
@@ -29,7 +31,15 @@ impl ServingSet {
     /// A champion alone, that nothing was counted of.
     #[must_use]
     pub fn of(champion: Arc<Model>, epoch: u64) -> Self {
-        Self { champion, challengers: vec![], previous: None, tally: Arc::default(), guard: None, epoch }
+        Self {
+            champion,
+            challengers: vec![],
+            previous: None,
+            tally: Arc::default(),
+            guard: None,
+            observer: None,
+            epoch,
+        }
     }
 
     /// All that are compared with the champion: the challengers and, for a while after a promotion, the champion before.
@@ -46,7 +56,7 @@ impl ServingSet {
     /// Whether anything sees the champion's rows beside itself.
     #[must_use]
     pub fn is_shadowed(&self) -> bool {
-        self.compared().next().is_some()
+        self.observer.is_some() || self.compared().next().is_some()
     }
 
     /// Hands labels to all that are compared. `false` when one of them had no room, so that they may be sent again: each

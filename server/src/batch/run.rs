@@ -96,11 +96,9 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
 
 /// Hands the rows to those that score them in the shadow: the challengers, and after a promotion the champion before.
 fn shadow(set: &ServingSet, pair: Pair) {
-    let mut compared = set.compared();
-    let last = compared.next();
-    compared.for_each(|challenger| challenger.offer(pair.clone()));
-    if let Some(challenger) = last {
-        challenger.offer(pair);
+    set.compared().for_each(|challenger| challenger.offer(pair.clone()));
+    if let Some(observer) = &set.observer {
+        observer.offer(pair);
     }
 }
 

@@ -23,12 +23,18 @@ impl Shared {
         let Some(kept) = &self.kept else { return };
         for (name, lane) in self.lanes.load().iter() {
             let Some(set) = lane.serving.get() else { continue };
-            for challenger in set.compared().filter(|challenger| challenger.is_new()) {
-                let saved = challenger.recorder().save();
-                if let Err(error) = kept.save(&set.champion, challenger.model(), &saved) {
+            let told = |saved: std::io::Result<()>| {
+                if let Err(error) = saved {
                     let folder = kept.folder().display();
                     tracing::warn!(model = name, %folder, %error, "the evidence cannot be kept over a restart");
                 }
+            };
+            for challenger in set.compared().filter(|challenger| challenger.is_new()) {
+                let saved = challenger.recorder().save();
+                told(kept.save(&[&set.champion, challenger.model()], &saved));
+            }
+            if let Some(observer) = set.observer.as_ref().filter(|observer| observer.is_new()) {
+                told(kept.save(&[&set.champion], &observer.drift()));
             }
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::tensor::{Column, DType};
+use crate::verdict::drift::Reference;
 
 /// Writes a model's weights into one file beside it, which is how they are served.
 pub(crate) const BESIDE: &str =
@@ -268,6 +269,19 @@ impl Manifest {
         let manifest: Self = serde_json::from_slice(bytes).map_err(|e| format!("manifest.json: {e}"))?;
         manifest.check().map_err(|e| format!("manifest.json: {e}"))?;
         Ok(manifest)
+    }
+
+    /// How features and score were distributed in training, as far as that can be used, and a sentence for each that cannot.
+    #[must_use]
+    pub fn references(&self) -> (BTreeMap<String, Reference>, Vec<String>) {
+        let (mut usable, mut unusable) = (BTreeMap::new(), vec![]);
+        for (name, entry) in &self.reference {
+            match Reference::parse(entry) {
+                Ok(reference) => drop(usable.insert(name.clone(), reference)),
+                Err(reason) => unusable.push(format!("reference.{name} of the manifest is not used: {reason}")),
+            }
+        }
+        (usable, unusable)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -22,6 +22,7 @@ pub mod trial;
 pub mod usage;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use self::manifest::Manifest;
 use self::runtime::Runtime;
 use self::signature::{Rows, Signature};
 use self::tensor::Tensor;
+use crate::verdict::drift::Reference;
 
 /// Why a run gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -133,6 +135,8 @@ pub struct Model {
     pub profile: check::Profile,
     /// How to ask it.
     pub example: Example,
+    /// How features and score were distributed in training.
+    pub references: BTreeMap<String, Reference>,
     duty: Duty,
     sessions: Vec<Mutex<Box<dyn Infer>>>,
     inline: Vec<Mutex<Box<dyn Infer>>>,
@@ -181,8 +185,13 @@ impl Model {
             .collect::<Result<_, _>>()?;
         let inline: Vec<Box<dyn Infer>> = rest.map(|s| s.map(boxed)).collect::<Result<_, _>>()?;
         let example = Example::of(&signature, artifact.manifest.as_deref(), profile.trial);
+        let (references, unusable) =
+            artifact.manifest.as_ref().map(|manifest| manifest.references()).unwrap_or_default();
+        for reason in unusable {
+            tracing::warn!(model = artifact.id.name, version = artifact.id.version, "{reason}");
+        }
         let model = Self::with_sessions(artifact.id.clone(), signature, profile, duty, sessions, inline);
-        Ok(Self { example, ..model })
+        Ok(Self { example, references, ..model })
     }
 
     /// A model whose rows run in `sessions` on workers and in `inline` where the request is: how tests put a fake in the
@@ -200,7 +209,8 @@ impl Model {
         let loaded_at = std::time::SystemTime::now();
         let (sessions, inline) = (guarded(sessions), guarded(inline));
         let (example, usage) = (Example::default(), usage::Usage::default());
-        Self { id, signature, profile, example, duty, sessions, inline, usage, loaded_at }
+        let references = BTreeMap::new();
+        Self { id, signature, profile, example, references, duty, sessions, inline, usage, loaded_at }
     }
 
     /// The session of a worker. Each worker has its own, so the lock is never contended.

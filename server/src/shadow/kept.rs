@@ -1,13 +1,13 @@
-//! Evidence over restarts: one file for each pair of models, written now and then, and at the end.
+//! Evidence over restarts: a file for each pair of models and one for each champion, written now and then, and at the end.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Model, ModelId};
-use crate::verdict::state::Saved;
 
 /// Files of a model that are kept, the latest.
 const FILES: usize = 16;
@@ -20,11 +20,10 @@ pub struct Kept {
     _lock: fs::File,
 }
 
-/// A file.
+/// A file: of whom, and what.
 #[derive(Serialize, Deserialize)]
-struct Pair<S> {
-    champion: ModelId,
-    challenger: ModelId,
+struct File<S> {
+    of: Vec<ModelId>,
     saved: S,
 }
 
@@ -52,21 +51,21 @@ impl Kept {
         &self.folder
     }
 
-    /// What was kept of a pair. What cannot be read is told and left: the evidence begins anew.
+    /// What was kept of a champion and a challenger, or of a champion alone. What cannot be read is told and left: it begins
+    /// anew.
     #[must_use]
-    pub fn load(&self, champion: &Model, challenger: &Model) -> Option<Saved> {
-        let path = self.path(&champion.id, &challenger.id);
+    pub fn load<S: DeserializeOwned>(&self, of: &[&Model]) -> Option<S> {
+        let path = self.path(of);
         let read = match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Ok(file) if file.len() > BYTES => Err(format!("it has {} bytes", file.len())),
             Ok(_) => fs::read(&path).map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        let pair = read.and_then(|bytes| serde_json::from_slice::<Pair<Saved>>(&bytes).map_err(|e| e.to_string()));
-        match pair {
-            Ok(pair) if pair.champion == champion.id && pair.challenger == challenger.id => Some(pair.saved),
-            // Other bytes had the same beginning of their hash.
-            Ok(_) => None,
+        let file = read.and_then(|bytes| serde_json::from_slice::<File<S>>(&bytes).map_err(|e| e.to_string()));
+        match file {
+            // Other bytes may have the same beginning of their hash.
+            Ok(file) => file.of.iter().eq(of.iter().map(|model| &model.id)).then_some(file.saved),
             Err(error) => {
                 let path = path.display();
                 tracing::warn!(%path, error, "the evidence that was kept cannot be read: it begins anew");
@@ -75,29 +74,31 @@ impl Kept {
         }
     }
 
-    /// Keeps the evidence of a pair, whole or not at all.
+    /// Keeps what belongs to these models, whole or not at all.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, champion: &Model, challenger: &Model, saved: &Saved) -> io::Result<()> {
-        let (champion, challenger) = (champion.id.clone(), challenger.id.clone());
-        let path = self.path(&champion, &challenger);
-        let folder = self.folder.join(&champion.name);
-        fs::create_dir_all(&folder)?;
+    pub fn save<S: Serialize>(&self, of: &[&Model], saved: &S) -> io::Result<()> {
+        let path = self.path(of);
+        let folder = path.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(folder)?;
         let temporary = path.with_extension("tmp");
         let mut file = fs::File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(&Pair { champion, challenger, saved })?)?;
+        let ids = of.iter().map(|model| model.id.clone()).collect();
+        file.write_all(&serde_json::to_vec(&File { of: ids, saved })?)?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
-        prune(&folder)
+        prune(folder)
     }
 
-    fn path(&self, champion: &ModelId, challenger: &ModelId) -> PathBuf {
-        let part = |id: &ModelId| {
-            let hash = id.manifest_sha256.as_ref().unwrap_or(&id.sha256);
-            format!("{}-{}", id.version, hash.get(..12).unwrap_or(hash))
+    fn path(&self, of: &[&Model]) -> PathBuf {
+        let part = |model: &&Model| {
+            let hash = model.id.manifest_sha256.as_ref().unwrap_or(&model.id.sha256);
+            format!("{}-{}", model.id.version, hash.get(..12).unwrap_or(hash))
         };
-        self.folder.join(&champion.name).join(format!("{}-and-{}.json", part(champion), part(challenger)))
+        let name = of.first().map_or("", |model| model.id.name.as_str());
+        let file: Vec<String> = of.iter().map(part).collect();
+        self.folder.join(name).join(format!("{}.json", file.join("-and-")))
     }
 }
 

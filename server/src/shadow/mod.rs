@@ -8,6 +8,7 @@ pub mod answers;
 mod breaker;
 mod challenger;
 pub mod kept;
+mod observer;
 pub mod origin;
 mod queue;
 mod scorer;
@@ -22,6 +23,7 @@ use crate::guard::End;
 use crate::model::Model;
 use crate::model::tensor::{self, Tensor};
 pub use challenger::{Challenger, MOST, PREVIOUS, ROLES};
+pub use observer::Observer;
 use origin::Origin;
 
 /// How much the shadow may do.

@@ -6,6 +6,7 @@ use super::stats::Statistics;
 use super::{Challenger, ROLES};
 use crate::model::Model;
 use crate::serving::ServingSet;
+use crate::verdict::drift::Drift;
 use crate::verdict::state::Evidence;
 
 /// The shadow of one model on one server: `GET /models/{model}/shadow`.
@@ -23,6 +24,9 @@ pub struct State {
     pub champion: Version,
     /// What scores in the shadow, in the order of `aliases.json`.
     pub challengers: Vec<Compared>,
+    /// How the values that came differ from those of the champion's training.
+    #[serde(default)]
+    pub drift: Drift,
     /// The champion before, while it is compared with the one that replaced it.
     pub previous: Option<Compared>,
 }
@@ -63,6 +67,7 @@ impl State {
             horizon_seconds: set.champion.signature.horizon(),
             champion: Version::of(&set.champion),
             challengers: set.challengers.iter().map(|challenger| Compared::of(challenger)).collect(),
+            drift: set.observer.as_ref().map(|observer| observer.drift()).unwrap_or_default(),
             previous: set.former().map(|former| Compared::of(former)),
         }
     }

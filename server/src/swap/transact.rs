@@ -10,9 +10,10 @@ use crate::metrics::ModelMetrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::{Duty, Model, ModelId};
 use crate::serving::ServingSet;
-use crate::shadow::{self, Challenger, PREVIOUS};
+use crate::shadow::{self, Challenger, Observer, PREVIOUS};
 use crate::source::aliases::MOST_CHALLENGERS;
 use crate::source::{Revision, Wanted};
+use crate::verdict::drift::Drift;
 use crate::verdict::state::Recorder;
 
 /// Whoever names challengers and whoever scores them agree on how many there may be.
@@ -122,7 +123,11 @@ impl Swapper {
             Some(old) => (Arc::default(), previous.as_ref().and_then(|_| self.guard(name, &now, old, wanted))),
             None => (Arc::default(), None),
         };
-        let set = ServingSet { champion, challengers, previous, tally, guard, epoch: wanted.epoch };
+        let observer = match &old {
+            Some(old) if same(&old.champion, &now) => old.observer.clone(),
+            _ => self.observer(name, &now),
+        };
+        let set = ServingSet { champion, challengers, previous, tally, guard, observer, epoch: wanted.epoch };
         let sharers = set.compared().count();
         set.challengers.iter().enumerate().for_each(|(role, challenger)| challenger.assign(role, sharers));
         set.former().iter().for_each(|former| former.assign(PREVIOUS, sharers));
@@ -183,11 +188,22 @@ impl Swapper {
         Ok(Some(champion))
     }
 
+    /// Whoever sees what a champion is asked, if there is anything to see.
+    fn observer(&self, name: &str, champion: &Arc<Model>) -> Option<Arc<Observer>> {
+        if champion.references.is_empty() {
+            return None;
+        }
+        let saved: Option<Drift> = self.context.kept.as_ref().and_then(|kept| kept.load(&[champion]));
+        let observer = Observer::start(Arc::clone(champion), self.context.shadow, saved.as_ref());
+        let observer = observer.inspect_err(|error| tracing::error!(model = name, %error, "nobody looks for drift"));
+        observer.ok().map(Arc::new)
+    }
+
     /// The thread of one that is compared with a champion.
     fn start(&self, name: &str, model: Arc<Model>, role: usize, champion: &Model) -> std::io::Result<Challenger> {
         let metrics = Arc::new(ModelMetrics::new(&self.context.metrics, name));
         let horizon = champion.signature.horizon();
-        let saved = self.context.kept.as_ref().and_then(|kept| kept.load(champion, &model));
+        let saved = self.context.kept.as_ref().and_then(|kept| kept.load(&[champion, &model]));
         let recorder = match saved {
             Some(saved) => Recorder::restore(horizon, saved),
             None => Recorder::new(horizon),

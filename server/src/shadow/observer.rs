@@ -1,0 +1,139 @@
+//! Sees what the champion is asked, whether or not it has a challenger: how values drift, and a sample of the rows.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::answers::Outputs;
+use super::challenger::pause;
+use super::queue::Queue;
+use super::{Limits, Pair, Theirs};
+use crate::model::Model;
+use crate::model::signature::{Signature, Slot};
+use crate::model::tensor::Tensor;
+use crate::threads;
+use crate::verdict::drift::{Drift, Drifts};
+
+/// The name of the score among the features of a reference.
+const SCORE: &str = "score";
+/// The longest rest between two batches.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
+/// The observer of a champion. Dropped, its thread ends by itself.
+pub struct Observer {
+    queue: Arc<Queue<Pair>>,
+    seen: Arc<Seen>,
+}
+
+/// What the thread shares with those who ask.
+struct Seen {
+    drifts: Mutex<Drifts>,
+    is_new: AtomicBool,
+    /// Rows for which the queue had no room.
+    missed: AtomicU64,
+}
+
+/// Where a feature's values are.
+struct Column {
+    feature: usize,
+    input: usize,
+    /// Of how many columns, which one.
+    of: usize,
+    at: usize,
+}
+
+impl Observer {
+    /// An observer of a champion with references of its training, which goes on where another one was saved.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(champion: Arc<Model>, limits: Limits, saved: Option<&Drift>) -> std::io::Result<Self> {
+        let references = champion.references.clone();
+        let drifts =
+            saved.map_or_else(|| Drifts::new(references.clone()), |saved| Drifts::restore(references.clone(), saved));
+        let columns = columns(&champion.signature, &drifts);
+        let score = drifts.index(SCORE);
+        let seen =
+            Arc::new(Seen { drifts: Mutex::new(drifts), is_new: AtomicBool::new(false), missed: AtomicU64::new(0) });
+        let queue = Arc::new(Queue::new(limits.queue_rows));
+        let (watching, waiting) = (Arc::clone(&seen), Arc::clone(&queue));
+        let cpu = limits.cpu.clamp(0.001, 1.0);
+        std::thread::Builder::new().name("observer".into()).spawn(move || {
+            threads::run_when_idle();
+            let outputs = Outputs::of(&champion.signature);
+            while let Some(pair) = waiting.pop() {
+                let start = threads::cpu_time();
+                watching.see(&pair, &columns, score.map(|score| (score, &outputs)));
+                let took = threads::cpu_time().saturating_sub(start);
+                waiting.rest(pause(took, cpu).min(LONGEST_REST));
+            }
+        })?;
+        Ok(Self { queue, seen })
+    }
+
+    /// Hands over what the champion was asked and answered, if there is room; never waits.
+    pub(crate) fn offer(&self, pair: Pair) {
+        let rows = pair.rows;
+        if self.queue.push(pair, rows).is_err() {
+            self.seen.missed.fetch_add(rows as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// How the values that came differ from those of the training. It may have to wait until the thread gets a CPU.
+    #[must_use]
+    pub fn drift(&self) -> Drift {
+        self.seen.drifts().state()
+    }
+
+    /// Whether anything was recorded since this was asked last.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.seen.is_new.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
+}
+
+impl Seen {
+    fn drifts(&self) -> MutexGuard<'_, Drifts> {
+        self.drifts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn see(&self, pair: &Pair, columns: &[Column], score: Option<(usize, &Outputs)>) {
+        let Theirs::Answers(outputs) = &pair.theirs else { return };
+        let values: Vec<Option<Vec<f64>>> = pair.inputs.iter().map(Tensor::numbers).collect();
+        let answers = score.map(|(_, shown)| shown.answers(outputs, pair.rows));
+        let places = pair.origins.iter().flat_map(|(origin, rows)| (0..*rows).map(move |row| origin.place(row)));
+        self.is_new.store(true, Ordering::Relaxed);
+        let mut drifts = self.drifts();
+        for (row, place) in places.take(pair.rows).enumerate() {
+            for column in columns {
+                let value = values[column.input].as_ref().and_then(|values| values.get(row * column.of + column.at));
+                drifts.record(place.series, place.at, column.feature, value.copied().unwrap_or(f64::NAN));
+            }
+            if let (Some((feature, _)), Some(answers)) = (score, &answers) {
+                let value = answers.get(row).and_then(|answer| answer.score);
+                drifts.record(place.series, place.at, feature, value.unwrap_or(f64::NAN));
+            }
+        }
+    }
+}
+
+/// Where the features that have a reference are among the inputs.
+fn columns(signature: &Signature, drifts: &Drifts) -> Vec<Column> {
+    let keys = signature.keys().iter();
+    let column = |(name, slot): &(Box<str>, Slot)| {
+        let (feature, input) = (drifts.index(name)?, slot.input());
+        let (of, at) = match slot {
+            Slot::Feature { column, .. } => (signature.inputs[input].features.len(), *column),
+            Slot::Row { .. } if signature.inputs[input].row_shape.iter().all(|size| *size == Some(1)) => (1, 0),
+            Slot::Row { .. } => return None,
+        };
+        Some(Column { feature, input, of, at })
+    };
+    keys.filter_map(column).collect()
+}

@@ -1,0 +1,294 @@
+//! Labels: rows say what they are of, `POST /feedback` what was true, and the evidence counts it, over restarts too.
+
+mod common;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use common::http::{self, Reply};
+use common::repo::Repo;
+use common::{Server, wait_for};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How far ahead the forecast looks, in seconds.
+const HORIZON: u64 = 300;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+/// A row on which `good` decides by itself that there is an anomaly, or that there is none.
+fn row(anomalous: bool, series: &str, ts: u64) -> Value {
+    let z = if anomalous { 40 } else { 0 };
+    json!({"cpu_zscore": z, "memory_zscore": 1, "cpu_baseline": 50, "cpu_scale": 10, "series": series, "ts": ts})
+}
+
+/// A champion that forecasts `cpu_percent` and was trained on some values of `cpu_zscore`, and a challenger.
+fn repository() -> Repo {
+    let repo = Repo::new();
+    repo.install(1, "good");
+    repo.install(2, "other");
+    repo.edit(1, |manifest| {
+        let forecast = &mut manifest["outputs_semantics"]["forecast"];
+        forecast["target_feature"] = json!("cpu_percent");
+        forecast["horizon_seconds"] = json!(HORIZON);
+        let score = json!({"edges": [0.0, 0.5, 1.0], "p": [0.9, 0.1], "p_missing": 0.0, "n": 1000});
+        let cpu = json!({"edges": [-5.0, 0.0, 10.0], "p": [0.5, 0.5], "p_missing": 0.0, "n": 1000});
+        manifest["reference"] = json!({"cpu_zscore": cpu, "score": score, "odd": {"edges": [1, 0], "p": [1]}});
+    });
+    repo.point(1, Some(2));
+    repo
+}
+
+fn evidence(server: &Server) -> Value {
+    server.ops("/models/anomaly/shadow").json()["challengers"][0]["evidence"].clone()
+}
+
+fn requests(server: &Server) -> u64 {
+    evidence(server)["requests"].as_u64().unwrap_or(0)
+}
+
+#[track_caller]
+fn accepted(reply: &Reply, count: u64) {
+    assert_eq!((reply.status, &reply.json()["accepted"]), (202, &json!(count)), "{}", reply.text());
+}
+
+/// What became of labels of a source.
+fn outcome(server: &Server, source: &str, outcome: &str) -> f64 {
+    let series = format!("onnxd_feedback_total{{model=\"anomaly\",source=\"{source}\",outcome=\"{outcome}\"}}");
+    server.metric(&series).unwrap_or_default()
+}
+
+#[track_caller]
+fn becomes(server: &Server, source: &str, name: &str, count: f64) {
+    wait_for(&format!("{count} {name} of {source}"), || (outcome(server, source, name) >= count).then_some(()));
+    assert!((outcome(server, source, name) - count).abs() < 0.5);
+}
+
+#[test]
+fn labels_find_their_rows_by_id_by_time_and_by_window() {
+    let repo = repository();
+    let server = Server::start(repo.path(), &[]);
+    let base = now() - 1200;
+    let headers = [("content-type", "application/json"), ("x-request-id", "mine")];
+    let rows = json!([row(true, "a", base), row(false, "a", base + 60), row(true, "b", base)]);
+    let reply = http::request(server.http, "POST", "/predict", &headers, rows.to_string().as_bytes());
+    assert_eq!((reply.status, reply.header("x-request-id")), (200, "mine"));
+    let unnamed = server.post("/predict", &row(true, "c", base).to_string());
+    let id = unnamed.header("x-request-id").to_owned();
+    wait_for("four pairs", || (requests(&server) == 4).then_some(()));
+
+    let by_id = json!({"request_id": "mine", "row": 2, "anomaly": true, "source": "human"});
+    accepted(&server.post("/feedback", &by_id.to_string()), 1);
+    becomes(&server, "human", "joined", 1.0);
+    accepted(&server.post("/models/anomaly/feedback", &by_id.to_string()), 1);
+    becomes(&server, "human", "known", 1.0);
+    let ours = json!({"request_id": id, "anomaly": true, "source": "human"});
+    accepted(&server.post("/feedback", &ours.to_string()), 1);
+    becomes(&server, "human", "joined", 2.0);
+    let many = json!([
+        {"series": "a", "ts": base + 55, "anomaly": false, "source": "incident"},
+        {"series": "nobody", "ts": base, "anomaly": false, "source": "incident"},
+    ]);
+    accepted(&server.post("/feedback", &many.to_string()), 2);
+    becomes(&server, "incident", "unknown", 1.0);
+    becomes(&server, "incident", "joined", 1.0);
+
+    // An experiment that goes on: what it hits later is labelled as well.
+    let window = json!({"series": "a", "from": base - 10, "to": base + 300, "anomaly": true, "source": "chaos"});
+    accepted(&server.post("/feedback", &window.to_string()), 1);
+    becomes(&server, "chaos", "joined", 2.0);
+    server.predict(&row(true, "a", base + 120));
+    wait_for("five pairs", || (requests(&server) == 5).then_some(()));
+    let labelled = |source: &str| {
+        let labels = &evidence(&server)["labels"][source];
+        let brier = &labels["brier"]["rows"];
+        brier.as_u64().unwrap_or(0)
+    };
+    assert_eq!((labelled("human"), labelled("incident"), labelled("chaos")), (2, 1, 3));
+}
+
+/// The forecast labels itself: the value of now shows how good the forecast was that was for now.
+#[test]
+fn a_row_that_tells_the_value_of_now_scores_the_forecast_before() {
+    let repo = repository();
+    let server = Server::start(repo.path(), &[]);
+    let base = now() - 1000;
+    let forecast = server.predict(&row(false, "pod", base))["forecast"].as_f64().expect("a number");
+    wait_for("a pair", || (requests(&server) == 1).then_some(()));
+    let mut later = row(false, "pod", base + HORIZON + 20);
+    later["cpu_percent"] = json!(forecast);
+    assert_eq!(server.predict(&later)["forecast"], json!(forecast), "no model sees it");
+    becomes(&server, "metric", "joined", 1.0);
+    let bucket = |server: &Server| {
+        let buckets = evidence(server)["forecast"]["buckets"].clone();
+        buckets.as_object().expect("by time").values().next().cloned().expect("one")
+    };
+    let seen = bucket(&server);
+    assert_eq!((&seen["pairs"], &seen["champion"]), (&json!(1), &json!(0)), "the champion's forecast was right");
+    assert!(seen["difference"].as_i64().expect("a number") <= 0, "{seen}");
+    // The same by whoever measures.
+    server.predict(&row(false, "other", base));
+    wait_for("three pairs", || (requests(&server) == 3).then_some(()));
+    let value = json!({"series": "other", "ts": base + HORIZON, "value": forecast + 3.0, "source": "metric"});
+    accepted(&server.post("/feedback", &value.to_string()), 1);
+    becomes(&server, "metric", "joined", 2.0);
+    let seen = bucket(&server);
+    let loss = seen["champion"].as_f64().expect("parts") / f64::from(1 << 24);
+    assert!((loss - 3.0).abs() < 1e-4, "{seen}");
+}
+
+#[test]
+fn a_header_names_the_series_where_rows_cannot() {
+    let repo = repository();
+    let server = Server::start(repo.path(), &[]);
+    let body = json!({"inputs": [
+        {"name": "cpu_zscore", "datatype": "FP32", "shape": [1], "data": [1.0]},
+        {"name": "memory_zscore", "datatype": "FP32", "shape": [1], "data": [1.0]},
+    ], "id": "asked"});
+    let headers = [("content-type", "application/json"), ("x-series", "pod")];
+    let path = "/v2/models/anomaly/infer";
+    let reply = http::request(server.http, "POST", path, &headers, body.to_string().as_bytes());
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    wait_for("a pair", || (requests(&server) == 1).then_some(()));
+    assert_eq!(evidence(&server)["series"].as_array().expect("hashes").len(), 1);
+    let label = json!({"request_id": "asked", "anomaly": false, "source": "human"});
+    accepted(&server.post("/feedback", &label.to_string()), 1);
+    becomes(&server, "human", "joined", 1.0);
+    let long = "x".repeat(257);
+    let headers = [("content-type", "application/json"), ("x-series", long.as_str())];
+    assert_eq!(http::request(server.http, "POST", path, &headers, body.to_string().as_bytes()).status, 400);
+    // Rows of a stream, each with its own.
+    let lines = format!("{}\n{}\n", row(false, "x", now()), row(false, "y", now()));
+    let headers = [("content-type", "application/x-ndjson"), ("x-request-id", "lines")];
+    let reply = http::request(server.http, "POST", "/predict", &headers, lines.as_bytes());
+    assert_eq!(reply.text().lines().count(), 2, "{}", reply.text());
+    wait_for("three pairs", || (requests(&server) == 3).then_some(()));
+    assert_eq!(evidence(&server)["series"].as_array().expect("hashes").len(), 3);
+    let label = json!({"request_id": "lines", "row": 1, "anomaly": false, "source": "human"});
+    accepted(&server.post("/feedback", &label.to_string()), 1);
+    becomes(&server, "human", "joined", 2.0);
+}
+
+/// Values that come are counted beside those of the training, one of each series and ten minutes, with a challenger or without.
+#[test]
+fn drift_is_counted_by_feature() {
+    let repo = repository();
+    repo.point(1, None);
+    let server = Server::start(repo.path(), &[]);
+    let at = now() / 600 * 600;
+    let rows: Vec<Value> =
+        (0..20).flat_map(|i| [row(false, &format!("pod-{i}"), at), row(true, "again", at)]).collect();
+    server.predict(&json!(rows));
+    let drift = || server.ops("/models/anomaly/shadow").json()["drift"].clone();
+    let counts = |name: &str| drift()[name]["values"]["counts"].clone();
+    wait_for("21 values", || {
+        (counts("score").as_array()?.iter().filter_map(Value::as_u64).sum::<u64>() == 21).then_some(())
+    });
+    assert_eq!(counts("cpu_zscore"), json!([0, 21]), "z is 0 or 40, on the edge or above it");
+    assert_eq!(counts("score"), json!([20, 1]));
+    assert_eq!(drift()["odd"], json!(null));
+    assert!(server.log().contains("reference.odd of the manifest is not used"), "{}", server.log());
+}
+
+/// What is wrong is named, and nothing of it is counted.
+#[test]
+fn mistakes_name_their_field() {
+    let repo = repository();
+    let server = Server::start(repo.path(), &[]);
+    let predicted = |change: fn(&mut Value)| {
+        let mut row = row(false, "a", now());
+        change(&mut row);
+        let reply = server.post("/predict", &row.to_string());
+        (reply.status, reply.json()["field"].as_str().unwrap_or_default().to_owned())
+    };
+    let wrong = |field: &str| (422, field.to_owned());
+    assert_eq!(predicted(|row| row["series"] = json!(7)), wrong("series"));
+    assert_eq!(predicted(|row| row["series"] = json!("")), wrong("series"));
+    assert_eq!(predicted(|row| row["series"] = json!("x".repeat(257))), wrong("series"));
+    assert_eq!(predicted(|row| row["ts"] = json!("now")), wrong("ts"));
+    assert_eq!(predicted(|row| row["ts"] = json!(-1)), wrong("ts"));
+    assert_eq!(predicted(|row| row["ts"] = json!(1_700_000_000_000_u64)), wrong("ts"));
+    assert_eq!(predicted(|row| row["ts"] = json!(1_600_000_000)), wrong("ts"), "years ago");
+    assert_eq!(predicted(|row| row["cpu_percent"] = json!("high")), wrong("cpu_percent"));
+    assert_eq!(predicted(|row| row["serie"] = json!("a")), wrong("serie"));
+    assert_eq!(predicted(|row| row["series"] = json!(null)).0, 200);
+    let rows = json!([row(false, "a", now()), row(false, "a", 1_600_000_000)]);
+    assert_eq!(server.post("/predict", &rows.to_string()).json()["field"], json!("[1].ts"));
+    for (label, field) in [
+        (json!({"anomaly": true, "source": "human"}), ""),
+        (json!({"request_id": "a", "series": "b", "ts": 1, "anomaly": true, "source": "human"}), ""),
+        (json!({"series": "b", "ts": 1, "source": "human"}), "anomaly"),
+        (json!({"series": "b", "from": 2, "to": 1, "anomaly": true, "source": "human"}), "to"),
+        (json!({"series": "b", "from": 1, "to": 2, "value": 1.0, "source": "metric"}), "value"),
+        (json!({"series": "b", "ts": -1, "anomaly": true, "source": "human"}), "ts"),
+        (json!({"series": "", "ts": 1, "anomaly": true, "source": "human"}), "series"),
+        (json!({"request_id": "a", "anomaly": true, "source": "nobody"}), ""),
+        (json!({"request_id": "a", "anomaly": true, "source": "human", "wight": 1}), ""),
+        (json!({"request_id": "a", "anomaly": true}), ""),
+    ] {
+        let reply = server.post("/feedback", &label.to_string());
+        let told = reply.json();
+        assert_eq!((reply.status, told["field"].as_str().unwrap_or_default()), (422, field), "{label}: {told}");
+        let reply = server.post("/feedback", &json!([label]).to_string());
+        let told = reply.json();
+        let inside = if field.is_empty() { "[0]".to_owned() } else { format!("[0].{field}") };
+        assert_eq!((reply.status, told["field"].as_str().unwrap_or_default()), (422, inside.as_str()), "{told}");
+    }
+    assert_eq!(server.post("/feedback", "no JSON").status, 400);
+    assert_eq!(server.post("/models/nobody/feedback", "{}").status, 404);
+    assert_eq!(http::request(server.http, "GET", "/feedback", &[], b"").status, 405);
+}
+
+#[test]
+fn without_a_challenger_labels_are_of_no_use_and_that_is_said() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &[]);
+    let label = json!({"series": "a", "ts": now(), "anomaly": true, "source": "human"});
+    let reply = server.post("/feedback", &label.to_string());
+    accepted(&reply, 0);
+    assert!(reply.json()["detail"].as_str().expect("a text").contains("no challenger"));
+}
+
+/// Evidence and what waits for its labels outlive the process; another champion begins anew.
+#[test]
+fn evidence_outlives_a_restart() {
+    let repo = repository();
+    let state = TempDir::new().expect("a folder");
+    let folder = state.path().to_str().expect("a path").to_owned();
+    let arguments = ["--state", folder.as_str()];
+    let base = now() - 600;
+    let server = Server::start(repo.path(), &arguments);
+    server.predict(&json!([row(true, "a", base), row(false, "b", base), row(false, "c", base + 1)]));
+    wait_for("three pairs", || (requests(&server) == 3).then_some(()));
+    let before = evidence(&server);
+    let second = Server::start(repo.path(), &arguments);
+    assert!(second.log().contains("another server keeps its evidence"), "{}", second.log());
+    drop(second);
+    server.stop();
+
+    let server = Server::start(repo.path(), &arguments);
+    wait_for("the challenger", || evidence(&server).is_object().then_some(()));
+    assert_eq!(evidence(&server), before);
+    let label = json!({"series": "a", "ts": base, "anomaly": true, "source": "human"});
+    accepted(&server.post("/feedback", &label.to_string()), 1);
+    becomes(&server, "human", "joined", 1.0);
+    // Another champion: what was seen beside the former one says nothing of it.
+    repo.install(3, "good");
+    repo.edit(3, |manifest| manifest["created_at"] = json!("2026-01-01T00:00:00Z"));
+    let epoch = repo.point(3, Some(2));
+    wait_for("the swap", || (server.model_status("anomaly")["epoch"] == json!(epoch)).then_some(()));
+    assert_eq!(requests(&server), 0);
+    server.stop();
+
+    // What was damaged is told, and begins anew.
+    let kept = std::fs::read_dir(state.path().join("anomaly")).expect("files");
+    for file in kept {
+        std::fs::write(file.expect("a file").path(), "{").expect("written");
+    }
+    repo.point(1, Some(2));
+    let server = Server::start(repo.path(), &arguments);
+    wait_for("the challenger", || evidence(&server).is_object().then_some(()));
+    assert_eq!(requests(&server), 0);
+    assert!(server.log().contains("cannot be read: it begins anew"), "{}", server.log());
+}
