@@ -204,7 +204,7 @@ impl Guard {
             since: Instant::now(),
             period,
             compared: compared.max(period),
-            state: Mutex::new(State::Watching),
+            state: Mutex::new(if period.is_zero() { State::Ended } else { State::Watching }),
             active: true.into(),
         }
     }

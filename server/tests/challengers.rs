@@ -1,0 +1,145 @@
+//! Several challengers at once, each for itself, and the champion before beside the one that replaced it.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::repo::{Repo, fixture, row, settled};
+use common::{Server, wait_for};
+use onnxd::source::sha256;
+use serde_json::{Value, json};
+
+/// Names champion 1 and these challengers.
+fn point(repo: &Repo, epoch: u64, challengers: &[u32]) {
+    let hash = |version: &u32| sha256(&fs::read(repo.version(*version).join("manifest.json")).expect("a manifest"));
+    let pins: serde_json::Map<String, Value> =
+        challengers.iter().chain(&[1]).map(|version| (version.to_string(), json!(hash(version)))).collect();
+    let names: Vec<String> = challengers.iter().map(u32::to_string).collect();
+    let aliases = json!({"champion": "1", "challengers": names, "epoch": epoch, "manifest_sha256": pins});
+    repo.write_aliases(&aliases.to_string());
+}
+
+fn repository(challengers: &[&str]) -> Repo {
+    let repo = Repo::new();
+    repo.install(1, "good");
+    for (version, name) in (2..).zip(challengers) {
+        repo.install(version, name);
+    }
+    repo
+}
+
+fn challengers(server: &Server) -> Vec<Value> {
+    let shadow = server.ops("/models/anomaly/shadow").json();
+    shadow["challengers"].as_array().cloned().unwrap_or_default()
+}
+
+fn pairs(server: &Server) -> Vec<u64> {
+    challengers(server).iter().map(|challenger| challenger["statistics"]["pairs"].as_u64().unwrap_or(0)).collect()
+}
+
+fn roles(server: &Server) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    challengers(server).iter().map(|challenger| (text(&challenger["role"]), text(&challenger["version"]))).collect()
+}
+
+#[test]
+fn three_are_scored_on_the_same_rows_and_a_fourth_is_refused() {
+    let repo = repository(&["other", "good", "other", "good"]);
+    point(&repo, 1, &[2, 3, 4, 5]);
+    let server = Server::start(repo.path(), &[]);
+    let status = settled(&server, 1);
+    let rejected = &status["rejected"][0];
+    assert_eq!((&rejected["role"], &rejected["version"]), (&json!("challenger"), &json!("5")));
+    assert!(rejected["reason"].as_str().expect("a text").contains("more than 3 challengers"), "{rejected}");
+    server.predict(&json!((0..40).map(row).collect::<Vec<_>>()));
+    wait_for("forty pairs of each", || (pairs(&server) == [40, 40, 40]).then_some(()));
+    let own = |role: &str, version: &str| (role.to_owned(), version.to_owned());
+    let three = [own("challenger", "2"), own("challenger-2", "3"), own("challenger-3", "4")];
+    assert_eq!(roles(&server), three);
+    let seen = challengers(&server);
+    assert_eq!(seen[0]["statistics"]["decisions"], seen[2]["statistics"]["decisions"], "the same model twice");
+    assert_ne!(seen[0]["statistics"]["decisions"], seen[1]["statistics"]["decisions"]);
+    assert_eq!(seen[1]["agreement"], json!(1.0), "the champion's own");
+    assert!(seen.iter().all(|challenger| challenger["evidence"]["requests"] == json!(40)));
+    for role in ["challenger", "challenger-2", "challenger-3"] {
+        let series = format!("onnxd_shadow_pairs_total{{model=\"anomaly\",role=\"{role}\",outcome=\"compared\"}}");
+        assert_eq!(server.metric(&series), Some(40.0), "{role}");
+    }
+    // One leaves: what was counted of the others goes on, in the roles that they have now.
+    point(&repo, 2, &[3, 4]);
+    settled(&server, 2);
+    assert_eq!(roles(&server), [own("challenger", "3"), own("challenger-2", "4")]);
+    assert_eq!(pairs(&server), [40, 40]);
+    server.predict(&row(1));
+    wait_for("another pair of each", || (pairs(&server) == [41, 41]).then_some(()));
+}
+
+/// A challenger that is slow, or that only fails, takes nothing from the one beside it.
+#[test]
+fn one_challenger_does_not_hold_up_another() {
+    for bad in ["slow", "fails-sometimes"] {
+        let repo = repository(&[bad, "other"]);
+        point(&repo, 1, &[2, 3]);
+        let server = Server::start(repo.path(), &["--shadow-queue-rows", "64"]);
+        settled(&server, 1);
+        // Rows on which it fails; it is paused meanwhile.
+        let rows = |turn: usize| json!({"cpu_zscore": 70 + turn % 9, "memory_zscore": 1});
+        let mut turn = 0;
+        wait_for("a hundred pairs of the good one", || {
+            server.predict(&rows(turn));
+            turn += 1;
+            (pairs(&server)[1] >= 100).then_some(())
+        });
+        let seen = pairs(&server);
+        assert!(seen[0] < seen[1], "{bad}: {seen:?}");
+    }
+}
+
+#[test]
+fn another_challenger_joins_by_a_push_until_there_are_three() {
+    let repo = Repo::new();
+    let onnxd = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
+        command.args(arguments).args(["--model", "anomaly", "--repository"]).arg(repo.path());
+        let output = command.current_dir(common::root()).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    };
+    let file = |name: &str| fixture(name).join("model.onnx").to_string_lossy().into_owned();
+    let push = |name: &str, role: &[&str]| onnxd(&[&["push", file(name).as_str()], role].concat());
+    assert!(push("good", &[]).0);
+    let another = ["--as", "another-challenger"];
+    for (name, expected) in [("other", "challengers 2,"), ("needs-more", "no"), ("slow", "challengers 2, 3,")] {
+        let (_, text) = push(name, &another);
+        assert!(text.contains(expected), "{name}: {text}");
+    }
+    let (done, text) = push("named", &another);
+    assert!(!done, "there is no such file: {text}");
+    let aliases: Value =
+        serde_json::from_slice(&fs::read(repo.path().join("anomaly/aliases.json")).expect("a pointer")).expect("JSON");
+    assert_eq!(aliases["challengers"], json!(["2", "3"]));
+}
+
+/// After a promotion the roles are changed: the champion before scores the new one's rows.
+#[test]
+fn the_champion_before_is_compared_with_the_one_that_replaced_it() {
+    let repo = Repo::serving("good", Some("other"));
+    let server = Server::start(repo.path(), &["--guard-period", "0s"]);
+    let epoch = repo.point(2, None);
+    settled(&server, epoch);
+    server.predict(&json!((0..20).map(row).collect::<Vec<_>>()));
+    let previous = || server.ops("/models/anomaly/shadow").json()["previous"].clone();
+    wait_for("twenty pairs", || (previous()["evidence"]["requests"] == json!(20)).then_some(()));
+    assert_eq!((&previous()["role"], &previous()["version"]), (&json!("previous"), &json!("1")));
+    assert_eq!(server.model_status("anomaly")["guard"]["state"], json!("ended"), "it compares and does not watch");
+    // Going back ends it: what served before is what serves.
+    let epoch = repo.point(1, None);
+    settled(&server, epoch);
+    let repo = Repo::serving("good", Some("other"));
+    let server = Server::start(repo.path(), &["--guard-period", "0s", "--compare-previous", "0s"]);
+    let epoch = repo.point(2, None);
+    settled(&server, epoch);
+    server.predict(&row(1));
+    assert_eq!(server.ops("/models/anomaly/shadow").json()["previous"], json!(null));
+}
