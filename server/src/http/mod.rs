@@ -3,6 +3,7 @@
 mod admin;
 mod body;
 mod compress;
+mod console;
 mod dialect;
 mod error;
 mod feedback;
@@ -259,6 +260,9 @@ pub fn operations(state: Arc<State>) -> impl Door {
         .route("/startupz", get(ops::started))
         .route("/metrics", get(ops::metrics))
         .route("/status", get(ops::status))
+        .route("/", get(console::page))
+        .route("/console/{file}", get(console::file))
+        .route("/models/{model}/ledger", get(console::ledger))
         .route("/models/{model}/shadow", get(ops::shadow))
         .route("/models/{model}/labels", post(feedback::passed_on))
         .route("/models/{model}/reload", post(admin::reload))

@@ -44,6 +44,8 @@ const PATHS: &[&str] = &[
     "/status",
     "/models/*/shadow",
     "/models/*/labels",
+    "/models/*/ledger",
+    "/console/*",
     "/v2",
     "/v2/health/live",
     "/v2/health/ready",
