@@ -28,6 +28,7 @@ SECTIONS = {
     "MLflow",
     "SageMaker",
     "Vertex AI",
+    "Feedback",
     "What all doors share",
 }
 FENCE = re.compile(r"^```([^`]*)$")

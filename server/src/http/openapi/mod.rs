@@ -83,8 +83,10 @@ fn document<'a>(models: impl Iterator<Item = (&'a str, &'a Model)>, default: Opt
         if default == Some(name) {
             paths.insert("/predict".into(), dialects.named("predict"));
             paths.insert("/invocations".into(), dialects.mlflow());
+            paths.insert("/feedback".into(), dialects.feedback("feedback"));
         }
         paths.insert(format!("/models/{name}/predict"), dialects.named(&format!("predict_{name}")));
+        paths.insert(format!("/models/{name}/feedback"), dialects.feedback(&format!("feedback_{name}")));
         paths.insert(format!("/v2/models/{name}/infer"), dialects.infer());
         paths.insert(format!("/v1/models/{name}:predict"), dialects.serving());
     }
@@ -243,6 +245,32 @@ impl Dialects<'_> {
         let answer = json!({"anyOf": [predictions, self.reference("Answer"), answers]});
         let example = self.example().map(|row| json!({ "dataframe_records": [row] }));
         self.operation("mlflow", "MLflow and SageMaker: data frames, tensors", request, answer, "MlflowError", example)
+    }
+
+    /// What was true of rows that were answered.
+    fn feedback(&self, id: &str) -> Value {
+        let label = schema::label();
+        let request = json!({"anyOf": [label, {"type": "array", "items": label, "maxItems": self.max_rows}]});
+        let accepted = json!({
+            "type": "object",
+            "properties": {"accepted": {"type": "integer"}, "detail": {"type": "string"}},
+            "required": ["accepted"],
+        });
+        let mut answers = responses(accepted, "Problem");
+        if let Some(answer) = answers.as_object_mut().and_then(|answers| answers.remove("200")) {
+            answers["202"] = answer;
+        }
+        let example = json!({"series": "shop/cart-7d4", "ts": 1_764_200_000, "anomaly": true, "source": "human"});
+        json!({"post": {
+            "tags": [self.name],
+            "operationId": id,
+            "summary": "What was true, for the evidence on challengers",
+            "description": "One label or an array of them. Each is counted once for each row and source, however often it is sent.",
+            "requestBody": {"required": true, "content": {
+                "application/json": {"schema": request, "examples": {"a person's": {"value": example}}},
+            }},
+            "responses": answers,
+        }})
     }
 
     fn operation(

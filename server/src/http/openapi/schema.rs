@@ -7,6 +7,7 @@ use crate::codec::oip::datatype;
 use crate::model::manifest::{Feature, Missing};
 use crate::model::signature::{Input, Output, Rows, Signature, Slot};
 use crate::model::tensor::DType;
+use crate::verdict::state::Source;
 
 /// One value of a type. A float is bounded by what its type holds, since more is refused.
 pub(super) fn scalar(dtype: DType) -> Value {
@@ -128,13 +129,40 @@ fn marks(signature: &Signature) -> impl Iterator<Item = (String, Value)> {
         "type": ["number", "null"],
         "minimum": 0,
         "exclusiveMaximum": 1e11,
-        "description": "When it was measured, in seconds of Unix time; left out, it is now.",
+        "description": "When it was measured, in seconds of Unix time, within the last day; left out, it is now.",
     });
     let target = signature.target().map(|target| {
         let text = "What the forecast is of, as measured now: it shows how good the forecast was that was for now.";
         (target.to_owned(), json!({"type": ["number", "null"], "description": text}))
     });
     [(SERIES.to_owned(), series), (TIME.to_owned(), time)].into_iter().chain(target)
+}
+
+/// What was true of one row, or of some.
+pub(super) fn label() -> Value {
+    let time = json!({"type": "number", "minimum": 0, "exclusiveMaximum": 1e11});
+    let series = json!({"type": "string", "minLength": 1, "maxLength": SERIES_BYTES});
+    let sources: Vec<&str> = Source::ALL.iter().map(|source| source.name()).collect();
+    let label = |properties: Value, required: &[&str]| {
+        let mut all = json!({"anomaly": {"type": "boolean"}, "source": {"enum": sources}});
+        for (key, schema) in properties.as_object().into_iter().flatten() {
+            all[key] = schema.clone();
+        }
+        json!({"type": "object", "properties": all, "required": required, "additionalProperties": false})
+    };
+    let either = |mut label: Value| {
+        label["properties"]["value"] = json!({"type": "number"});
+        label["anyOf"] = json!([{"required": ["anomaly"]}, {"required": ["value"]}]);
+        label
+    };
+    let row = json!({"request_id": {"type": "string"}, "row": {"type": "integer", "minimum": 0}});
+    let at = json!({"series": series, "ts": time});
+    let window = json!({"series": series, "from": time, "to": time});
+    json!({"anyOf": [
+        either(label(row, &["request_id", "source"])),
+        either(label(at, &["series", "ts", "source"])),
+        label(window, &["series", "from", "to", "anomaly", "source"]),
+    ]})
 }
 
 /// A row as an array, for models with one input; `None` for others.
