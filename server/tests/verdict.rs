@@ -2,28 +2,42 @@
 //! error that they promise.
 
 mod common;
+#[path = "verdict/controls.rs"]
+mod controls;
+#[path = "verdict/recorded.rs"]
+mod recorded;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::root;
 use fastrand::Rng;
-use onnxd::verdict::buckets::{BURN_IN, Buckets, Improvement, SECONDS};
-use onnxd::verdict::drift::Histogram;
-use onnxd::verdict::evidence::{Discordant, above, differs};
+use onnxd::verdict::buckets::{BURN_IN, Buckets, Improvement, POINTS, SECONDS};
+use onnxd::verdict::drift::{Drifts, Histogram, Reference};
+use onnxd::verdict::evidence::{Discordant, above, averaged, below, differs};
+use onnxd::verdict::rule::{Circumstances, Decision, Rule};
+use onnxd::verdict::scores::Scores;
+use onnxd::verdict::sketch::{ACCURACY, Sketch};
+use onnxd::verdict::state::Evidence;
 use serde_json::{Value, json};
 
 /// Cases and our answers to them.
 #[derive(Default)]
 struct Cases {
     asked: Vec<Value>,
-    ours: Vec<Vec<f64>>,
+    ours: Vec<(Vec<f64>, f64)>,
 }
 
 impl Cases {
     fn add(&mut self, function: &str, arguments: &Value, ours: &[f64]) {
+        self.add_within(1e-9, function, arguments, ours);
+    }
+
+    fn add_within(&mut self, share: f64, function: &str, arguments: &Value, ours: &[f64]) {
         self.asked.push(json!({"function": function, "arguments": arguments}));
-        self.ours.push(ours.to_vec());
+        self.ours.push((ours.to_vec(), share));
     }
 
     /// Asks numpy.
@@ -41,10 +55,10 @@ impl Cases {
         assert!(output.status.success());
         let theirs: Vec<Vec<f64>> = serde_json::from_slice(&output.stdout).expect("numbers");
         assert_eq!(theirs.len(), self.ours.len());
-        for ((case, ours), theirs) in self.asked.iter().zip(&self.ours).zip(&theirs) {
-            assert_eq!(ours.len(), theirs.len(), "{case}");
+        for ((case, (ours, share)), theirs) in self.asked.iter().zip(&self.ours).zip(&theirs) {
+            assert_eq!(ours.len(), theirs.len(), "{}", case["function"]);
             for (a, b) in ours.iter().zip(theirs) {
-                assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0), "{a} {b}: {}", case["function"]);
+                assert!((a - b).abs() <= share * b.abs().max(1.0), "{a} {b}: {}", case["function"]);
             }
         }
     }
@@ -65,6 +79,9 @@ fn an_independent_implementation_finds_the_same() {
         let events = random.u64(0..=trials);
         let limit = [0.001, 0.01, 0.2, 1.0 / 3.0, 0.8, 0.95][random.usize(..6)];
         cases.add("above", &json!([events, trials, limit]), &[above(events, trials, limit)]);
+        cases.add("below", &json!([events, trials, limit]), &[below(events, trials, limit)]);
+        let several = [random.f64() * 9.0, random.f64() * 9.0 - 5.0, -3.0, 0.0];
+        cases.add("averaged", &json!([several]), &[averaged(several)]);
         let bins = random.usize(2..12);
         let weights: Vec<f64> = (0..bins).map(|_| random.f64() + 0.01).collect();
         let total: f64 = weights.iter().sum();
@@ -76,12 +93,72 @@ fn an_independent_implementation_finds_the_same() {
         let b = Histogram { counts: others, missing: 3 };
         cases.add("distances", &json!([a.counts, b.counts, 0.25]), &[a.psi(&b), a.ks(&b), a.w1(&b, 0.25)]);
     }
+    // Bins that are empty in both.
+    let (a, b) = ([5, 0, 900, 0], [0, 0, 800, 0]);
+    let [ours, theirs] = [a, b].map(|counts| Histogram { counts: counts.to_vec(), missing: 0 });
+    cases.add("distances", &json!([a, b, 1.0]), &[ours.psi(&theirs), ours.ks(&theirs), ours.w1(&theirs, 1.0)]);
     for alpha in [0.005, 0.01, 0.05] {
         let pairs = losses(&mut random, 4000, 0.3);
         let now = 4000 * 60 / 2;
-        let Improvement { mean, lower, upper, .. } = counted(&pairs).improvement(5, now, alpha).expect("buckets");
+        let counted = counted(&pairs);
+        let Improvement { mean, lower, upper, .. } = counted.improvement(5, now, alpha).expect("buckets");
         cases.add("improvement", &json!([pairs, 5, now, alpha]), &[mean, lower, upper]);
+        for buckets in [3, 60, 190] {
+            let now = buckets * SECONDS;
+            let band = counted.band(5, now, alpha);
+            assert!(band.len() <= POINTS && band.last().is_some_and(|last| last.at == now), "{band:?}");
+            let numbers: Vec<f64> = band.iter().flat_map(|point| [point.mean, point.lower, point.upper]).collect();
+            cases.add("band", &json!([pairs, 5, now, alpha]), &numbers);
+            let mean = band.last().expect("a bucket").mean;
+            for share in [mean - 0.3, mean - 0.1] {
+                let more = counted.more(5, now, alpha, share).expect("it is better than that");
+                cases.add("more", &json!([pairs, 5, now, alpha, share]), &[more as f64]);
+            }
+            assert_eq!(counted.more(5, now, alpha, mean + 0.01), None, "it never is");
+        }
     }
+    cases.check();
+}
+
+#[test]
+fn an_independent_implementation_finds_the_same_distributions() {
+    let mut random = Rng::with_seed(4);
+    let mut cases = Cases::default();
+    for outside in [0.0, 0.0, 3.0] {
+        let mut draw = |shift: f64| random.f64().powi(3) * (1.0 + outside) + shift;
+        let pairs: Vec<(f64, f64)> = (0..3000).map(|_| (draw(0.0), draw(-outside / 9.0))).collect();
+        let mut scores = Scores::default();
+        pairs.iter().chain(&[(0.0, 1.0), (1.0, 0.0)]).for_each(|(a, b)| scores.record(*a, *b));
+        let (mut champion, mut challenger): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+        champion.extend([0.0, 1.0]);
+        challenger.extend([1.0, 0.0]);
+        cases.add("scores", &json!([champion, challenger]), &[scores.psi()]);
+    }
+    for shift in [0.0, 0.3, 2.0] {
+        let entry =
+            json!({"edges": [-2.0, -1.0, 0.0, 0.5, 3.0], "p": [0.1, 0.4, 0.2, 0.3], "p_missing": 0.01, "n": 5000});
+        let reference = Reference::parse(&entry).expect("a reference");
+        let mut drifts = Drifts::new(BTreeMap::from([("x".to_owned(), reference)]));
+        let values: Vec<f64> =
+            (0..800).map(|number| if number % 50 == 0 { f64::NAN } else { normal(&mut random) + shift }).collect();
+        for (bucket, value) in (0..).zip(&values) {
+            drifts.record(7, bucket * SECONDS, 0, *value);
+            // The second row of a bucket is not drawn.
+            drifts.record(7, bucket * SECONDS + 60, 0, 99.0);
+        }
+        let feature = &drifts.state().features["x"];
+        // NaN is null in JSON.
+        cases.add("drift", &json!([entry, values]), &[feature.log_e(), feature.psi()]);
+        assert_eq!(feature.is_alarm(), shift > 1.0, "{shift}: {} {}", feature.log_e(), feature.psi());
+    }
+    let times: Vec<f64> = (0..5000).map(|_| 2e-5 * (1.5 * normal(&mut random)).exp()).collect();
+    let mut sketch = Sketch::default();
+    times.iter().for_each(|seconds| sketch.record(Duration::from_secs_f64(*seconds)));
+    let shares = [0.0, 0.01, 0.25, 0.5, 0.9, 0.99, 0.999, 1.0];
+    let nanoseconds: Vec<f64> = times.iter().map(|seconds| seconds * 1e9).collect();
+    let ours = shares.map(|share| sketch.quantile(share).expect("times") * 1e9);
+    // Times are kept in whole nanoseconds.
+    cases.add_within(ACCURACY + 1e-4, "quantiles", &json!([nanoseconds, shares]), &ours);
     cases.check();
 }
 
@@ -152,10 +229,56 @@ fn the_promised_error_holds_at_every_look() {
     for correlation in [0.0, 0.5, 0.7, 0.9] {
         let mut random = Rng::with_seed(3);
         let promoted = (0..runs).filter(|_| looked_at(&mut random, correlation, 0.0, alpha).0).count();
+        println!("{promoted} of {runs} equal ones promoted by the interval at {correlation}");
         // Three standard errors above the promise.
         assert!(promoted <= 19, "{promoted} of {runs} at {correlation}");
         let better = (0..10).filter(|_| looked_at(&mut random, correlation, 0.5, alpha).0).count();
         let worse = (0..10).filter(|_| looked_at(&mut random, correlation, -0.5, alpha).1).count();
         assert!(better == 10 && worse == 10, "{better} and {worse} of 10 at {correlation}");
+    }
+}
+
+/// Evidence on a challenger whose decisions are the champion's, without any loss yet.
+fn alike() -> Evidence {
+    let mut evidence = Evidence { since: Some(0), requests: 20_000, ..Evidence::default() };
+    evidence.series.extend([1, 2, 3]);
+    for series in 1..=60 {
+        evidence.draws.decided(series, 0, true, true);
+    }
+    evidence
+}
+
+/// What becomes of a challenger that is looked at each ten minutes of a week, until it is promoted or rejected.
+fn judged(random: &mut Rng, rule: &Rule, correlation: f64, effect: f64) -> Decision {
+    let mut evidence = alike();
+    let (mut noise, innovation) = (0.0, (1.0 - correlation * correlation).sqrt());
+    for minute in 0..7 * 24 * 60 {
+        noise = correlation * noise + innovation * normal(random);
+        evidence.forecast.record(minute * 60, 10.0, 10.0 - noise - effect);
+        let now = (minute + 1) * 60;
+        if now.is_multiple_of(SECONDS) {
+            let verdict = rule.decide(&evidence, &Circumstances { now, ..Circumstances::default() });
+            if verdict.decision != Decision::Hold {
+                return verdict.decision;
+            }
+        }
+    }
+    Decision::Hold
+}
+
+/// The same promise, by the rule itself: of the two routes to a promotion each has half of the error.
+#[test]
+fn the_rule_keeps_its_promise_at_every_look() {
+    let rule = Rule { alpha: 0.1, least_time: Duration::ZERO, ..Rule::default() };
+    let runs = 60;
+    for correlation in [0.0, 0.5, 0.7, 0.9] {
+        let mut random = Rng::with_seed(6);
+        let promoted = (0..runs).filter(|_| judged(&mut random, &rule, correlation, 0.0) == Decision::Promote).count();
+        println!("{promoted} of {runs} equal ones promoted by the rule at {correlation}");
+        // Three standard errors above half of 0.1.
+        assert!(promoted <= 8, "{promoted} of {runs} at {correlation}");
+        let worse = (0..5).filter(|_| judged(&mut random, &rule, correlation, -0.7) == Decision::Reject).count();
+        let better = (0..5).filter(|_| judged(&mut random, &rule, correlation, 0.7) == Decision::Promote).count();
+        assert!(better == 5 && worse == 5, "{better} and {worse} of 5 at {correlation}");
     }
 }

@@ -90,7 +90,12 @@ impl Buckets {
 
     /// When the oldest are too many, they go: the latest are the same whatever the order in which they came.
     fn add(&mut self, number: u64, more: Bucket) {
-        let bucket = self.buckets.entry(number).or_default();
+        // Nearly all are of the latest bucket.
+        let mut last = self.buckets.last_entry().filter(|last| *last.key() == number);
+        let bucket = match &mut last {
+            Some(last) => last.get_mut(),
+            None => self.buckets.entry(number).or_default(),
+        };
         bucket.pairs = bucket.pairs.saturating_add(more.pairs);
         bucket.champion = bucket.champion.saturating_add(more.champion);
         bucket.difference = bucket.difference.saturating_add(more.difference);
@@ -119,7 +124,8 @@ impl Buckets {
         })
     }
 
-    /// The improvement after each bucket from the second on, at most [`POINTS`] of them, of which the last is what is known now.
+    /// The improvement after each bucket from the second on, at most [`POINTS`] of them, of which the last is what is
+    /// known now.
     #[must_use]
     pub fn band(&self, least: u64, now: u64, alpha: f64) -> Vec<Point> {
         let counted = self.counted(least, now);
@@ -143,8 +149,8 @@ impl Buckets {
         band
     }
 
-    /// How many more buckets it takes until the improvement is greater than `share` beyond doubt, if the mean and the variance
-    /// stay as they are; `None` if it never would be, or if that is not known yet.
+    /// How many more buckets it takes until the improvement is greater than `share` beyond doubt, if the mean and the
+    /// variance stay as they are; `None` if it never would be, or if that is not known yet.
     #[must_use]
     pub fn more(&self, least: u64, now: u64, alpha: f64, share: f64) -> Option<u64> {
         let found = Found::of(&self.counted(least, now)).filter(|found| found.buckets > 1)?;
@@ -207,8 +213,8 @@ impl Found {
         Self { buckets, mean, variance, scale: champion.max(1.0 / PARTS) }
     }
 
-    /// The radius of a one-sided confidence sequence at this many buckets: Robbins' mixture as asymptotic sequence (Waudby-Smith et al.,
-    /// arXiv 2103.06476).
+    /// The radius of a one-sided confidence sequence at this many buckets: Robbins' mixture as asymptotic sequence
+    /// (Waudby-Smith et al., arXiv 2103.06476).
     fn radius(&self, buckets: usize, alpha: f64) -> f64 {
         if buckets < 2 {
             return f64::INFINITY;

@@ -1,6 +1,6 @@
-//! One draw for each series and bucket of time: requests near in time resemble each other, so that more of them would be no more
-//! evidence. Draws keep their identity, so that two servers that saw the same series in the same bucket have, together,
-//! what one server would have.
+//! One draw for each series and bucket of time: requests near in time resemble each other, so that more of them would
+//! be no more evidence. Draws keep their identity, so that two servers that saw the same series in the same bucket
+//! have, together, what one server would have.
 
 use std::collections::BTreeMap;
 
@@ -84,8 +84,8 @@ impl Draws {
     }
 }
 
-/// When in its bucket a row was, and whether the challenger was right. The lesser of two is the earlier; at the same second it is
-/// the one that speaks against the challenger. 0 is for none.
+/// When in its bucket a row was, and whether the challenger was right. The lesser of two is the earlier; at the same
+/// second it is the one that speaks against the challenger. 0 is for none.
 fn cell(at: u64, right: bool) -> u16 {
     let second = u16::try_from(at % SECONDS).expect("a bucket has 600 seconds");
     1 + 2 * second + u16::from(right)

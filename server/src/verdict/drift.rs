@@ -70,8 +70,8 @@ impl Reference {
         Ok(Self { edges: edges[1..edges.len() - 1].to_vec(), p, p_missing, n })
     }
 
-    /// Shares of all rows: of each bin, and last of those without a value. That one is smoothed, since a training set without any says
-    /// little of whether there may be one.
+    /// Shares of all rows: of each bin, and last of those without a value. That one is smoothed, since a training set
+    /// without any says little of whether there may be one.
     fn shares(&self) -> Vec<f64> {
         let n = float(self.n);
         let missing = self.p_missing.clamp(0.0, 1.0).mul_add(n, SMOOTHING) / (n + 1.0);
@@ -110,8 +110,8 @@ impl Feature {
         differs(&self.counts(), &self.reference.shares(), KAPPA)
     }
 
-    /// The population stability index against the reference, with missing values as one more bin, less what two samples of these sizes
-    /// have on average; 0 without any value.
+    /// The population stability index against the reference, with missing values as one more bin, less what two samples
+    /// of these sizes have on average; 0 without any value.
     #[must_use]
     pub fn psi(&self) -> f64 {
         let (counts, shares) = (self.counts(), self.reference.shares());
@@ -215,8 +215,8 @@ impl Drifts {
         self.names.binary_search_by(|known| known.as_str().cmp(name)).ok()
     }
 
-    /// Counts a feature's value, NaN for a missing one, unless a row of this series was counted in this bucket. All values of a row
-    /// come one after the other.
+    /// Counts a feature's value, NaN for a missing one, unless a row of this series was counted in this bucket. All
+    /// values of a row come one after the other.
     pub fn record(&mut self, series: u64, at: u64, feature: usize, value: f64) {
         let (Some(known), Some(drawn)) = (self.features.get_mut(feature), self.drawn.get_mut(feature / TOGETHER))
         else {

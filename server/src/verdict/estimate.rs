@@ -1,11 +1,12 @@
-//! What is missing for a promotion, in words and numbers: how much more it takes if all goes on as before, and how long that is.
+//! What is missing for a promotion, in words and numbers: how much more it takes if all goes on as before, and how long
+//! that is.
 
 use serde::Serialize;
 
 use super::buckets::{BURN_IN, MOST_MORE, least_that};
 use super::draws::SOURCES;
 use super::evidence::{Discordant, above, averaged, below, float};
-use super::rule::{Case, Circumstances, Kind, NOT_WORSE, RIGHT, Rule, hours, names};
+use super::rule::{Case, Circumstances, Kind, NOT_WORSE, RIGHT, Rule, SAME, agreed, hours, names};
 use super::state::{Events, Source};
 
 /// The same of labels, of which it takes the longer to know the more there are.
@@ -105,17 +106,16 @@ impl Outlook<'_> {
         let buckets = found.map_or(0, |found| found.buckets);
         let burn_in = BURN_IN.saturating_sub(buckets) as u64;
         let more = evidence.forecast.more(least, *now, *alpha, share).map(|more| more.max(burn_in));
-        let mean = found.map(|found| found.mean);
-        let text = match (mean, more) {
-            (None, _) => format!(
-                "no forecast was compared with what came yet: send the actual values, and at least {burn_in} buckets of 10 minutes with {least} of them"
-            ),
-            (Some(mean), Some(more)) if mean > share => {
-                format!("{more} more buckets of 10 minutes, if it stays better by {:.1} %", 100.0 * mean)
+        let mean = found.map_or(0.0, |found| found.mean);
+        let stands = format!("{} by {:.1} %", if mean < 0.0 { "worse" } else { "better" }, 100.0 * mean.abs());
+        let text = match more {
+            Some(more) if mean > share => format!("{more} more buckets of 10 minutes, if its forecast stays {stands}"),
+            _ if buckets < 2 => {
+                format!(
+                    "at least {burn_in} more buckets of 10 minutes, each with {least} forecasts whose actual value was sent"
+                )
             }
-            (Some(mean), _) => {
-                format!("its forecast is better by {:.1} % up to now: that is never enough", 100.0 * mean)
-            }
+            _ => format!("its forecast is {stands} up to now: that is never enough"),
         };
         let more = more.or((buckets < 2).then_some(burn_in));
         self.counted(condition, "buckets", more, buckets as u64, text)
@@ -125,6 +125,13 @@ impl Outlook<'_> {
     fn labels(&self, condition: &'static str, pairs: [Discordant; SOURCES], share: f64, of: &str) -> Missing {
         let best = (0..SOURCES).max_by_key(|number| pairs[*number].pairs()).expect("there are four");
         let now = pairs[best];
+        if now.pairs() == 0 && share < 0.5 {
+            let more = SAME.saturating_sub(agreed(self.case.evidence, condition == names::CATCHES_NO_LESS));
+            let text = format!(
+                "{more} more labels of {of} by one source, if there is none on which exactly one of both is right"
+            );
+            return self.counted(condition, "labels", Some(more), 0, text);
+        }
         if now.pairs() == 0 {
             let text = format!("no labels of {of} on which exactly one of both is right yet");
             return self.counted(condition, "labels", None, 0, text);
@@ -150,7 +157,7 @@ impl Outlook<'_> {
             || format!("it is right on {:.0} % of the labels of {source} that decide: that is never enough", 100.0 * right),
             |more| {
                 format!(
-                    "{more} more labels of {of} by {source} on which exactly one of both is right, if it stays right on {:.0} %",
+                    "{more} more labels of {of} by {source} on which exactly one is right, if it stays right on {:.0} %",
                     100.0 * right
                 )
             },
@@ -200,7 +207,7 @@ impl Outlook<'_> {
         let text = more.map_or_else(
             || format!("{what} differ on {percent:.2} % of the rows: that is never enough"),
             |more| {
-                format!("{more} more requests, of which one of each series in 10 minutes counts, if {what} differ on {percent:.2} %")
+                format!("{more} more requests, one of each series in 10 minutes, if {what} differ on {percent:.2} %")
             },
         );
         self.counted(condition, "requests", more, events.trials, text)

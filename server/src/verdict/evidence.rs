@@ -42,8 +42,8 @@ impl Discordant {
         self.challenger.saturating_add(self.champion)
     }
 
-    /// ln E against "the challenger is right in at most half of them": a sequential test of `McNemar`, whose mixture is the half
-    /// of a Beta(1/2, 1/2) above one half.
+    /// ln E against "the challenger is right in at most half of them": a sequential test of `McNemar`, whose mixture is
+    /// the half of a Beta(1/2, 1/2) above one half.
     #[must_use]
     pub fn challenger_is_better(self) -> f64 {
         better(self.challenger, self.champion)
@@ -137,8 +137,9 @@ impl Alarms {
         (champion > 0).then(|| float(self.both.saturating_add(self.challenger)) / float(champion))
     }
 
-    /// ln E against "the challenger gives at most `ratio` times as many alarms": bets on each trial, `1 + l (y - ratio x)`, are fair
-    /// then at best, and counts say what they came to; a mixture over stakes `l` up to the greatest that cannot lose all.
+    /// ln E against "the challenger gives at most `ratio` times as many alarms": bets on each trial, `1 + l (y - ratio
+    /// x)`, are fair then at best, and counts say what they came to; a mixture over stakes `l` up to the greatest that
+    /// cannot lose all.
     #[must_use]
     pub fn ratio_above(self, ratio: f64) -> f64 {
         staked(ratio.max(1.0), |l| [(self.challenger, l), (self.champion, -ratio * l), (self.both, (1.0 - ratio) * l)])
@@ -198,8 +199,8 @@ impl Given {
     }
 }
 
-/// ln of the mean of e-values, which is an e-value itself, whatever each has to do with the others: so is what labels of several
-/// sources say weighed together, without any of them in one test with another.
+/// ln of the mean of e-values, which is an e-value itself, whatever each has to do with the others: so is what labels
+/// of several sources say weighed together, without any of them in one test with another.
 #[must_use]
 pub fn averaged<const N: usize>(logarithms: [f64; N]) -> f64 {
     ln_sum_exp(logarithms.into_iter()) - float(N as u64).ln()
@@ -213,8 +214,8 @@ fn staked(most: f64, gains: impl Fn(f64) -> [(u64, f64); 3]) -> f64 {
     ln_sum_exp(wealth) - f64::from(POINTS).ln()
 }
 
-/// ln E against "counts are drawn with these probabilities": the Dirichlet-multinomial around them, of weight `kappa`, over the
-/// multinomial. Bins that the reference never saw count as nearly impossible.
+/// ln E against "counts are drawn with these probabilities": the Dirichlet-multinomial around them, of weight `kappa`,
+/// over the multinomial. Bins that the reference never saw count as nearly impossible.
 #[must_use]
 pub fn differs(counts: &[u64], probabilities: &[f64], kappa: f64) -> f64 {
     let n: f64 = counts.iter().map(|count| float(*count)).sum();

@@ -56,8 +56,8 @@ impl Histogram {
     }
 
     /// The population stability index, `sum (q-p) ln(q/p)`, less what two samples of one population have on average,
-    /// `(bins-1)(1/n+1/m)` (arXiv 2307.11878), of the bins that either has values in: others have nothing to add to the noise. It
-    /// may be negative.
+    /// `(bins-1)(1/n+1/m)` (arXiv 2307.11878), of the bins that either has values in: others have nothing to add to the
+    /// noise. It may be negative.
     #[must_use]
     pub fn psi(&self, other: &Self) -> f64 {
         let (n, m) = (float(self.total()), float(other.total()));

@@ -1,7 +1,7 @@
-//! Rows that wait for their labels: the latest 65,536, found by their id or by their series and time. Only hashes and numbers are
-//! kept of them.
+//! Rows that wait for their labels: the latest 65,536, found by their id or by their series and time. Only hashes and
+//! numbers are kept of them.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 use super::packed::{Bytes, Record};
 use super::state::{Answer, Row, Source};
@@ -120,49 +120,67 @@ impl Record for Waiting {
     }
 }
 
+/// Where a row is found by its id.
+const BY_ID: usize = 0;
+/// Where it is found by its series and second, if it has a series. Of several rows of one second, it is the latest.
+const BY_TIME: usize = 1;
+
 /// The latest rows, in a ring.
+///
+/// They are numbered, from one on, and found by two tables of the latest number of each hash; each row has the number of the one
+/// before it with the same hash. Numbers that are too old end such a chain, so that a row that goes has to be taken out of
+/// nothing: keeping a row writes to both tables and to the ring, and to nothing else.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     rows: Vec<Waiting>,
-    /// The place of the oldest, once all are taken.
-    next: usize,
-    by_id: HashMap<u64, u32>,
-    /// By series and second; of several rows of one second, the latest. Rows without a series are not among them.
-    by_time: HashMap<(u64, u64), u32>,
+    before: Vec<[u32; 2]>,
+    latest: [Vec<u32>; 2],
+    /// The number of the latest row. It may begin again: what is found is compared with what was looked for.
+    last: u32,
+    /// Nobody outside can choose names that are all in one chain.
+    keys: RandomState,
 }
 
 impl Pending {
     /// Keeps a row, in the place of the oldest if there are too many; tells its place.
     pub(super) fn push(&mut self, row: Waiting) -> usize {
-        let place = if self.rows.len() < MOST {
-            self.rows.push(row);
-            self.rows.len() - 1
-        } else {
-            let place = self.next;
-            self.next = (place + 1) % MOST;
-            self.forget(place);
-            self.rows[place] = row;
-            place
-        };
-        let number = u32::try_from(place).expect("fewer than MOST");
-        if row.id != 0 {
-            self.by_id.insert(row.id, number);
+        self.last = self.last.wrapping_add(1);
+        let place = place(self.last);
+        let mut before = [0; 2];
+        for (index, named, hash) in [
+            (BY_ID, row.id != 0, self.keys.hash_one(row.id)),
+            (BY_TIME, row.series != 0, self.keys.hash_one((row.series, row.at))),
+        ] {
+            self.latest[index].resize(MOST, 0);
+            if named {
+                before[index] = std::mem::replace(&mut self.latest[index][slot(hash)], self.last);
+            }
         }
-        if row.series != 0 {
-            self.by_time.insert((row.series, row.at), number);
+        if place < self.rows.len() {
+            (self.rows[place], self.before[place]) = (row, before);
+        } else {
+            self.rows.push(row);
+            self.before.push(before);
         }
         place
     }
 
-    /// Takes a row out of the indices, unless a later one has its name there.
-    fn forget(&mut self, place: usize) {
-        let Waiting { id, series, at, .. } = self.rows[place];
-        let mine = |found: &u32| *found as usize == place;
-        if self.by_id.get(&id).is_some_and(mine) {
-            self.by_id.remove(&id);
-        }
-        if self.by_time.get(&(series, at)).is_some_and(mine) {
-            self.by_time.remove(&(series, at));
+    /// The place of the latest row in an index, of those that are not too old.
+    fn find(&self, index: usize, hash: u64, newest: u64, is: impl Fn(&Waiting) -> bool) -> Option<usize> {
+        let mut number = *self.latest[index].get(slot(hash))?;
+        let mut nearest = 0;
+        loop {
+            // One row back from the latest, two, and so on; whatever is not further back than what was seen is of long ago.
+            let back = self.last.wrapping_sub(number) as usize + 1;
+            if back > self.rows.len() || back <= nearest {
+                return None;
+            }
+            let place = place(number);
+            if is(&self.rows[place]) {
+                return Some(place).filter(|place| !old(&self.rows[*place], newest));
+            }
+            nearest = back;
+            number = self.before[place][index];
         }
     }
 
@@ -172,12 +190,16 @@ impl Pending {
 
     /// The place of the row with this id.
     pub(super) fn named(&self, id: u64, newest: u64) -> Option<usize> {
-        self.fresh(*self.by_id.get(&id)?, newest)
+        self.find(BY_ID, self.keys.hash_one(id), newest, |row| row.id == id && id != 0)
     }
 
     /// The place of the row of a series that is nearest to a second; of two, the earlier one.
     pub(super) fn nearest(&self, series: u64, at: u64, newest: u64) -> Option<usize> {
-        let found = |at: Option<u64>| self.fresh(*self.by_time.get(&(series, at?))?, newest);
+        let found = |at: Option<u64>| {
+            let at = at?;
+            let is = |row: &Waiting| row.series == series && row.at == at && series != 0;
+            self.find(BY_TIME, self.keys.hash_one((series, at)), newest, is)
+        };
         (0..=NEAR_SECONDS).find_map(|by| found(at.checked_sub(by)).or_else(|| found(at.checked_add(by))))
     }
 
@@ -187,14 +209,10 @@ impl Pending {
         self.rows.iter().enumerate().filter(|(_, row)| inside(row)).map(|(place, _)| place).collect()
     }
 
-    fn fresh(&self, place: u32, newest: u64) -> Option<usize> {
-        let place = place as usize;
-        self.rows.get(place).filter(|row| !old(row, newest)).map(|_| place)
-    }
-
     /// What is to be kept over a restart: all rows that are not too old, the oldest first.
     pub(super) fn save(&self, newest: u64) -> Vec<Waiting> {
-        let (later, earlier) = self.rows.split_at(self.next);
+        let (later, earlier) =
+            self.rows.split_at(if self.rows.len() < MOST { 0 } else { place(self.last.wrapping_add(1)) });
         earlier.iter().chain(later).filter(|row| !old(row, newest)).copied().collect()
     }
 
@@ -206,6 +224,16 @@ impl Pending {
         });
         pending
     }
+}
+
+/// The place of the row with this number.
+const fn place(number: u32) -> usize {
+    number.wrapping_sub(1) as usize % MOST
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the rest is less than MOST")]
+const fn slot(hash: u64) -> usize {
+    (hash % MOST as u64) as usize
 }
 
 const fn old(row: &Waiting, newest: u64) -> bool {

@@ -165,8 +165,8 @@ impl Recorder {
 
     /// Takes a label.
     ///
-    /// A value of [`Target::At`] is of the forecast that was made for then, one of [`Target::Row`] is of that row's own forecast, and
-    /// [`Target::Window`] has none. [`Source::Metric`] tells values alone.
+    /// A value of [`Target::At`] is of the forecast that was made for then, one of [`Target::Row`] is of that row's own
+    /// forecast, and [`Target::Window`] has none. [`Source::Metric`] tells values alone.
     pub fn label(&mut self, label: &Label) -> Joined {
         let Label { target, anomaly, value, source } = *label;
         let mut joined = Joined::default();

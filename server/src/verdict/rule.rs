@@ -8,7 +8,7 @@ use super::buckets::{BURN_IN, Improvement, Point};
 use super::draws::{Raised, SOURCES, Told};
 use super::estimate::{Missing, Outlook};
 use super::evidence::{Discordant, above, averaged, below, float};
-use super::state::{Events, Evidence, Labels, Source};
+use super::state::{Events, Evidence, Source};
 
 /// What a challenger has to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -146,7 +146,7 @@ pub(super) const NOT_WORSE: f64 = 20.0;
 /// Share of the discordant pairs in which a challenger that is no worse is right.
 pub(super) const RIGHT: f64 = 1.0 / 3.0;
 /// Labelled pairs without any disagreement that show the same.
-const SAME: u64 = 100;
+pub(super) const SAME: u64 = 100;
 /// Scores without which the index of their distributions says nothing.
 const LEAST_SCORES: u64 = 1000;
 
@@ -229,7 +229,8 @@ pub(super) struct Case<'a> {
 }
 
 impl Rule {
-    /// For the champion before, beside the one that took its place: whether it is to be brought back, which is not to take long.
+    /// For the champion before, beside the one that took its place: whether it is to be brought back, which is not to
+    /// take long.
     #[must_use]
     pub fn bring_back() -> Self {
         Self { alpha: 0.05, least_time: Duration::ZERO, most_time: Duration::MAX, least_requests: 0, ..Self::default() }
@@ -325,7 +326,7 @@ impl Rule {
         let psi = (evidence.scores.pairs() >= LEAST_SCORES).then(|| evidence.scores.psi());
         let most = self.most_psi;
         let words = format!(
-            "its scores are not distributed as the champion's are (PSI {:.2}, beyond {most}): promote it by hand if that is meant",
+            "its scores are not distributed as the champion's (PSI {:.2}, beyond {most}): promote by hand if that is meant",
             psi.unwrap_or_default()
         );
         checked.check(names::SCORES, (psi, most), psi.is_none_or(|psi| psi <= most), &words);
@@ -344,15 +345,14 @@ impl Rule {
         let wins = |pairs: [Discordant; SOURCES]| averaged(pairs.map(Discordant::challenger_is_better));
         let catches_more = checked.evidence(names::CATCHES_MORE, wins(anomalies), case.superior);
         let quieter = checked.evidence(names::QUIETER, wins(normals), case.superior);
-        let mut no_worse = |name, pairs: [Discordant; SOURCES], agreed: fn(&Labels) -> u64| {
+        let mut no_worse = |name, pairs: [Discordant; SOURCES], anomalies: bool| {
             let e = averaged(pairs.map(|pairs| pairs.challenger_is_right_beyond(RIGHT)));
             let none = pairs.iter().all(|pairs| pairs.pairs() == 0);
-            let labels = Source::LABELS.iter().filter_map(|source| case.evidence.labels.get(source));
-            let same = none && labels.map(agreed).any(|agreed| agreed >= SAME);
+            let same = none && agreed(case.evidence, anomalies) >= SAME;
             checked.check(name, (Some(e), NOT_WORSE.ln()), same || e >= NOT_WORSE.ln(), "")
         };
-        let catches_no_less = no_worse(names::CATCHES_NO_LESS, anomalies, |labels| labels.anomalies);
-        let no_louder = no_worse(names::NO_LOUDER, normals, |labels| labels.normals);
+        let catches_no_less = no_worse(names::CATCHES_NO_LESS, anomalies, true);
+        let no_louder = no_worse(names::NO_LOUDER, normals, false);
         let agrees = case.raised.first.gives_beyond(1.0 - self.missed);
         let gives = checked.evidence(names::GIVES, agrees, NOT_WORSE.ln());
         let ratio = case.raised.any.ratio();
@@ -446,6 +446,12 @@ impl Rule {
         let days = hours(self.most_time) / 24.0;
         (case.age >= self.most_time).then(|| format!("it was not promoted within {days:.0} days"))
     }
+}
+
+/// Rows of one kind on which both are right or both are wrong, by the source that labelled most of them.
+pub(super) fn agreed(evidence: &Evidence, anomalies: bool) -> u64 {
+    let labels = Source::LABELS.iter().filter_map(|source| evidence.labels.get(source));
+    labels.map(|labels| if anomalies { labels.anomalies } else { labels.normals }).max().unwrap_or_default()
 }
 
 const PERCENT: f64 = 100.0;

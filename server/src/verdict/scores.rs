@@ -28,8 +28,8 @@ pub struct Scores {
     pub champion_outside: Histogram,
     /// The challenger's outside of 0 to 1.
     pub challenger_outside: Histogram,
-    /// The challenger's score less the champion's, logarithms with a sign: 32 bins from 0 down and 32 from 0 up, the inner ones to
-    /// 10^-5.75, each further one of a quarter of a decade.
+    /// The challenger's score less the champion's, logarithms with a sign: 32 bins from 0 down and 32 from 0 up, the
+    /// inner ones to 10^-5.75, each further one of a quarter of a decade.
     pub differences: Histogram,
 }
 

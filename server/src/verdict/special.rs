@@ -26,7 +26,7 @@ fn continued_fraction(a: f64, b: f64) -> f64 {
     /// In the place of zero, so that nothing is divided by it.
     const TINY: f64 = 1e-300;
     /// It takes about the square root of the greater parameter.
-    const MOST: u32 = 100_000;
+    const MOST: u32 = 20_000;
     let x = 0.5;
     let nonzero = |value: f64| if value.abs() < TINY { TINY } else { value };
     let mut c = 1.0;

@@ -37,8 +37,8 @@ pub struct Evidence {
     pub errors: Events,
     /// Runs of the challenger that took too long.
     pub slow: Events,
-    /// Decisions that differ, one row for each series and bucket on each server: a series that moves from one server to another
-    /// within a bucket may count once on each.
+    /// Decisions that differ, one row for each series and bucket on each server: a series that moves from one server to
+    /// another within a bucket may count once on each.
     pub units: Events,
     /// Scores that differ by more than [`super::recorder::FAR`], of the same rows.
     pub far: Events,

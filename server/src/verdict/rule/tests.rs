@@ -6,8 +6,8 @@ use crate::verdict::draws::Draws;
 
 const DAY: u64 = 24 * 3600;
 
-/// Two days of a challenger whose forecast is off by `theirs` where the champion's is off by 3, and that gives these alarms: of both,
-/// of the champion alone, and of the challenger alone.
+/// Two days of a challenger whose forecast is off by `theirs` where the champion's is off by 3, and that gives these
+/// alarms: of both, of the champion alone, and of the challenger alone.
 fn seen(theirs: f64, [both, champion, challenger]: [u64; 3]) -> Evidence {
     let mut random = fastrand::Rng::with_seed(5);
     let mut evidence = Evidence { since: Some(0), requests: 20_000, ..Evidence::default() };
@@ -97,6 +97,32 @@ fn sources_are_not_mixed() {
     assert!(!told(&Source::LABELS), "four of each are not");
 }
 
+/// Labels on which nobody disagrees show that nothing is worse, if there are enough.
+#[test]
+fn labels_that_agree_are_enough_for_no_worse() {
+    let mut evidence = seen(2.0, [2, 0, 0]);
+    let labels = evidence.labels.entry(Source::Chaos).or_default();
+    (labels.anomalies, labels.normals) = (100, 60);
+    let verdict = Rule::default().decide(&evidence, &at(2 * DAY));
+    says(&verdict, Decision::Hold, names::NO_LOUDER);
+    let missing = verdict.estimate.iter().find(|missing| missing.condition == names::NO_LOUDER);
+    assert_eq!(missing.and_then(|missing| missing.more), Some(40), "{verdict:?}");
+    evidence.labels.entry(Source::Chaos).or_default().normals = 100;
+    decided(&evidence, Decision::Promote, "forecast is better");
+}
+
+#[test]
+fn challengers_share_the_error() {
+    let evidence = seen(2.9, [120, 2, 3]);
+    let [alone, shared] =
+        [1, 3].map(|challengers| Rule { challengers, ..Rule::default() }.decide(&evidence, &at(2 * DAY)));
+    let needs = |verdict: &Verdict| {
+        verdict.conditions.iter().find(|condition| condition.name == names::CATCHES_MORE).expect("a condition").needs
+    };
+    assert!((needs(&shared) - needs(&alone) - 3_f64.ln()).abs() < 1e-12);
+    assert!(shared.improvement.expect("buckets").lower < alone.improvement.expect("buckets").lower);
+}
+
 #[test]
 fn what_fails_or_takes_its_time_is_rejected() {
     let mut evidence = seen(2.0, [120, 2, 3]);
@@ -129,7 +155,7 @@ fn nobody_is_promoted_before_enough_was_seen() {
     for number in 0..1000 {
         scored.scores.record(0.1 + f64::from(number) * 1e-4, 0.3 + f64::from(number) * 1e-4);
     }
-    decided(&scored, Decision::Hold, "promote it by hand");
+    decided(&scored, Decision::Hold, "promote by hand");
 }
 
 #[test]
