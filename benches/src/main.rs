@@ -15,6 +15,7 @@ mod report;
 mod s3;
 mod server;
 mod shadow;
+mod statistics;
 mod svg;
 mod watch;
 
@@ -38,6 +39,7 @@ enum Command {
     Shadow(shadow::Arguments),
     Promotion(promotion::Arguments),
     S3(s3::Arguments),
+    Statistics(statistics::Arguments),
 }
 
 /// The floor: serves /predict with a fixed answer and no model.
@@ -87,6 +89,7 @@ fn main() -> Result<()> {
         Command::Shadow(arguments) => shadow::run(&arguments),
         Command::Promotion(arguments) => promotion::run(&arguments),
         Command::S3(arguments) => s3::run(&arguments),
+        Command::Statistics(arguments) => statistics::run(&arguments),
     }
 }
 
