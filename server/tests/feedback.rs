@@ -221,6 +221,7 @@ fn mistakes_name_their_field() {
         (json!({"series": "b", "ts": 1, "source": "human"}), "anomaly"),
         (json!({"series": "b", "from": 2, "to": 1, "anomaly": true, "source": "human"}), "to"),
         (json!({"series": "b", "from": 1, "to": 2, "value": 1.0, "source": "metric"}), "value"),
+        (json!({"series": "b", "ts": 1, "anomaly": true, "source": "metric"}), "anomaly"),
         (json!({"series": "b", "ts": -1, "anomaly": true, "source": "human"}), "ts"),
         (json!({"series": "", "ts": 1, "anomaly": true, "source": "human"}), "series"),
         (json!({"request_id": "a", "anomaly": true, "source": "nobody"}), ""),

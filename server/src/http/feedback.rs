@@ -144,6 +144,9 @@ fn label(item: &RawValue, place: &str) -> Result<Label, DecodeError> {
     };
     match (target, item.anomaly, item.value) {
         (_, None, None) => Err(refuse("anomaly", "neither anomaly nor value is there: say what was true")),
+        (_, Some(_), _) if item.source == Source::Metric => {
+            Err(refuse("anomaly", "anomaly is nothing that a metric tells: name another source"))
+        }
         (Target::Window { .. }, _, Some(_)) => Err(refuse("value", "a value is of one time, not of a window: send ts")),
         (target, anomaly, value) => Ok(Label { target, anomaly, value, source: item.source }),
     }

@@ -108,7 +108,8 @@ impl Recorder {
         evidence.since = Some(evidence.since.map_or(at, |since| since.min(at)));
         evidence.until = evidence.until.max(Some(at));
         evidence.requests = evidence.requests.saturating_add(1);
-        evidence.errors.record(false);
+        // One that does not decide where the champion does is of no use in its place.
+        evidence.errors.record(champion.alarm.is_some() && challenger.alarm.is_none());
         evidence.name(series);
         let decisions = champion.alarm.zip(challenger.alarm);
         let scores = champion.score.zip(challenger.score);

@@ -358,7 +358,9 @@ impl Rule {
         let ratio = case.raised.any.ratio();
         let in_range = ratio.is_some_and(|ratio| (self.alarms.0..=self.alarms.1).contains(&ratio));
         checked.check(names::RATIO, (ratio, self.alarms.1), in_range, "");
-        let decisions_hold = (catches_no_less && no_louder) || (gives && in_range);
+        // Models that only forecast have no decisions that could be worse.
+        let decides = case.evidence.units.trials > 0;
+        let decisions_hold = !decides || (catches_no_less && no_louder) || (gives && in_range);
         if better && decisions_hold {
             return Some("its forecast is better, and nothing else is worse");
         }

@@ -21,6 +21,7 @@ fn seen(theirs: f64, [both, champion, challenger]: [u64; 3]) -> Evidence {
     for (series, (champion, challenger)) in (1..).zip(given) {
         evidence.draws.decided(series, SECONDS * series, champion, challenger);
     }
+    evidence.units.trials = 2000;
     evidence.errors.trials = 20_000;
     evidence.slow.trials = 20_000;
     evidence
@@ -64,6 +65,14 @@ fn challengers_that_decide_nothing_are_never_promoted() {
     decided(&seen(2.0, [1, 119, 119]), Decision::Reject, "misses 99 %");
     decided(&seen(2.0, [20, 100, 100]), Decision::Reject, "misses 83 %");
     decided(&seen(2.0, [0, 0, 0]), Decision::Hold, "gives the champion's alarms");
+}
+
+/// Where neither model decides anything, the forecast is all there is.
+#[test]
+fn models_that_only_forecast_are_compared_by_it() {
+    let mut evidence = seen(2.0, [0, 0, 0]);
+    evidence.units.trials = 0;
+    decided(&evidence, Decision::Promote, "forecast is better");
 }
 
 #[test]
