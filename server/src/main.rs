@@ -80,6 +80,7 @@ fn other(name: &str, matches: &ArgMatches) -> Result<(), (u8, Vec<String>)> {
         cli::Failure::Usage(mistakes) => (USAGE, mistakes),
         cli::Failure::Lost(message) => (LOST, vec![message]),
         cli::Failure::Failed(message) => (1, vec![message]),
+        cli::Failure::Answer(code) => (code, vec![]),
         cli::Failure::Unheard => (0, vec![]),
     })
 }

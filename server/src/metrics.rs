@@ -78,7 +78,7 @@ metrics! {
     LOAD_SECONDS = "onnxd_model_load_duration_seconds" Kind::Histogram(SECONDS), ["stage"], "Duration of the stages of a swap: fetch, probe, load.";
     POLLS = "onnxd_source_polls_total" Kind::Counter, ["source", "outcome"], "Looks at the repository: unchanged, changed, error.";
     SOURCE_READ = "onnxd_source_read_timestamp_seconds" Kind::Gauge, ["source"], "When the repository was last read without an error (Unix time).";
-    PROMOTIONS = "onnxd_promotions_total" Kind::Counter, ["model", "outcome"], "Changes of aliases.json by this server: promoted, rolled_back, guard_rolled_back, lost (someone else was first), failed.";
+    PROMOTIONS = "onnxd_promotions_total" Kind::Counter, ["model", "outcome"], "Changes of aliases.json by this server: promoted, rolled_back, guard_rolled_back, auto_promoted, auto_rejected, auto_rolled_back (by a verdict), lost (someone else was first), failed.";
     READY = "onnxd_ready" Kind::Gauge, [], "1 when the server takes traffic.";
     PREDICTIONS = "onnxd_predictions_total" Kind::Counter, ["model", "role", "decision"], "Rows by decision.";
     SCORES = "onnxd_score" Kind::Histogram(SCORE), ["model", "role"], "The scores.";
@@ -86,6 +86,9 @@ metrics! {
     DISAGREEMENTS = "onnxd_shadow_disagreements_total" Kind::Counter, ["model", "role", "from", "to"], "Rows on which the decisions differ: champion's (from), challenger's (to).";
     DIFFERENCES = "onnxd_shadow_score_difference" Kind::Histogram(&stats::DIFFERENCE_BOUNDS), ["model", "role"], "Absolute difference of the scores.";
     FEEDBACK = "onnxd_feedback_total" Kind::Counter, ["model", "source", "outcome"], "Labels by who sent them: joined with a row, known before, or unknown (no row is remembered for it).";
+    VERDICT = "onnxd_verdict" Kind::Gauge, ["model", "role", "state"], "1 for what is to be done by what this server saw alone: promote, hold or reject; 0 for the others. For the role previous, promote means that it should come back.";
+    IMPROVEMENT = "onnxd_shadow_improvement" Kind::Gauge, ["model", "role", "bound"], "By what share the forecast is better, by what this server saw alone: mean, and the lower and upper bound at the rule's alpha.";
+    LOG_E = "onnxd_shadow_log_e" Kind::Gauge, ["model", "role", "test"], "Natural logarithm of the evidence for a condition of the verdict, by what this server saw alone.";
     BUILD_INFO = "onnxd_build_info" Kind::Gauge, ["version", "onnxruntime"], "1, with the versions of the server and of ONNX Runtime.";
     PROCESS_CPU = "process_cpu_seconds_total" Kind::Counter, [], "CPU time used.";
     PROCESS_RSS = "process_resident_memory_bytes" Kind::Gauge, [], "Resident memory.";
@@ -301,7 +304,7 @@ impl ModelMetrics {
     #[must_use]
     pub fn new(metrics: &Arc<Metrics>, model: &str) -> Self {
         // What never happened is 0, so that the first time shows in a rate.
-        for outcome in ["promoted", "rolled_back", "guard_rolled_back", "lost", "failed"] {
+        for outcome in PROMOTED {
             metrics.counter(&PROMOTIONS, &[model, outcome]).increment(0);
         }
         let new = Self {
@@ -400,6 +403,18 @@ impl ModelMetrics {
         self.metrics.counter(&FEEDBACK, &[&self.model, source.name(), outcome]).increment(count);
     }
 }
+
+/// What becomes of changes.
+const PROMOTED: [&str; 8] = [
+    "promoted",
+    "rolled_back",
+    "guard_rolled_back",
+    "auto_promoted",
+    "auto_rejected",
+    "auto_rolled_back",
+    "lost",
+    "failed",
+];
 
 /// Runs of a model in one role.
 pub struct RoleMetrics {

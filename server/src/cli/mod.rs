@@ -2,6 +2,7 @@
 
 mod change;
 mod status;
+mod verdict;
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -26,6 +27,8 @@ pub enum Failure {
     Lost(String),
     /// It was refused or failed; exit code 1.
     Failed(String),
+    /// It did what it was asked for, and this exit code is a part of its answer.
+    Answer(u8),
     /// Whoever reads the output has seen enough, as `head` has; no failure to those who called.
     Unheard,
 }
@@ -47,7 +50,8 @@ impl From<std::io::Error> for Failure {
 
 /// The commands of this module.
 pub fn commands() -> impl Iterator<Item = Command> {
-    [change::push_command(), change::promote_command(), change::rollback_command(), status::command()].into_iter()
+    let change = [change::push_command(), change::promote_command(), change::rollback_command()];
+    change.into_iter().chain([status::command(), verdict::command()])
 }
 
 /// Runs one of [`commands`]. `out` takes what is asked for, `progress` (a terminal, as a rule) what happens meanwhile.
@@ -60,6 +64,7 @@ pub fn run(name: &str, matches: &ArgMatches, raw: &Raw, executable: &Path, out: 
         "promote" => change::promote(matches, raw, out),
         "rollback" => change::roll_back(matches, raw, out),
         "status" => status::run(matches, raw, out),
+        "verdict" => verdict::run(matches, raw, out),
         other => Err(Failure::Usage(vec![format!("there is no command {other}")])),
     };
     match result {

@@ -2,6 +2,7 @@
 
 mod platform;
 pub mod settings;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -262,6 +263,7 @@ impl Raw {
                 event_time: r.parse("event-time", "true or false", bool::from_str),
                 state: r.state(),
                 probe: r.probe(),
+                verdict: r.verdict(),
             },
             cpus,
             http: r.address("http").unwrap_or_else(|| {

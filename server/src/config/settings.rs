@@ -93,6 +93,16 @@ settings! {
         "state" "FOLDER" = "auto", "Where the evidence for challengers is kept over restarts, for this server alone. auto: $XDG_STATE_HOME/onnxd/ADDRESS or ~/.local/state/onnxd/ADDRESS, by the address of --http, unless its port is 0; off: nowhere.";
         "event-time" "BOOL" = "false", "Takes the times (ts) of rows as the time of the evidence, however long ago they are: for recorded rows. Without it, a ts that is not of about now is refused.";
     }
+    "Verdict" {
+        "verdict" "MODE" = "manual", "What servers do when the evidence decides: manual tells it (/models/{model}/verdict, onnxd verdict, metrics); auto promotes, rejects, or brings the champion before back, by one conditional write with the evidence in the ledger.";
+        "verdict-rule" "RULE" = "better", "What a challenger must be: better than the champion; or equivalent, for the same model quantised or on another runtime.";
+        "verdict-alpha" "SHARE" = "0.01", "Probability of ever promoting a challenger that is no better, however often one looks; challengers share it.";
+        "verdict-least-time" "DURATION" = "24h", "Time before which nobody is promoted: a daily cycle.";
+        "verdict-most-time" "DURATION" = "14d", "Time after which a challenger that was not promoted is rejected, at most 14d.";
+        "verdict-least-rows" "COUNT" = "1000", "Rows that both must have answered before anybody is promoted.";
+        "verdict-interval" "DURATION" = "30s", "How often a server judges.";
+        "peers" "LIST" = "", "Operations ports of the other servers of the same models, HOST:PORT with commas between; a name stands for all of its addresses, and may stand for this server too. What all of them saw is added up before anything is decided.";
+    }
     "Trying out new models" {
         "probe-timeout" "DURATION" = "30s", "How long the child process that first loads a model may take.";
         "probe-memory" "SIZE" = "4GiB", "Address space of that process.";

@@ -1,6 +1,7 @@
 //! Models, queues, shadow and swaps without any protocol: what the HTTP server is built on and what a program embeds.
 
 mod evidence;
+mod judging;
 mod rollback;
 mod unload;
 
@@ -17,6 +18,7 @@ use arc_swap::ArcSwap;
 use crate::batch::{self, Call, Lane, PredictError, Priority};
 use crate::codec::encode::Classes;
 use crate::codec::{self, DecodeError};
+use crate::judge;
 use crate::memory::Memory;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::model::Threads;
@@ -65,6 +67,8 @@ pub struct Options {
     pub compare_previous: Duration,
     /// How new models are tried out.
     pub probe: Probe,
+    /// How challengers are judged.
+    pub verdict: judge::Settings,
 }
 
 impl Options {
@@ -93,6 +97,7 @@ impl Options {
             event_time: false,
             state: None,
             probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
+            verdict: judge::Settings::default(),
         }
     }
 }
@@ -147,6 +152,7 @@ struct Shared {
     first_look: Condvar,
     stop: AtomicBool,
     watching: bool,
+    judging: judging::Judging,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -213,6 +219,7 @@ impl Engine {
             looked: Mutex::new(false),
             first_look: Condvar::new(),
             stop: AtomicBool::new(false),
+            judging: judging::Judging::default(),
         });
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| format!("cannot start a thread: {e}"))
@@ -237,6 +244,7 @@ impl Engine {
                     }
                     keeping.lanes.load().values().for_each(|lane| lane.expire());
                     keeping.end_lanes();
+                    keeping.judge(&told);
                     if turn % 10 == 0 {
                         keeping.metrics.upkeep();
                         keeping.guard(&told);

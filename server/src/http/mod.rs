@@ -21,6 +21,7 @@ mod origin;
 pub mod serve;
 mod target;
 mod unread;
+mod verdict;
 mod wishes;
 
 use std::convert::Infallible;
@@ -265,6 +266,7 @@ pub fn operations(state: Arc<State>) -> impl Door {
         .route("/models/{model}/ledger", get(console::ledger))
         .route("/models/{model}/shadow", get(ops::shadow))
         .route("/models/{model}/labels", post(feedback::passed_on))
+        .route("/models/{model}/verdict", get(verdict::verdict))
         .route("/models/{model}/reload", post(admin::reload))
         .route("/models/{model}/promote", post(admin::promote))
         .route("/models/{model}/rollback", post(admin::roll_back))

@@ -82,13 +82,14 @@ pub(super) async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
             loaded_at: unix(m.loaded_at),
         })
     });
-    let onnxruntime = state.engine.runtime().version();
+    let (onnxruntime, judgements) = (state.engine.runtime().version(), state.engine.judgements());
     let page = Page {
         ready: state.readiness().is_ok(),
         onnxruntime: &onnxruntime,
         loaded: loaded.collect(),
         source: (state.engine.source().kind(), state.engine.reading().read_at.map(unix)),
         queues: lanes.values().map(|lane| (lane.name.as_str(), lane.queued_rows())).collect(),
+        judgements: &judgements,
     };
     let text = state.engine.metrics().render() + &page.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use super::{
-    BUILD_INFO, Kind, MODEL_INFO, MODEL_LOADED, Metric, PROCESS_CPU, PROCESS_FDS, PROCESS_RSS, PROCESS_START,
-    PROCESS_THREADS, QUEUE_ROWS, READY, SOURCE_READ,
+    BUILD_INFO, IMPROVEMENT, Kind, LOG_E, MODEL_INFO, MODEL_LOADED, Metric, PROCESS_CPU, PROCESS_FDS, PROCESS_RSS,
+    PROCESS_START, PROCESS_THREADS, QUEUE_ROWS, READY, SOURCE_READ, VERDICT,
 };
+use crate::judge::Judgement;
 use crate::process;
+use crate::verdict::rule::Decision;
 
 /// One model in memory, for the page.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct Page<'a> {
     pub loaded: Vec<Loaded<'a>>,
     /// Rows waiting, by model.
     pub queues: Vec<(&'a str, usize)>,
+    /// The latest verdicts.
+    pub judgements: &'a [Judgement],
 }
 
 impl Page<'_> {
@@ -65,6 +69,33 @@ impl Page<'_> {
         #[expect(clippy::cast_precision_loss, reason = "queues are short")]
         let queues: Vec<_> = self.queues.iter().map(|(model, rows)| (vec![*model], *rows as f64)).collect();
         series(&QUEUE_ROWS, &queues);
+        let judged = || {
+            self.judgements.iter().flat_map(|judgement| {
+                let of = judgement.verdicts.iter().chain(&judgement.previous);
+                of.map(|judged| (judgement.model.as_str(), judged.role.as_str(), judged))
+            })
+        };
+        let states = [("promote", Decision::Promote), ("hold", Decision::Hold), ("reject", Decision::Reject)];
+        let verdicts: Vec<_> = judged()
+            .flat_map(|(model, role, judged)| {
+                states.map(|(name, state)| {
+                    (vec![model, role, name], f64::from(u8::from(judged.verdict.decision == state)))
+                })
+            })
+            .collect();
+        series(&VERDICT, &verdicts);
+        let bounds: Vec<_> = judged()
+            .filter_map(|(model, role, judged)| Some((model, role, judged.verdict.improvement?)))
+            .flat_map(|(model, role, found)| {
+                [("mean", found.mean), ("lower", found.lower), ("upper", found.upper)]
+                    .map(|(bound, value)| (vec![model, role, bound], value))
+            })
+            .collect();
+        series(&IMPROVEMENT, &bounds);
+        let evidence: Vec<_> = judged()
+            .flat_map(|(model, role, judged)| judged.log_e().map(move |(test, value)| (vec![model, role, test], value)))
+            .collect();
+        series(&LOG_E, &evidence);
         #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
         if let Some(stat) = process::stat("self")
             && let (Some(files), Some(start)) = (process::open_files(), stat.start_time())

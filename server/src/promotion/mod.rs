@@ -4,6 +4,7 @@
 //! here. Whoever is second loses, changes nothing and is told who was first.
 
 mod files;
+mod judged;
 pub mod push;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+pub use self::judged::carry_out;
 use crate::model::manifest::Manifest;
 use crate::source::aliases::{ALIASES, ALIASES_BYTES, Aliases, MOST_CHALLENGERS};
 use crate::source::{Condition, MANIFEST, MANIFEST_BYTES, Object, Source, Written, is_model_name, is_version, sha256};
@@ -31,6 +33,8 @@ pub enum Change {
     Challenge(String),
     /// This version becomes a challenger beside the others.
     Join(String),
+    /// This version is a challenger no more.
+    Reject(String),
 }
 
 impl Change {
@@ -39,6 +43,7 @@ impl Change {
             Self::Promote(_) => "promote",
             Self::RollBack(_) => "rollback",
             Self::Challenge(_) | Self::Join(_) => "challenge",
+            Self::Reject(_) => "reject",
         }
     }
 }
@@ -61,7 +66,7 @@ pub struct Record {
     pub model: String,
     /// The epoch of the `aliases.json` that was written.
     pub epoch: u64,
-    /// promote, rollback or challenge.
+    /// promote, rollback, challenge or reject.
     pub action: String,
     /// The champion from then on.
     pub champion: String,
@@ -152,12 +157,15 @@ pub fn change(
         return Err(ChangeError::Refused(message));
     }
     let version = target(source, model, change, before.as_ref())?;
-    let manifest = checked(source, model, &version)?;
+    // One that is damaged can always be taken out.
+    let takes_out = matches!(change, Change::Reject(_));
+    let manifest = if takes_out { String::new() } else { checked(source, model, &version)? };
     let is_so_already = before.as_ref().is_some_and(|aliases| {
         let is_there = match change {
             Change::Promote(_) | Change::RollBack(_) => aliases.champion == version,
             Change::Challenge(_) => aliases.challengers == [version.clone()],
             Change::Join(_) => aliases.challengers.contains(&version),
+            Change::Reject(_) => false,
         };
         is_there && aliases.manifest_sha256.get(&version) == Some(&manifest)
     });
@@ -170,6 +178,7 @@ pub fn change(
         Change::RollBack(_) => base.with_champion(&version, &manifest, true),
         Change::Challenge(_) => base.with_challenger(&version, &manifest),
         Change::Join(_) => base.with_another(&version, &manifest),
+        Change::Reject(_) => base.without_challenger(&version),
     };
     next.updated_at = now();
     (next.by, next.reason) = (author.by.clone(), author.reason.clone());
@@ -214,7 +223,7 @@ fn target(source: &Source, model: &str, change: &Change, before: Option<&Aliases
     };
     let named = match change {
         Change::Promote(Some(version)) | Change::RollBack(Some(version)) => Ok(version.clone()),
-        Change::Challenge(version) | Change::Join(version) => Ok(version.clone()),
+        Change::Challenge(version) | Change::Join(version) | Change::Reject(version) => Ok(version.clone()),
         Change::Promote(None) => before.and_then(|aliases| aliases.challengers.first().cloned()).ok_or_else(|| {
             ChangeError::Refused(format!("{model} has no challenger to promote: name a version ({})", versions()))
         }),
@@ -224,6 +233,15 @@ fn target(source: &Source, model: &str, change: &Change, before: Option<&Aliases
     }?;
     if !is_version(&named) {
         return Err(ChangeError::Refused(format!("version {named:?} is not a positive whole number")));
+    }
+    if matches!(change, Change::Reject(_)) {
+        let challengers = before.map(|aliases| aliases.challengers.as_slice()).unwrap_or_default();
+        if !challengers.contains(&named) {
+            let has = if challengers.is_empty() { "it has none".into() } else { challengers.join(", ") };
+            return Err(ChangeError::Refused(format!(
+                "version {named} of {model} is no challenger to take out: {has}"
+            )));
+        }
     }
     let challenges = matches!(change, Change::Challenge(_) | Change::Join(_));
     if challenges && before.is_none_or(|aliases| aliases.champion.is_empty()) {

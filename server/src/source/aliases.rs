@@ -125,8 +125,21 @@ impl Aliases {
         next.pin(version, manifest_sha256)
     }
 
+    /// The next object without this challenger.
+    #[must_use]
+    pub fn without_challenger(&self, version: &str) -> Self {
+        let mut next = self.clone();
+        next.challengers.retain(|challenger| challenger != version);
+        next.next()
+    }
+
     fn pin(mut self, version: &str, manifest_sha256: &str) -> Self {
         self.manifest_sha256.insert(version.into(), manifest_sha256.into());
+        self.next()
+    }
+
+    /// One change later, with the pins of what it names.
+    fn next(mut self) -> Self {
         let named =
             |v: &String| *v == self.champion || self.challengers.contains(v) || self.previous.as_ref() == Some(v);
         self.manifest_sha256 =
@@ -161,6 +174,18 @@ mod tests {
         let back = promoted.with_champion("3", "bb", true);
         assert_eq!((back.champion.as_str(), back.previous, back.epoch), ("3", None, 19));
         assert_eq!(Aliases::parse(&promoted.to_bytes()), Ok(promoted));
+    }
+
+    #[test]
+    fn a_challenger_that_is_taken_out_leaves_the_others() {
+        let mut three = aliases();
+        three.challengers = vec!["4".into(), "5".into(), "3".into()];
+        three.manifest_sha256.insert("5".into(), "d".repeat(64));
+        let out = three.without_challenger("4");
+        assert_eq!((out.champion.as_str(), out.previous.as_deref(), out.epoch), ("3", Some("2"), 18));
+        assert_eq!(out.challengers, ["5", "3"]);
+        assert_eq!(out.manifest_sha256.keys().collect::<Vec<_>>(), ["2", "3", "5"]);
+        assert_eq!(out.other["team"], "ml");
     }
 
     #[test]

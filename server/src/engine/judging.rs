@@ -1,0 +1,162 @@
+//! Judges challengers now and then; in the mode `auto`, does what the verdict says.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::{Engine, Shared, lock};
+use crate::judge::{self, Judgement, Mode, StepKind};
+use crate::peers;
+use crate::promotion::{self, Author, ChangeError};
+use crate::shadow::state::State;
+use crate::source::Hint;
+
+/// Servers of which each may ask all others every time that it judges.
+const OFTEN: usize = 8;
+
+/// What an engine knows of its verdicts.
+#[derive(Default)]
+pub(super) struct Judging {
+    /// When it judged last.
+    latest: Mutex<Option<Instant>>,
+    /// Whether it does at present.
+    busy: AtomicBool,
+    /// By what this server saw alone, for the metrics.
+    judgements: Mutex<Vec<Judgement>>,
+    /// When all servers of a model were asked last, and how many they are.
+    asked: Mutex<BTreeMap<String, (Instant, usize)>>,
+    /// The epochs that a change was made or lost on: their servers still tell of them until they have read the next one.
+    settled: Mutex<BTreeMap<String, u64>>,
+}
+
+/// Judging is over when it is dropped, also by a panic.
+struct Busy(Arc<Shared>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.judging.busy.store(false, Ordering::Release);
+    }
+}
+
+impl Engine {
+    /// The latest verdicts on models with challengers, by what this engine saw alone.
+    #[must_use]
+    pub fn judgements(&self) -> Vec<Judgement> {
+        lock(&self.shared.judging.judgements).clone()
+    }
+}
+
+impl Shared {
+    fn shadow_state(&self, model: &str) -> Option<State> {
+        let set = self.lanes.load().get(model)?.serving.get()?;
+        Some(State::of(model.into(), self.id.clone(), &set))
+    }
+
+    /// Judges, if it is time, on a thread of its own: to ask other servers and to write may take long.
+    pub(super) fn judge(self: &Arc<Self>, hints: &Sender<Hint>) {
+        let mut latest = lock(&self.judging.latest);
+        let interval = self.options.verdict.interval;
+        if latest.is_some_and(|at| at.elapsed() < interval) || self.judging.busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        *latest = Some(Instant::now());
+        let (shared, hints) = (Arc::clone(self), hints.clone());
+        let judge = move || {
+            let busy = Busy(shared);
+            busy.0.judge_all(&hints);
+        };
+        if let Err(error) = std::thread::Builder::new().name("verdict".into()).spawn(judge) {
+            tracing::error!(%error, "challengers are to be judged, but no thread can be started");
+            self.judging.busy.store(false, Ordering::Release);
+        }
+    }
+
+    fn judge_all(&self, hints: &Sender<Hint>) {
+        let settings = &self.options.verdict;
+        let names: Vec<String> = self.lanes.load().keys().cloned().collect();
+        let mut alone = vec![];
+        for name in names {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(own) = self.shadow_state(&name) else { continue };
+            if own.challengers.is_empty() && own.previous.is_none() {
+                continue;
+            }
+            alone.extend(judge::judge(std::slice::from_ref(&own), &[], settings, peers::now()));
+            if settings.mode == Mode::Auto {
+                self.decide(&name, own, hints);
+            }
+        }
+        *lock(&self.judging.judgements) = alone;
+    }
+
+    /// Each of many servers asks all others: the more there are, the more seldom each does, so that they tell no more often.
+    fn is_its_turn(&self, name: &str) -> bool {
+        let times = |servers: usize| u32::try_from(servers / OFTEN).unwrap_or(u32::MAX).max(1);
+        let asked = lock(&self.judging.asked).get(name).copied();
+        asked.is_none_or(|(at, servers)| at.elapsed() >= self.options.verdict.interval * (times(servers) - 1))
+    }
+
+    /// Does what the verdict of all servers says.
+    fn decide(&self, name: &str, own: State, hints: &Sender<Hint>) {
+        let settings = &self.options.verdict;
+        if !self.is_its_turn(name) {
+            return;
+        }
+        let gathered = match settings.peers.gather_here::<State>(&format!("/models/{name}/shadow")) {
+            Ok(gathered) => gathered,
+            Err(error) => return tracing::warn!(model = name, error, "challengers could not be judged"),
+        };
+        let mut states = vec![own];
+        states.extend(gathered.answers);
+        lock(&self.judging.asked).insert(name.into(), (Instant::now(), states.len()));
+        let Ok(judgement) = judge::judge(&states, &gathered.missing, settings, peers::now()) else { return };
+        if !judgement.servers.missing.is_empty() {
+            let missing = judgement.servers.missing.join("; ");
+            tracing::debug!(model = name, missing, "nothing is decided before all servers have told");
+        }
+        if lock(&self.judging.settled).get(name) == Some(&judgement.epoch) {
+            return;
+        }
+        let Some(step) = judgement.step() else { return };
+        let (version, reason) = (&step.of.version.version, step.reason());
+        let author = Author {
+            // Of several on one machine, each writes something else: who was first is seen by that.
+            by: format!("verdict of onnxd at {}", self.id),
+            reason: reason.clone(),
+            evidence: judgement.evidence(),
+        };
+        let settle = || {
+            lock(&self.judging.settled).insert(name.into(), judgement.epoch);
+        };
+        let outcome = match promotion::carry_out(&self.source, &judgement, &step, &author, false) {
+            Ok(done) => {
+                tracing::info!(model = name, version, reason, epoch = done.aliases.epoch, "a verdict was carried out");
+                if let Some(warning) = done.warning {
+                    tracing::warn!(model = name, warning, "a promotion is incomplete");
+                }
+                settle();
+                match step.kind {
+                    StepKind::Promote => "auto_promoted",
+                    StepKind::BringBack => "auto_rolled_back",
+                    StepKind::Reject => "auto_rejected",
+                }
+            }
+            Err(ChangeError::Lost(message)) => {
+                tracing::info!(model = name, version, message, "someone else was before a verdict");
+                settle();
+                "lost"
+            }
+            Err(ChangeError::Refused(error) | ChangeError::Failed(error)) => {
+                tracing::warn!(model = name, version, error, "a verdict could not be carried out and is tried again");
+                "failed"
+            }
+        };
+        self.metrics.promotion(name, outcome);
+        // Nobody listens any more when the server stops.
+        let _ = hints.send(Hint::Changed);
+    }
+}

@@ -1,0 +1,115 @@
+//! Adds up what servers saw.
+
+use std::collections::BTreeSet;
+
+use crate::shadow::state::{Compared, State, Version};
+use crate::shadow::stats::Statistics;
+use crate::verdict::drift::Drift;
+use crate::verdict::state::Evidence;
+
+/// What all servers saw together.
+pub(super) struct Merged {
+    pub(super) model: String,
+    pub(super) epoch: u64,
+    pub(super) champion: Version,
+    /// How far ahead the champion's forecast looks, in seconds.
+    pub(super) horizon: Option<u64>,
+    /// Servers that told.
+    pub(super) told: usize,
+    /// Those that did not, or not of this champion, and why.
+    pub(super) missing: Vec<String>,
+    pub(super) challengers: Vec<Contender>,
+    pub(super) previous: Option<Contender>,
+    /// How inputs differ from those of the champion's training.
+    pub(super) drift: Drift,
+}
+
+/// A version beside the champion.
+pub(super) struct Contender {
+    pub(super) role: String,
+    pub(super) version: Version,
+    pub(super) statistics: Statistics,
+    pub(super) evidence: Evidence,
+    /// Servers that told of this champion, but do not run this version.
+    pub(super) lacking: Vec<String>,
+}
+
+impl Merged {
+    /// Adds them up.
+    ///
+    /// # Errors
+    /// One sentence when there is no state.
+    pub(super) fn of(states: &[State], missing: &[String]) -> Result<Self, String> {
+        let mut servers = BTreeSet::new();
+        let once: Vec<&State> = states.iter().filter(|state| servers.insert(&state.server)).collect();
+        // Of several on the highest epoch, the first: a server's own, where a server judges.
+        let Some(judged) = once.iter().rev().max_by_key(|state| state.epoch) else {
+            return Err("no server told what it saw of the model".into());
+        };
+        let mut missing = missing.to_vec();
+        let mut told = vec![];
+        for state in &once {
+            match differs(state, judged) {
+                Some(how) => missing.push(format!("{} {how}", state.server)),
+                None => told.push(*state),
+            }
+        }
+        let mut drift = Drift::default();
+        told.iter().for_each(|state| drift.merge(&state.drift));
+        Ok(Self {
+            drift,
+            model: judged.model.clone(),
+            epoch: judged.epoch,
+            champion: judged.champion.clone(),
+            horizon: judged.horizon_seconds,
+            told: told.len(),
+            missing,
+            challengers: contenders(&told, |state| state.challengers.iter().collect()),
+            previous: contenders(&told, |state| state.previous.iter().collect()).into_iter().next(),
+        })
+    }
+}
+
+/// Why what a server saw is of something else.
+fn differs(state: &State, judged: &State) -> Option<String> {
+    if state.model != judged.model {
+        return Some(format!("told of the model {:?}", state.model));
+    }
+    if state.epoch != judged.epoch {
+        return Some(format!("is on epoch {}, not yet on {}", state.epoch, judged.epoch));
+    }
+    (state.champion != judged.champion).then(|| {
+        let name = |version: &Version| format!("{} ({:.12})", version.version, version.sha256);
+        format!("serves version {} as champion, others {}", name(&state.champion), name(&judged.champion))
+    })
+}
+
+/// The versions that any server runs, each with what all saw of it, in the order in which they are met first.
+fn contenders<'a>(told: &[&'a State], run: impl Fn(&'a State) -> Vec<&'a Compared>) -> Vec<Contender> {
+    let mut contenders: Vec<Contender> = vec![];
+    for state in told {
+        for compared in run(state) {
+            match contenders.iter_mut().find(|known| known.version == compared.version) {
+                Some(known) => {
+                    known.evidence.merge(&compared.evidence);
+                    known.statistics.merge(&compared.statistics);
+                }
+                None => contenders.push(Contender {
+                    role: compared.role.clone(),
+                    version: compared.version.clone(),
+                    statistics: compared.statistics.clone(),
+                    evidence: compared.evidence.clone(),
+                    lacking: vec![],
+                }),
+            }
+        }
+    }
+    for contender in &mut contenders {
+        for state in told {
+            if !run(state).iter().any(|compared| compared.version == contender.version) {
+                contender.lacking.push(state.server.clone());
+            }
+        }
+    }
+    contenders
+}

@@ -1,0 +1,227 @@
+//! The verdict on a model's challengers: what all of its servers saw, added up, under the rule and its settings.
+//!
+//! It is pure: states and the time come in, the answer of `GET /models/{model}/verdict` comes out. A server, several of them and
+//! the command line all decide by the same function. What a decision is made of is in [`crate::verdict`], who asks the servers
+//! in [`crate::peers`], and who acts on it in `engine/judging.rs`.
+
+mod merge;
+mod settings;
+mod shown;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+pub use self::settings::{MOST_ALPHA, Mode, Settings};
+pub use self::shown::{Counted, Drifted, Quantiles, Shown, Sides};
+use crate::promotion::Change;
+use crate::shadow::state::{State, Version};
+use crate::verdict::rule::{Circumstances, Decision, Kind, Rule, Verdict, names};
+use merge::{Contender, Merged};
+
+/// How much later than its forecast says an actual value may come, in seconds.
+const GRACE: u64 = 120;
+/// Evidence that is kept with a change, in bytes; a record of the ledger holds more than twice that.
+const EVIDENCE_BYTES: usize = 384 << 10;
+
+/// The answer of `GET /models/{model}/verdict`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judgement {
+    /// The model's name.
+    pub model: String,
+    /// What a challenger must be.
+    pub rule: Kind,
+    /// Whether servers act on it.
+    pub mode: Mode,
+    /// When it was judged, in seconds of Unix time.
+    pub at: u64,
+    /// `epoch` of the `aliases.json` that it is about.
+    pub epoch: u64,
+    /// Who told what it stands on.
+    pub servers: Servers,
+    /// What answers.
+    pub champion: Version,
+    /// One for each challenger, in the order of `aliases.json`.
+    pub verdicts: Vec<Judged>,
+    /// The champion before: promote means that it should come back.
+    pub previous: Option<Judged>,
+    /// How far the features that came are from those of the champion's training, by name. Nobody is promoted while any drifts.
+    pub drift: BTreeMap<String, Drifted>,
+}
+
+/// The servers of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Servers {
+    /// How many told what they saw of this champion.
+    pub told: usize,
+    /// Who did not, and why. Nothing is decided while there are any.
+    pub missing: Vec<String>,
+}
+
+/// The verdict on one version.
+#[derive(Clone, Debug, Serialize)]
+pub struct Judged {
+    /// challenger, challenger-2, challenger-3 or previous.
+    pub role: String,
+    /// Which it is.
+    #[serde(flatten)]
+    pub version: Version,
+    /// What is to be done, and why.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// What people look at beside the decision.
+    #[serde(flatten)]
+    pub shown: Shown,
+}
+
+/// Conditions whose value is a natural logarithm of evidence.
+const EVIDENCE: [&str; 7] = [
+    names::CATCHES_MORE,
+    names::QUIETER,
+    names::CATCHES_NO_LESS,
+    names::NO_LOUDER,
+    names::GIVES,
+    names::DECIDES,
+    names::NEAR,
+];
+
+impl Judged {
+    /// The evidence for each condition that needs some, as natural logarithms.
+    pub fn log_e(&self) -> impl Iterator<Item = (&'static str, f64)> + use<'_> {
+        let conditions = self.verdict.conditions.iter().filter(|condition| EVIDENCE.contains(&condition.name));
+        conditions.filter_map(|condition| Some((condition.name, condition.value?)))
+    }
+}
+
+/// What a judgement asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// promote, reject, or rollback for the champion before.
+    pub kind: StepKind,
+    /// Of which version.
+    pub of: &'a Judged,
+}
+
+/// The kinds of steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepKind {
+    /// A challenger becomes the champion.
+    Promote,
+    /// The champion before becomes the champion again.
+    BringBack,
+    /// A challenger is taken out.
+    Reject,
+}
+
+impl Step<'_> {
+    /// The change of `aliases.json` that does it.
+    #[must_use]
+    pub fn change(&self) -> Change {
+        let version = self.of.version.version.clone();
+        match self.kind {
+            StepKind::Promote => Change::Promote(Some(version)),
+            StepKind::BringBack => Change::RollBack(Some(version)),
+            StepKind::Reject => Change::Reject(version),
+        }
+    }
+
+    /// Why, in one sentence.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        format!("version {}: {}", self.of.version.version, self.of.verdict.reasons.join("; "))
+    }
+}
+
+impl Judgement {
+    /// The one thing to do now; `None` to wait. A change makes a new epoch, on which all is judged anew, so that one at a time
+    /// is done: first whatever mends the champion, then the best challenger, then whoever is to go.
+    #[must_use]
+    pub fn step(&self) -> Option<Step<'_>> {
+        let of = |decision| self.verdicts.iter().filter(move |judged| judged.verdict.decision == decision);
+        let lower = |judged: &Judged| judged.verdict.improvement.map_or(f64::NEG_INFINITY, |found| found.lower);
+        let back = self.previous.iter().find(|judged| judged.verdict.decision == Decision::Promote);
+        // Of two that are as good, the first in `aliases.json` is taken.
+        let best = || of(Decision::Promote).rev().max_by(|a, b| lower(a).total_cmp(&lower(b)));
+        back.map(|of| Step { kind: StepKind::BringBack, of })
+            .or_else(|| best().map(|of| Step { kind: StepKind::Promote, of }))
+            .or_else(|| of(Decision::Reject).next().map(|of| Step { kind: StepKind::Reject, of }))
+    }
+
+    /// What stands in the ledger beside a change: all of it, as long as it is not too long for a record.
+    #[must_use]
+    pub fn evidence(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        let fits = |value: &serde_json::Value| value.to_string().len() <= EVIDENCE_BYTES;
+        // What is drawn only goes first, then what is counted beside the decision; names and reasons of versions are short.
+        for part in ["band", "scores", "statistics", "latency", "estimate"] {
+            if fits(&value) {
+                return value;
+            }
+            let verdicts = value["verdicts"].as_array_mut().into_iter().flatten();
+            verdicts.filter_map(|judged| judged.as_object_mut()).for_each(|judged| drop(judged.remove(part)));
+            if let Some(previous) = value["previous"].as_object_mut() {
+                previous.remove(part);
+            }
+        }
+        if !fits(&value) {
+            value["servers"]["missing"] = serde_json::json!(self.servers.missing.len());
+        }
+        value
+    }
+}
+
+/// Judges a model's challengers. `states` are what its servers told, `missing` the servers that told nothing and why, `now` is in
+/// seconds of Unix time.
+///
+/// The highest epoch that any server is on is the one that is judged. Servers that are not on it yet, or that have another
+/// champion on it, count as missing; a server that told twice counts once.
+///
+/// # Errors
+/// One sentence when no server told anything.
+pub fn judge(states: &[State], missing: &[String], settings: &Settings, now: u64) -> Result<Judgement, String> {
+    let merged = Merged::of(states, missing)?;
+    let seen = Circumstances {
+        now,
+        settle: merged.horizon.unwrap_or(0).saturating_add(GRACE),
+        drifted: merged.drift.alarms(),
+        missing: merged.missing.len(),
+    };
+    let (rule, back) = (settings.rule(merged.challengers.len()), Rule::bring_back());
+    Ok(Judgement {
+        model: merged.model,
+        rule: settings.kind,
+        mode: settings.mode,
+        at: now,
+        epoch: merged.epoch,
+        verdicts: merged.challengers.iter().map(|one| judged(one, &rule, &seen, &merged.missing)).collect(),
+        previous: merged.previous.as_ref().map(|one| judged(one, &back, &seen, &merged.missing)),
+        drift: shown::drift(&merged.drift),
+        servers: Servers { told: merged.told, missing: merged.missing },
+        champion: merged.champion,
+    })
+}
+
+fn judged(one: &Contender, rule: &Rule, seen: &Circumstances, missing: &[String]) -> Judged {
+    let seen = Circumstances { missing: seen.missing + one.lacking.len(), ..seen.clone() };
+    Judged {
+        role: one.role.clone(),
+        version: one.version.clone(),
+        verdict: complete(rule.decide(&one.evidence, &seen), missing, &one.lacking),
+        shown: Shown::of(one),
+    }
+}
+
+/// Says who is missing, and holds what would be rejected without them: what they saw may say the opposite.
+fn complete(mut verdict: Verdict, missing: &[String], lacking: &[String]) -> Verdict {
+    if missing.is_empty() && lacking.is_empty() {
+        return verdict;
+    }
+    if verdict.decision != Decision::Hold {
+        verdict.decision = Decision::Hold;
+        let reasons = verdict.reasons.join("; ");
+        verdict.reasons = vec![format!("not all servers have told, else it would be decided: {reasons}")];
+    }
+    verdict.reasons.extend(missing.iter().cloned());
+    verdict.reasons.extend(lacking.iter().map(|server| format!("{server} does not run it")));
+    verdict
+}

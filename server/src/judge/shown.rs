@@ -1,0 +1,135 @@
+//! What people look at beside a decision: the place where whatever is counted becomes what the console draws.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::merge::Contender;
+use crate::shadow::stats::Statistics;
+use crate::verdict::draws::Told;
+use crate::verdict::drift::{Drift, Feature};
+use crate::verdict::evidence::{Alarms, Discordant};
+use crate::verdict::sketch::Sketch;
+use crate::verdict::state::{Events, Evidence, Source};
+
+/// Counts and shares of one version beside the champion, all servers together.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown {
+    /// Rows that both answered.
+    pub pairs: u64,
+    /// When the first of them was seen, in seconds of Unix time.
+    pub since: Option<u64>,
+    /// When the latest was.
+    pub until: Option<u64>,
+    /// Share of the pairs with the same decision.
+    pub agreement: Option<f64>,
+    /// Decisions that are alarms: one draw for each series and ten minutes.
+    pub alarms: Alarms,
+    /// Labelled rows by who labelled them, then anomalies and normals.
+    pub labels: BTreeMap<Source, BTreeMap<&'static str, Counted>>,
+    /// How the scores are distributed.
+    pub scores: Sides<Vec<u64>>,
+    /// How long both took for the same rows.
+    pub latency: Sides<Quantiles>,
+    /// Rows that the challenger failed on.
+    pub errors: Events,
+    /// Runs of the challenger that took too long.
+    pub slow: Events,
+    /// What was counted row by row since both are in memory.
+    pub statistics: Statistics,
+}
+
+/// The same of both.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sides<T> {
+    /// The champion's.
+    pub champion: T,
+    /// The challenger's.
+    pub challenger: T,
+}
+
+/// Labelled rows of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counted {
+    /// Draws in which only the champion is right.
+    pub champion: u64,
+    /// Draws in which only the challenger is right.
+    pub challenger: u64,
+    /// Rows on which both are right or both are wrong.
+    pub concordant: u64,
+}
+
+/// Times that shares of the runs take at most, in seconds; `None` without any.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Quantiles {
+    /// Half of them.
+    pub p50: Option<f64>,
+    /// 90 %.
+    pub p90: Option<f64>,
+    /// 99 %.
+    pub p99: Option<f64>,
+}
+
+/// How far a feature is from how it was in training.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Drifted {
+    /// The population stability index, less what noise alone would have.
+    pub psi: f64,
+    /// Natural logarithm of the evidence that it is distributed otherwise.
+    pub log_e: f64,
+    /// Whether it is, beyond doubt and by so much that it matters.
+    pub alarm: bool,
+}
+
+pub(super) fn drift(drift: &Drift) -> BTreeMap<String, Drifted> {
+    let told = |feature: &Feature| Drifted { psi: feature.psi(), log_e: feature.log_e(), alarm: feature.is_alarm() };
+    drift.features.iter().map(|(name, feature)| (name.clone(), told(feature))).collect()
+}
+
+impl Quantiles {
+    fn of(times: &Sketch) -> Self {
+        Self { p50: times.quantile(0.5), p90: times.quantile(0.9), p99: times.quantile(0.99) }
+    }
+}
+
+impl Shown {
+    pub(super) fn of(one: &Contender) -> Self {
+        let Contender { evidence, statistics, .. } = one;
+        let (scores, latency) = (&evidence.scores, &evidence.latency);
+        Self {
+            pairs: evidence.requests,
+            since: evidence.since,
+            until: evidence.until,
+            agreement: statistics.agreement(),
+            alarms: evidence.draws.alarms().any,
+            labels: labels(evidence),
+            scores: Sides { champion: scores.champion.counts.clone(), challenger: scores.challenger.counts.clone() },
+            latency: Sides {
+                champion: Quantiles::of(&latency.champion),
+                challenger: Quantiles::of(&latency.challenger),
+            },
+            errors: evidence.errors,
+            slow: evidence.slow,
+            statistics: statistics.clone(),
+        }
+    }
+}
+
+fn labels(evidence: &Evidence) -> BTreeMap<Source, BTreeMap<&'static str, Counted>> {
+    let Told { anomalies, normals } = evidence.draws.labels();
+    let mut labels = BTreeMap::new();
+    for (source, (anomalies, normals)) in Source::LABELS.into_iter().zip(anomalies.into_iter().zip(normals)) {
+        let agreed = evidence.labels.get(&source).copied().unwrap_or_default();
+        let counted = |pairs: Discordant, concordant| Counted {
+            champion: pairs.champion,
+            challenger: pairs.challenger,
+            concordant,
+        };
+        let kinds =
+            [("anomalies", counted(anomalies, agreed.anomalies)), ("normals", counted(normals, agreed.normals))];
+        if kinds.iter().any(|(_, counted)| *counted != Counted::default()) {
+            labels.insert(source, BTreeMap::from(kinds));
+        }
+    }
+    labels
+}
