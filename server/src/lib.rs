@@ -31,6 +31,8 @@ pub mod peers;
 pub mod probe;
 mod process;
 pub mod promotion;
+pub mod record;
+pub mod replay;
 pub mod serving;
 pub mod shadow;
 pub mod shutdown;

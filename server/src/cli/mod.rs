@@ -1,6 +1,7 @@
 //! The commands beside `serve`: what they take, what they print, how they end.
 
 mod change;
+mod replay;
 mod status;
 mod verdict;
 
@@ -51,7 +52,7 @@ impl From<std::io::Error> for Failure {
 /// The commands of this module.
 pub fn commands() -> impl Iterator<Item = Command> {
     let change = [change::push_command(), change::promote_command(), change::rollback_command()];
-    change.into_iter().chain([status::command(), verdict::command()])
+    change.into_iter().chain([status::command(), verdict::command(), replay::command()])
 }
 
 /// Runs one of [`commands`]. `out` takes what is asked for, `progress` (a terminal, as a rule) what happens meanwhile.
@@ -65,6 +66,7 @@ pub fn run(name: &str, matches: &ArgMatches, raw: &Raw, executable: &Path, out: 
         "rollback" => change::roll_back(matches, raw, out),
         "status" => status::run(matches, raw, out),
         "verdict" => verdict::run(matches, raw, out),
+        "replay" => replay::run(matches, raw, executable, out),
         other => Err(Failure::Usage(vec![format!("there is no command {other}")])),
     };
     match result {

@@ -17,6 +17,7 @@ use crate::engine::Options;
 use crate::http::Vertex;
 use crate::model::Threads;
 use crate::probe::Probe;
+use crate::record;
 use crate::shadow;
 use crate::source;
 use settings::Setting;
@@ -262,6 +263,7 @@ impl Raw {
                 compare_previous: r.duration("compare-previous", Duration::ZERO),
                 event_time: r.parse("event-time", "true or false", bool::from_str),
                 state: r.state(),
+                record: r.record(),
                 probe: r.probe(),
                 verdict: r.verdict(),
             },
@@ -322,6 +324,11 @@ impl Reader<'_> {
             "auto" => state_folder(self.text("http").parse().ok()?),
             folder => Some(folder.into()),
         }
+    }
+
+    fn record(&mut self) -> Option<record::Options> {
+        let sample = self.share("record-sample", 0.0);
+        Some(record::Options { file: self.optional("record")?.into(), sample })
     }
 
     fn source(&mut self) -> source::Options {

@@ -103,6 +103,10 @@ settings! {
         "verdict-interval" "DURATION" = "30s", "How often a server judges.";
         "peers" "LIST" = "", "Operations ports of the other servers of the same models, HOST:PORT with commas between; a name stands for all of its addresses, and may stand for this server too. What all of them saw is added up before anything is decided.";
     }
+    "Recording" {
+        "record" "FILE" = "", "Records requests as NDJSON in this file, for onnxd replay: features, time, and a hash in the place of the series' name. Each model's file has its name before the extension (requests.anomaly.ndjson); at 64 MiB a file becomes FILE.1, in the place of the one before.";
+        "record-sample" "SHARE" = "0.01", "Share of the rows that are recorded, 0 to 1. A series is recorded for whole hours, so that its forecasts can be judged.";
+    }
     "Trying out new models" {
         "probe-timeout" "DURATION" = "30s", "How long the child process that first loads a model may take.";
         "probe-memory" "SIZE" = "4GiB", "Address space of that process.";

@@ -25,6 +25,7 @@ use crate::model::Threads;
 use crate::model::runtime::Runtime;
 use crate::probe::Probe;
 use crate::promotion;
+use crate::record;
 use crate::serving::ServingSet;
 use crate::shadow::kept::Kept;
 use crate::shadow::origin::Origin;
@@ -65,6 +66,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// How long the champion before is compared with the new one in the shadow.
     pub compare_previous: Duration,
+    /// Where requests are recorded; nowhere when `None`.
+    pub record: Option<record::Options>,
     /// How new models are tried out.
     pub probe: Probe,
     /// How challengers are judged.
@@ -96,6 +99,7 @@ impl Options {
             compare_previous: Duration::from_secs(24 * 3600),
             event_time: false,
             state: None,
+            record: None,
             probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
             verdict: judge::Settings::default(),
         }

@@ -19,9 +19,9 @@ use crate::model::check::{Invariance, Profile};
 use crate::model::derive::Derived;
 use crate::model::facts::{self, Facts};
 use crate::model::runtime::Runtime;
-use crate::model::sha256;
 use crate::model::signature::Rows;
 use crate::model::trial::Trial;
+use crate::model::{Artifact, sha256};
 use crate::probe::Probe;
 pub(crate) use print::plain;
 use unit::Unit;
@@ -243,6 +243,20 @@ pub fn inspect(file: &Path, run: Option<(&Runtime, &Probe)>) -> Result<Report, S
         }
     }
     Ok(report(&unit, facts, findings, measured))
+}
+
+/// A model file as it is loaded, with its files of weights and the manifest beside it.
+///
+/// # Errors
+/// What cannot be read, or is wrong with the files.
+pub(crate) fn artifact(file: &Path) -> Result<(Artifact, Option<Vec<u8>>), String> {
+    let mut unit = Unit::read(file)?;
+    let facts = facts::read(&unit.onnx, &unit.sizes()).map_err(|e| format!("{}: {e}", file.display()))?;
+    unit.find(facts.external.keys());
+    match unit.findings.first() {
+        Some(finding) => Err(format!("{}: {}: {}", file.display(), finding.what, finding.fix)),
+        None => Ok((unit.artifact(), unit.manifest_bytes().map(<[u8]>::to_vec))),
+    }
 }
 
 fn report(unit: &Unit, facts: Facts, mut findings: Vec<Finding>, measured: Option<Measured>) -> Report {

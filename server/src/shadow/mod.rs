@@ -8,7 +8,7 @@ pub mod answers;
 mod breaker;
 mod challenger;
 pub mod kept;
-mod observer;
+pub(crate) mod observer;
 pub mod origin;
 mod queue;
 mod scorer;

@@ -15,7 +15,7 @@ use crate::threads;
 use crate::verdict::drift::{Drift, Drifts};
 
 /// The name of the score among the features of a reference.
-const SCORE: &str = "score";
+pub(crate) const SCORE: &str = "score";
 /// The longest rest between two batches.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
@@ -34,12 +34,12 @@ struct Seen {
 }
 
 /// Where a feature's values are.
-struct Column {
-    feature: usize,
-    input: usize,
+pub(crate) struct Column {
+    pub(crate) feature: usize,
+    pub(crate) input: usize,
     /// Of how many columns, which one.
-    of: usize,
-    at: usize,
+    pub(crate) of: usize,
+    pub(crate) at: usize,
 }
 
 impl Observer {
@@ -124,7 +124,7 @@ impl Seen {
 }
 
 /// Where the features that have a reference are among the inputs.
-fn columns(signature: &Signature, drifts: &Drifts) -> Vec<Column> {
+pub(crate) fn columns(signature: &Signature, drifts: &Drifts) -> Vec<Column> {
     let keys = signature.keys().iter();
     let column = |(name, slot): &(Box<str>, Slot)| {
         let (feature, input) = (drifts.index(name)?, slot.input());

@@ -1,0 +1,332 @@
+//! `onnxd replay`: what the verdict on challengers would have been on recorded requests.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Arg, ArgMatches, Command};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Failure, model, open, print_json, say, table, with_repository};
+use crate::codec::marks::{SERIES, TIME};
+use crate::config::Raw;
+use crate::model::runtime::Runtime;
+use crate::replay::input::{Format, Input};
+use crate::replay::load::{Loader, Models};
+use crate::replay::report::{Judge, Judged, Read, Report};
+use crate::replay::rows::{Batch, Names};
+use crate::replay::{Replay, load};
+use crate::shadow::state::Compared;
+use crate::text::listed;
+use crate::verdict::rule::{Decision, Kind, Rule, Verdict};
+use crate::verdict::state::{Source, hash};
+
+/// How often the bar is drawn anew.
+const REDRAW: Duration = Duration::from_millis(100);
+
+pub(super) fn command() -> Command {
+    let value =
+        |name: &'static str, of: &'static str, help: &'static str| Arg::new(name).long(name).value_name(of).help(help);
+    let defaults = Rule::default();
+    let command = Command::new("replay")
+        .about("Scores recorded requests or a table with champion and challengers, and tells the verdict")
+        .long_about(
+            "Scores recorded requests or a table with champion and challengers, and tells the verdict that servers would have \
+             come to. The models run in this process, in the same way as in a server; nothing is changed.\n\n\
+             A row holds the model's features by name, `ts` (seconds of Unix time, or RFC 3339), and where they are known \
+             `series` (what was measured, such as a pod), the actual value that the forecast is of (such as cpu_percent), by \
+             which it is labelled, and `anomaly` (whether there was one). Other columns are ignored. Rows are in the order of \
+             time, of any number: the file is read as it goes.",
+        )
+        .after_long_help(
+            "Examples:\n  \
+             onnxd replay requests.ndjson --repository s3://bucket/models\n  \
+             onnxd replay august.parquet --challenger 3,4 --time-column timestamp --series-column pod\n  \
+             zcat requests.ndjson.gz | onnxd replay - --champion-file a.onnx --challenger-file b.onnx --json\n\n\
+             Exit code: 0 whatever the verdict is; --json tells it to programs.",
+        )
+        .arg(Arg::new("file").value_name("FILE").required(true).help("NDJSON, CSV or Parquet; .gz and .zst of the first two; - is NDJSON from standard input"))
+        .arg(value("format", "FORMAT", "What it is, where its name does not tell").value_parser(Format::NAMES))
+        .arg(value("champion", "VERSION", "The champion [default: that of aliases.json]"))
+        .arg(value("challenger", "VERSION[,..]", "The challengers [default: those of aliases.json]").value_delimiter(','))
+        .arg(value("champion-file", "FILE", "A model file as champion, in the place of a repository").requires("challenger-file"))
+        .arg(
+            value("challenger-file", "FILE[,..]", "Model files as challengers")
+                .value_delimiter(',')
+                .requires("champion-file")
+                .conflicts_with_all(["challenger", "champion", "model"]),
+        )
+        .arg(value("series-column", "NAME", "The column of what was measured").default_value(SERIES))
+        .arg(value("time-column", "NAME", "The column of the time").default_value(TIME))
+        .arg(value("label-column", "NAME", "The column of whether there was an anomaly").default_value("anomaly"))
+        .arg(
+            value("label-source", "SOURCE", "Who says so")
+                .value_parser(Source::LABELS.map(Source::name))
+                .default_value("incident"),
+        )
+        .arg(value("rule", "RULE", "What a challenger must be").value_parser(["better", "equivalent"]).default_value("better"))
+        .arg(
+            value("alpha", "SHARE", "Probability of ever promoting a challenger that is no better")
+                .value_parser(share)
+                .default_value(defaults.alpha.to_string()),
+        )
+        .arg(
+            value("least-time", "DURATION", "Time before which nobody is promoted")
+                .value_parser(|text: &str| humantime::parse_duration(text).map_err(|e| e.to_string()))
+                .default_value(humantime::format_duration(defaults.least_time).to_string()),
+        )
+        .arg(
+            value("least-rows", "COUNT", "Rows before which nobody is promoted")
+                .value_parser(clap::value_parser!(u64))
+                .default_value(defaults.least_requests.to_string()),
+        )
+        .arg(value("save", "FILE", "Writes what was counted, as servers tell it, to this file"));
+    with_repository(command, &["onnxruntime", "probe-timeout", "probe-memory", "model-limit"])
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| 0.0 < *share && *share < 1.0);
+    share.ok_or_else(|| "it must be a number between 0 and 1".into())
+}
+
+pub(super) fn run(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+    let path = matches.get_one::<String>("file").map(PathBuf::from).unwrap_or_default();
+    let models = models(matches, raw, executable)?;
+    let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
+    let names = Names { series: text("series-column"), time: text("time-column"), label: text("label-column") };
+    let challengers = u32::try_from(models.challengers.len()).unwrap_or(u32::MAX);
+    let mut judge = Judge::new(rule(matches, challengers));
+    let mut replay = Replay::new(models, format!("replay of {}", path.display()));
+    replay.truth = source(&text("label-source"));
+    let plan = replay.plan(names);
+    let format = matches.get_one::<String>("format").and_then(|name| Format::named(name));
+    let mut input = Input::open(&path, format, &plan).map_err(Failure::Failed)?;
+    let mut batch = Batch::new();
+    if !input.names_series {
+        // A table without that column is of one thing.
+        batch.unnamed = hash(b"");
+    }
+    let bar = bar(input.bytes);
+    let stop = if input.bytes.is_some() { interrupted() } else { Arc::default() };
+    let start = Instant::now();
+    let mut drawn = start;
+    let done = replay.run(&mut input, &plan, &mut batch, |replay, input| {
+        judge.look(replay);
+        if drawn.elapsed() > REDRAW {
+            drawn = Instant::now();
+            bar.set_position(input.done());
+            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            bar.set_message(format!("{:.0} rows/s", replay.rows as f64 / start.elapsed().as_secs_f64()));
+        }
+        !stop.load(Ordering::Relaxed)
+    });
+    bar.finish_and_clear();
+    done.map_err(Failure::Failed)?;
+    if replay.rows == 0 {
+        return Err(Failure::Failed(format!("{}: there are no rows", input.name)));
+    }
+    let read = Read {
+        file: input.name.clone(),
+        rows: replay.rows,
+        unanswered: replay.unanswered,
+        actuals: replay.actuals,
+        truths: replay.truths,
+        seconds: start.elapsed().as_secs_f64(),
+        interrupted: stop.load(Ordering::Relaxed),
+        warnings: warnings(&replay, &input),
+    };
+    let report = judge.report(&replay, read);
+    if let Some(path) = matches.get_one::<String>("save") {
+        let json = serde_json::to_vec_pretty(&report.shadow).map_err(std::io::Error::from)?;
+        std::fs::write(path, json).map_err(|e| Failure::Failed(format!("{path}: {e}")))?;
+    }
+    if matches.get_flag("json") { print_json(&report, out) } else { print(&report, out) }
+}
+
+fn rule(matches: &ArgMatches, challengers: u32) -> Rule {
+    let defaults = Rule::default();
+    let equivalent = matches.get_one::<String>("rule").is_some_and(|rule| rule == "equivalent");
+    Rule {
+        kind: if equivalent { Kind::Equivalent } else { Kind::Better },
+        alpha: matches.get_one("alpha").copied().unwrap_or(defaults.alpha),
+        least_time: matches.get_one("least-time").copied().unwrap_or(defaults.least_time),
+        least_requests: matches.get_one("least-rows").copied().unwrap_or(defaults.least_requests),
+        challengers,
+        ..defaults
+    }
+}
+
+fn source(name: &str) -> Source {
+    Source::LABELS.into_iter().find(|source| source.name() == name).unwrap_or(Source::Incident)
+}
+
+fn models(matches: &ArgMatches, raw: &Raw, executable: &Path) -> Result<Models, Failure> {
+    let (onnxruntime, mut probe) = raw.probe().map_err(Failure::Usage)?;
+    probe.executable = Some(executable.into());
+    let options = raw.source().map_err(Failure::Usage)?;
+    let several = |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
+    let loader = || {
+        let runtime = Runtime::load(onnxruntime.as_deref()).map_err(Failure::Failed)?;
+        Ok::<_, Failure>(load::Loader { runtime, probe })
+    };
+    if let Some(champion) = matches.get_one::<String>("champion-file") {
+        let challengers: Vec<PathBuf> = several("challenger-file").into_iter().map(PathBuf::from).collect();
+        return loader()?.files(Path::new(champion), &challengers).map_err(Failure::Failed);
+    }
+    let source = open(&options, false)?;
+    let name = model(matches, &source)?;
+    let champion = matches.get_one::<String>("champion").map(String::as_str);
+    let loader: Loader = loader()?;
+    loader.versions(&source, &name, champion, &several("challenger")).map_err(Failure::Failed)
+}
+
+/// Set by Ctrl-C, which ends the replay of a file early; what was seen until then is told. Whoever waits for standard input would not
+/// see it.
+fn interrupted() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    if let Ok(runtime) = runtime {
+        // It waits for as long as the program runs.
+        let wait = move || {
+            if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+                flag.store(true, Ordering::Relaxed);
+            }
+        };
+        // Without the thread, Ctrl-C ends the program.
+        drop(std::thread::Builder::new().name("ctrl-c".into()).spawn(wait));
+    }
+    stop
+}
+
+/// Of bytes, or of rows where the bytes are not known; on a terminal only.
+fn bar(bytes: Option<u64>) -> ProgressBar {
+    let template = match bytes {
+        Some(_) => "{wide_bar} {bytes}/{total_bytes} {msg} ETA {eta}",
+        None => "{bytes} {msg}",
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    ProgressBar::with_draw_target(bytes, target).with_style(style)
+}
+
+fn warnings(replay: &Replay, input: &Input) -> Vec<String> {
+    let mut warnings = vec![];
+    let unknown = input.unknown();
+    if !unknown.is_empty() {
+        warnings.push(format!("not used: {}", listed(unknown)));
+    }
+    if !input.names_series {
+        warnings.push(
+            "all rows are taken as of one series: name the column of what was measured with --series-column".into(),
+        );
+    }
+    if let (Some(target), 0) = (replay.target(), replay.actuals) {
+        warnings.push(format!("the forecast is not labelled: no row has {target}, the actual value that it is of"));
+    }
+    if replay.late > 0 {
+        let late = replay.late;
+        warnings.push(format!(
+            "{late} rows are older than some before them: sort the file by time, or labels may miss them"
+        ));
+    }
+    if replay.unanswered > 0 {
+        warnings.push(format!("the champion did not answer {} rows, which are not compared", replay.unanswered));
+    }
+    warnings
+}
+
+fn print(report: &Report, out: &mut dyn Write) -> Result<(), Failure> {
+    let read = &report.replay;
+    let early = if read.interrupted { ", ended early" } else { "" };
+    say(out, &format!("{}: {} rows in {:.1} s{early}", read.file, read.rows, read.seconds))?;
+    for warning in &read.warnings {
+        say(out, &format!("warning: {warning}"))?;
+    }
+    let sha = |sha: &str| sha.get(..12).unwrap_or(sha).to_owned();
+    let champion = &report.champion;
+    say(out, &format!("{} champion {} ({})", report.model, champion.version, sha(&champion.sha256)))?;
+    for (judged, seen) in report.verdicts.iter().zip(&report.shadow.challengers) {
+        let Judged { role, version, verdict, first } = judged;
+        let decision = word(verdict.decision);
+        writeln!(out)?;
+        say(out, &format!("{role} {} ({}): {decision}", version.version, sha(&version.sha256)))?;
+        for reason in &verdict.reasons {
+            say(out, &format!("  {reason}"))?;
+        }
+        if let Some(first) = first {
+            let (what, at) = (word(first.decision), rfc3339(first.at));
+            say(out, &format!("  first decided after {:.1} h, at {at}: {what}", first.hours))?;
+        }
+        let rows = verdict.conditions.iter().map(|c| {
+            let value = c.value.map_or_else(|| "-".into(), short);
+            vec![c.name.to_owned(), if c.holds { "yes" } else { "no" }.into(), value, short(c.needs)]
+        });
+        let lines = table(&["CONDITION", "HOLDS", "VALUE", "NEEDS"], rows).trim_fmt();
+        lines.lines().try_for_each(|line| writeln!(out, "  {line}"))?;
+        for missing in &verdict.estimate {
+            say(out, &format!("  {}: {}", missing.condition, missing.text))?;
+        }
+        print_seen(verdict, seen, out)?;
+    }
+    Ok(())
+}
+
+/// What the decision stands on.
+fn print_seen(verdict: &Verdict, seen: &Compared, out: &mut dyn Write) -> Result<(), Failure> {
+    if let Some(found) = verdict.improvement {
+        let [mean, lower, upper] = [found.mean, found.lower, found.upper].map(|share| 100.0 * share);
+        let buckets = found.buckets;
+        say(
+            out,
+            &format!("  forecast better by {mean:.1} % ({lower:.1} to {upper:.1}) in {buckets} times ten minutes"),
+        )?;
+    }
+    let alarms = seen.evidence.draws.alarms();
+    let (any, first) = (alarms.any, alarms.first);
+    say(
+        out,
+        &format!(
+            "  series and ten minutes with alarms of both {}, champion's alone {}, challenger's alone {}; of the champion's \
+             first alarms {} on the same row, {} not",
+            any.both, any.champion, any.challenger, first.given, first.missed
+        ),
+    )?;
+    let told = seen.evidence.draws.labels();
+    for (source, labels) in &seen.evidence.labels {
+        let Some(number) = Source::LABELS.iter().position(|label| label == source) else { continue };
+        for (what, alike, pairs) in [
+            ("anomalies", labels.anomalies, told.anomalies[number]),
+            ("normal rows", labels.normals, told.normals[number]),
+        ] {
+            let (source, right, wrong) = (source.name(), pairs.challenger, pairs.champion);
+            let line =
+                format!("  {what} by {source}: alike {alike}; else challenger right {right}, champion right {wrong}");
+            say(out, &line)?;
+        }
+    }
+    Ok(())
+}
+
+const fn word(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Promote => "promote",
+        Decision::Hold => "hold",
+        Decision::Reject => "reject",
+    }
+}
+
+/// A number with as many digits as are of interest.
+fn short(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value:.0}") } else { format!("{value:.4}") }
+}
+
+fn rfc3339(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| seconds.to_string())
+}
