@@ -65,7 +65,7 @@ impl ServingSet {
     pub fn tell(&self, labels: Vec<Label>) -> bool {
         let labels: Arc<[Label]> = labels.into();
         // All of them, also when the first one has no room.
-        self.compared().fold(true, |all, challenger| challenger.tell(&labels) && all)
+        self.compared().filter(|challenger| !challenger.tell(&labels)).count() == 0
     }
 }
 

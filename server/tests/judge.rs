@@ -430,7 +430,7 @@ fn the_command_says_what_is_to_be_done() {
     assert_eq!((code, &json["verdicts"][0]["decision"], &json["change"]), (0, &json!("promote"), &json!(null)));
     // A stricter error than the evidence is good for.
     let little = two_days(3.05, 0, 1);
-    assert_eq!(verdict(Some(little), &["--alpha", "0.000001"]).0, 10);
+    assert_eq!(verdict(Some(little), &["--verdict-alpha", "0.000001"]).0, 10);
 }
 
 #[test]
@@ -448,7 +448,7 @@ fn the_command_explains_what_is_missing() {
         "- hours: 18.1 more hours, for a daily cycle",
         "- requests: 500 more requests: 6 hours at the rate so far",
         "- series: rows of 2 more series",
-        "no forecast was compared with what came yet",
+        "- forecast is better: at least 50 more buckets of 10 minutes",
         "no labels of anomalies on which exactly one of both is right yet",
         "what brings it:",
         "outputs_semantics.<forecast>.target_feature",
@@ -479,7 +479,7 @@ fn the_command_tells_mistakes() {
     assert!(code == 1 && errors.contains("127.0.0.1:1 cannot be reached") && errors.contains("--peers"), "{errors}");
     let (code, _, errors) = onnxd(&["verdict", "--peers", "nowhere"]);
     assert!(code == 2 && errors.contains("\"nowhere\" is no peer: write HOST:PORT"), "{errors}");
-    let (code, _, errors) = onnxd(&["verdict", "--rule", "newer", "--alpha", "2"]);
+    let (code, _, errors) = onnxd(&["verdict", "--verdict-rule", "newer", "--verdict-alpha", "2"]);
     assert!(code == 2 && errors.lines().count() == 2, "{errors}");
     let peer = Peer::start();
     peer.tell("/status", 200, json!({"models": [{"name": "a"}, {"name": "b"}]}).to_string());

@@ -14,15 +14,17 @@ use time::format_description::well_known::Rfc3339;
 use super::{Failure, model, open, print_json, say, table, with_repository};
 use crate::codec::marks::{SERIES, TIME};
 use crate::config::Raw;
+use crate::config::verdict::RULE;
+use crate::judge::Judged;
 use crate::model::runtime::Runtime;
 use crate::replay::input::{Format, Input};
 use crate::replay::load::{Loader, Models};
-use crate::replay::report::{Judge, Judged, Read, Report};
+use crate::replay::report::{Judge, Read, Report};
 use crate::replay::rows::{Batch, Names};
 use crate::replay::{Replay, load};
 use crate::shadow::state::Compared;
 use crate::text::listed;
-use crate::verdict::rule::{Decision, Kind, Rule, Verdict};
+use crate::verdict::rule::{Decision, Verdict};
 use crate::verdict::state::{Source, hash};
 
 /// How often the bar is drawn anew.
@@ -31,7 +33,6 @@ const REDRAW: Duration = Duration::from_millis(100);
 pub(super) fn command() -> Command {
     let value =
         |name: &'static str, of: &'static str, help: &'static str| Arg::new(name).long(name).value_name(of).help(help);
-    let defaults = Rule::default();
     let command = Command::new("replay")
         .about("Scores recorded requests or a table with champion and challengers, and tells the verdict")
         .long_about(
@@ -68,29 +69,9 @@ pub(super) fn command() -> Command {
                 .value_parser(Source::LABELS.map(Source::name))
                 .default_value("incident"),
         )
-        .arg(value("rule", "RULE", "What a challenger must be").value_parser(["better", "equivalent"]).default_value("better"))
-        .arg(
-            value("alpha", "SHARE", "Probability of ever promoting a challenger that is no better")
-                .value_parser(share)
-                .default_value(defaults.alpha.to_string()),
-        )
-        .arg(
-            value("least-time", "DURATION", "Time before which nobody is promoted")
-                .value_parser(|text: &str| humantime::parse_duration(text).map_err(|e| e.to_string()))
-                .default_value(humantime::format_duration(defaults.least_time).to_string()),
-        )
-        .arg(
-            value("least-rows", "COUNT", "Rows before which nobody is promoted")
-                .value_parser(clap::value_parser!(u64))
-                .default_value(defaults.least_requests.to_string()),
-        )
         .arg(value("save", "FILE", "Writes what was counted, as servers tell it, to this file"));
-    with_repository(command, &["onnxruntime", "probe-timeout", "probe-memory", "model-limit"])
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse().ok().filter(|share| 0.0 < *share && *share < 1.0);
-    share.ok_or_else(|| "it must be a number between 0 and 1".into())
+    let settings = [&["onnxruntime", "probe-timeout", "probe-memory", "model-limit"], RULE].concat();
+    with_repository(command, &settings)
 }
 
 pub(super) fn run(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut dyn Write) -> Result<(), Failure> {
@@ -98,8 +79,7 @@ pub(super) fn run(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut 
     let models = models(matches, raw, executable)?;
     let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
     let names = Names { series: text("series-column"), time: text("time-column"), label: text("label-column") };
-    let challengers = u32::try_from(models.challengers.len()).unwrap_or(u32::MAX);
-    let mut judge = Judge::new(rule(matches, challengers));
+    let mut judge = Judge::new(raw.verdict().map_err(Failure::Usage)?, models.challengers.len());
     let mut replay = Replay::new(models, format!("replay of {}", path.display()));
     replay.truth = source(&text("label-source"));
     let plan = replay.plan(names);
@@ -139,25 +119,12 @@ pub(super) fn run(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut 
         interrupted: stop.load(Ordering::Relaxed),
         warnings: warnings(&replay, &input),
     };
-    let report = judge.report(&replay, read);
+    let report = judge.report(&replay, read).map_err(Failure::Failed)?;
     if let Some(path) = matches.get_one::<String>("save") {
         let json = serde_json::to_vec_pretty(&report.shadow).map_err(std::io::Error::from)?;
         std::fs::write(path, json).map_err(|e| Failure::Failed(format!("{path}: {e}")))?;
     }
     if matches.get_flag("json") { print_json(&report, out) } else { print(&report, out) }
-}
-
-fn rule(matches: &ArgMatches, challengers: u32) -> Rule {
-    let defaults = Rule::default();
-    let equivalent = matches.get_one::<String>("rule").is_some_and(|rule| rule == "equivalent");
-    Rule {
-        kind: if equivalent { Kind::Equivalent } else { Kind::Better },
-        alpha: matches.get_one("alpha").copied().unwrap_or(defaults.alpha),
-        least_time: matches.get_one("least-time").copied().unwrap_or(defaults.least_time),
-        least_requests: matches.get_one("least-rows").copied().unwrap_or(defaults.least_requests),
-        challengers,
-        ..defaults
-    }
 }
 
 fn source(name: &str) -> Source {
@@ -249,10 +216,12 @@ fn print(report: &Report, out: &mut dyn Write) -> Result<(), Failure> {
         say(out, &format!("warning: {warning}"))?;
     }
     let sha = |sha: &str| sha.get(..12).unwrap_or(sha).to_owned();
-    let champion = &report.champion;
-    say(out, &format!("{} champion {} ({})", report.model, champion.version, sha(&champion.sha256)))?;
-    for (judged, seen) in report.verdicts.iter().zip(&report.shadow.challengers) {
-        let Judged { role, version, verdict, first } = judged;
+    let judgement = &report.judgement;
+    let champion = &judgement.champion;
+    say(out, &format!("{} champion {} ({})", judgement.model, champion.version, sha(&champion.sha256)))?;
+    for (index, judged) in judgement.verdicts.iter().enumerate() {
+        let (Judged { role, version, verdict, .. }, first) = (judged, report.first.get(index).copied().flatten());
+        let Some(seen) = report.shadow.challengers.get(index) else { continue };
         let decision = word(verdict.decision);
         writeln!(out)?;
         say(out, &format!("{role} {} ({}): {decision}", version.version, sha(&version.sha256)))?;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, author, open, print_json, say, table, with_author, with_repository};
 use crate::config::Raw;
+use crate::config::verdict::RULE;
 use crate::judge::{self, Judged, Judgement, Settings, Step, StepKind};
 use crate::peers::{Gathered, Peers, now};
 use crate::promotion::{self, Changed};
@@ -38,18 +39,6 @@ pub(super) fn command() -> Command {
              onnxd verdict --peers 10.0.0.1:8082,10.0.0.2:8082 --apply --repository s3://bucket/models",
         )
         .arg(
-            Arg::new("rule")
-                .long("rule")
-                .value_name("RULE")
-                .help("better or equivalent, in the place of --verdict-rule of the settings"),
-        )
-        .arg(
-            Arg::new("alpha")
-                .long("alpha")
-                .value_name("SHARE")
-                .help("Probability of ever promoting a challenger that is no better, in the place of --verdict-alpha"),
-        )
-        .arg(
             Arg::new("explain")
                 .long("explain")
                 .action(ArgAction::SetTrue)
@@ -61,7 +50,8 @@ pub(super) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Promotes or rejects as the verdict says; on hold, changes nothing"),
         );
-    with_author(with_repository(command, &["peers", "verdict-least-time", "verdict-most-time", "verdict-least-rows"]))
+    let settings = [&["peers"], RULE].concat();
+    with_author(with_repository(command, &settings))
 }
 
 /// What `--json` prints.
@@ -75,7 +65,7 @@ struct Answer<'a> {
 }
 
 pub(super) fn run(matches: &ArgMatches, raw: &Raw, out: &mut dyn Write) -> Result<(), Failure> {
-    let settings = settings(matches, raw)?;
+    let settings = settings(raw)?;
     let model = match matches.get_one::<String>("model") {
         Some(name) if is_model_name(name) => name.clone(),
         Some(name) => return Err(Failure::Usage(vec![format!("--model: {name:?} is not a model's name")])),
@@ -103,27 +93,13 @@ pub(super) fn run(matches: &ArgMatches, raw: &Raw, out: &mut dyn Write) -> Resul
     }
 }
 
-/// The settings, with what this command's own flags say.
-fn settings(matches: &ArgMatches, raw: &Raw) -> Result<Settings, Failure> {
+/// The settings; unless told, the server of this machine is asked.
+fn settings(raw: &Raw) -> Result<Settings, Failure> {
     let mut settings = raw.verdict().map_err(Failure::Usage)?;
-    let mut mistakes = vec![];
-    if let Some(rule) = matches.get_one::<String>("rule") {
-        match rule.parse() {
-            Ok(kind) => settings.kind = kind,
-            Err(()) => mistakes.push(format!("--rule is {rule:?}: it must be better or equivalent")),
-        }
-    }
-    if let Some(alpha) = matches.get_one::<String>("alpha") {
-        match alpha.parse().ok().filter(|alpha| *alpha > 0.0 && *alpha <= judge::MOST_ALPHA) {
-            Some(share) => settings.alpha = share,
-            None => mistakes
-                .push(format!("--alpha is {alpha:?}: it must be a number above 0 and at most {}", judge::MOST_ALPHA)),
-        }
-    }
     if settings.peers.is_empty() {
         settings.peers = HERE.parse().map_err(Failure::Failed)?;
     }
-    if mistakes.is_empty() { Ok(settings) } else { Err(Failure::Usage(mistakes)) }
+    Ok(settings)
 }
 
 /// Asks all servers; at least one must answer.

@@ -47,7 +47,7 @@ impl MarkKey {
         }
     }
 
-    fn name<'s>(self, signature: &'s Signature) -> &'s str {
+    fn name(self, signature: &Signature) -> &str {
         match self {
             Self::Series => SERIES,
             Self::Time => TIME,

@@ -2,7 +2,7 @@
 
 mod platform;
 pub mod settings;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -100,6 +100,7 @@ settings! {
         "verdict-least-time" "DURATION" = "24h", "Time before which nobody is promoted: a daily cycle.";
         "verdict-most-time" "DURATION" = "14d", "Time after which a challenger that was not promoted is rejected, at most 14d.";
         "verdict-least-rows" "COUNT" = "1000", "Rows that both must have answered before anybody is promoted.";
+        "verdict-least-series" "COUNT" = "3", "Series that rows must have named before anybody is promoted; 1 where there is one thing to measure, 0 where rows name none.";
         "verdict-interval" "DURATION" = "30s", "How often a server judges.";
         "peers" "LIST" = "", "Operations ports of the other servers of the same models, HOST:PORT with commas between; a name stands for all of its addresses, and may stand for this server too. What all of them saw is added up before anything is decided.";
     }

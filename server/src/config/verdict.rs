@@ -5,7 +5,17 @@ use std::time::Duration;
 use super::{Raw, Reader};
 use crate::judge;
 use crate::peers::Peers;
+use crate::verdict::state::MOST_SERIES;
 
+/// The settings of the rule, which commands take that judge.
+pub(crate) const RULE: &[&str] = &[
+    "verdict-rule",
+    "verdict-alpha",
+    "verdict-least-time",
+    "verdict-most-time",
+    "verdict-least-rows",
+    "verdict-least-series",
+];
 /// Losses are kept for this long, see [`crate::verdict::buckets::MOST`].
 const LONGEST_TEST: Duration = Duration::from_secs(14 * 24 * 3600);
 
@@ -34,6 +44,9 @@ impl Reader<'_> {
             least_time: self.parse("verdict-least-time", days, long),
             most_time: self.parse("verdict-most-time", days, long),
             least_rows: self.count("verdict-least-rows") as u64,
+            least_series: self.parse("verdict-least-series", "a whole number up to 16", |v| {
+                v.parse().ok().filter(|series| *series <= MOST_SERIES).ok_or(())
+            }),
             interval: self.duration("verdict-interval", Duration::from_millis(100)),
             peers: self.text("peers").parse().unwrap_or_else(|reason| {
                 self.mistakes.push(format!("peers: {reason}"));

@@ -51,7 +51,7 @@ impl Engine {
 impl Shared {
     fn shadow_state(&self, model: &str) -> Option<State> {
         let set = self.lanes.load().get(model)?.serving.get()?;
-        Some(State::of(model.into(), self.id.clone(), &set))
+        Some(State::of(model.into(), self.id.clone(), self.options.event_time, &set))
     }
 
     /// Judges, if it is time, on a thread of its own: to ask other servers and to write may take long.

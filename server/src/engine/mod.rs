@@ -2,11 +2,11 @@
 
 mod evidence;
 mod judging;
+mod options;
 mod rollback;
 mod unload;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,93 +18,22 @@ use arc_swap::ArcSwap;
 use crate::batch::{self, Call, Lane, PredictError, Priority};
 use crate::codec::encode::Classes;
 use crate::codec::{self, DecodeError};
-use crate::judge;
 use crate::memory::Memory;
 use crate::metrics::{Metrics, ModelMetrics};
-use crate::model::Threads;
 use crate::model::runtime::Runtime;
-use crate::probe::Probe;
+use crate::peers::Teller;
 use crate::promotion;
-use crate::record;
 use crate::serving::ServingSet;
+use crate::shadow::Sampler;
 use crate::shadow::kept::Kept;
 use crate::shadow::origin::Origin;
+use crate::shadow::state::Passed;
 use crate::shadow::stats::Statistics;
-use crate::shadow::{self, Sampler};
-use crate::source::{self, Hint, Listing, Source};
+use crate::source::{Hint, Listing, Source};
 use crate::swap::{Context, Lanes, Reading, Report, Reports, Swapper};
 use crate::verdict::state::Label;
 
-/// How an engine works. [`Options::new`] has the server's defaults.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where models come from.
-    pub source: source::Options,
-    /// The ONNX Runtime library; found by itself when `None`, see [`Runtime::load`].
-    pub onnxruntime: Option<PathBuf>,
-    /// How many threads run models.
-    pub threads: Threads,
-    /// The queue of each model.
-    pub queue: batch::Limits,
-    /// How long a request may take.
-    pub request_timeout: Duration,
-    /// Rows of one request.
-    pub max_rows: usize,
-    /// What the shadow may do.
-    pub shadow: shadow::Limits,
-    /// How often the repository is read when nothing hints at a change.
-    pub poll_interval: Duration,
-    /// Whether a champion may take or give other things than the one before.
-    pub allow_signature_change: bool,
-    /// Memory that the process may use; what the system allows when `None`.
-    pub memory_limit: Option<u64>,
-    /// How long a new champion is watched against the one before; zero for not at all.
-    pub guard_period: Duration,
-    /// Whether rows' own times are taken however long ago they are: for recorded rows.
-    pub event_time: bool,
-    /// Folder in which evidence is kept over restarts.
-    pub state: Option<PathBuf>,
-    /// How long the champion before is compared with the new one in the shadow.
-    pub compare_previous: Duration,
-    /// Where requests are recorded; nowhere when `None`.
-    pub record: Option<record::Options>,
-    /// How new models are tried out.
-    pub probe: Probe,
-    /// How challengers are judged.
-    pub verdict: judge::Settings,
-}
-
-impl Options {
-    /// The server's defaults for a repository, but with models probed in this process: set
-    /// [`Probe::executable`] to an `onnxd` executable to keep crashing models away.
-    #[must_use]
-    pub fn new(repository: impl Into<PathBuf>) -> Self {
-        let (_, threads) = Threads::available();
-        Self {
-            source: source::Options {
-                repository: repository.into(),
-                model_bytes: 2 << 30,
-                ..source::Options::default()
-            },
-            onnxruntime: None,
-            threads,
-            queue: batch::Limits { queue_rows: 4096, batch_delay: Duration::ZERO },
-            request_timeout: Duration::from_secs(10),
-            max_rows: 65_536,
-            shadow: shadow::Limits { sample: 1.0, queue_rows: 8192, cpu: 0.25 },
-            poll_interval: Duration::from_secs(5),
-            allow_signature_change: false,
-            memory_limit: None,
-            guard_period: Duration::from_secs(600),
-            compare_previous: Duration::from_secs(24 * 3600),
-            event_time: false,
-            state: None,
-            record: None,
-            probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
-            verdict: judge::Settings::default(),
-        }
-    }
-}
+pub use options::Options;
 
 /// How long further hints of a change are waited for after the first.
 const HINTS: Duration = Duration::from_millis(5);
@@ -157,6 +86,8 @@ struct Shared {
     stop: AtomicBool,
     watching: bool,
     judging: judging::Judging,
+    /// Passes labels on to the other servers.
+    teller: Teller,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -189,6 +120,7 @@ impl Engine {
             None
         });
         let kept = kept.map(Arc::new);
+        let teller = Teller::start(options.verdict.peers.clone())?;
         let context = Context {
             runtime: runtime.clone(),
             source: Arc::clone(&source),
@@ -200,6 +132,7 @@ impl Engine {
             compare_previous: options.compare_previous,
             shadow: options.shadow,
             kept: kept.clone(),
+            record: options.record.clone(),
             memory: Memory::new(options.memory_limit),
             metrics: Arc::clone(&metrics),
         };
@@ -224,6 +157,7 @@ impl Engine {
             first_look: Condvar::new(),
             stop: AtomicBool::new(false),
             judging: judging::Judging::default(),
+            teller,
         });
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| format!("cannot start a thread: {e}"))
@@ -341,9 +275,15 @@ impl Engine {
         Call { start, deadline, protocol, accepted: false, priority: Priority::Normal }
     }
 
-    /// Hands labels to all that are compared with a model's champion; `false` when one of them had no room.
+    /// Hands labels to all that are compared with a model's champion, here and on the other servers; `false` when one of
+    /// those here had no room.
     pub fn tell(&self, lane: &Lane, set: &ServingSet, labels: Vec<Label>) -> bool {
-        let _ = lane;
+        if !self.shared.options.verdict.peers.is_empty() {
+            let passed = Passed { server: self.id().into(), labels };
+            let body = serde_json::to_vec(&passed).expect("numbers and names can always be written");
+            self.shared.teller.tell(&format!("/models/{}/labels", lane.name), body.into());
+            return set.tell(passed.labels);
+        }
         set.tell(labels)
     }
 

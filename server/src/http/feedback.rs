@@ -19,6 +19,7 @@ use crate::codec::DecodeError;
 use crate::codec::marks::SERIES_BYTES;
 use crate::serving::ServingSet;
 use crate::shadow::origin::row_id;
+use crate::shadow::state::Passed;
 use crate::verdict::state::{Label, Source, Target, hash};
 
 /// One label as people send it.
@@ -161,10 +162,11 @@ pub(super) async fn passed_on(
 ) -> Result<Response, Problem> {
     let lane = state.lane(Some(&model))?;
     let Received { bytes, _room } = body::order(&state, &headers, body).await?;
-    let labels: Vec<Label> =
+    let Passed { server, labels } =
         serde_json::from_slice(&bytes).map_err(|e| Problem::new(StatusCode::BAD_REQUEST, e.to_string()))?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
-    if !set.tell(labels) {
+    // A server may be among its own peers.
+    if server != state.engine.id() && !set.tell(labels) {
         let detail = "the shadow has no room for labels";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.into()));
     }

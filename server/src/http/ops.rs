@@ -225,7 +225,8 @@ pub(super) async fn shadow_state(state: &State, model: &str) -> Result<shadow::s
     let lane = state.lane(Some(model))?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     let (name, server) = (lane.name.clone(), state.engine.id().to_owned());
+    let event_time = state.engine.options().event_time;
     // The shadow's threads, which get a CPU only when it is idle, may hold what they count.
-    let told = tokio::task::spawn_blocking(move || shadow::state::State::of(name, server, &set)).await;
+    let told = tokio::task::spawn_blocking(move || shadow::state::State::of(name, server, event_time, &set)).await;
     told.map_err(|_| Problem::internal())
 }

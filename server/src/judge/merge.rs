@@ -14,6 +14,8 @@ pub(super) struct Merged {
     pub(super) champion: Version,
     /// How far ahead the champion's forecast looks, in seconds.
     pub(super) horizon: Option<u64>,
+    /// The latest time of any row, where the times are those of a recording.
+    pub(super) recorded: Option<u64>,
     /// Servers that told.
     pub(super) told: usize,
     /// Those that did not, or not of this champion, and why.
@@ -56,7 +58,10 @@ impl Merged {
         }
         let mut drift = Drift::default();
         told.iter().for_each(|state| drift.merge(&state.drift));
+        let compared = told.iter().flat_map(|state| state.challengers.iter().chain(&state.previous));
+        let recorded = compared.filter_map(|compared| compared.evidence.until).max();
         Ok(Self {
+            recorded: recorded.filter(|_| judged.event_time),
             drift,
             model: judged.model.clone(),
             epoch: judged.epoch,

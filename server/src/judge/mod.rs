@@ -20,7 +20,7 @@ use crate::verdict::rule::{Circumstances, Decision, Kind, Rule, Verdict, names};
 use merge::{Contender, Merged};
 
 /// How much later than its forecast says an actual value may come, in seconds.
-const GRACE: u64 = 120;
+pub(crate) const GRACE: u64 = 120;
 /// Evidence that is kept with a change, in bytes; a record of the ledger holds more than twice that.
 const EVIDENCE_BYTES: usize = 384 << 10;
 
@@ -174,12 +174,13 @@ impl Judgement {
 /// seconds of Unix time.
 ///
 /// The highest epoch that any server is on is the one that is judged. Servers that are not on it yet, or that have another
-/// champion on it, count as missing; a server that told twice counts once.
+/// champion on it, count as missing; a server that told twice counts once. Where the rows have the times of a recording, now is the latest.
 ///
 /// # Errors
 /// One sentence when no server told anything.
 pub fn judge(states: &[State], missing: &[String], settings: &Settings, now: u64) -> Result<Judgement, String> {
     let merged = Merged::of(states, missing)?;
+    let now = merged.recorded.unwrap_or(now);
     let seen = Circumstances {
         now,
         settle: merged.horizon.unwrap_or(0).saturating_add(GRACE),

@@ -61,6 +61,8 @@ pub struct Settings {
     pub most_time: Duration,
     /// Rows that both must have answered before anybody is promoted.
     pub least_rows: u64,
+    /// Series that rows must have named before anybody is promoted.
+    pub least_series: usize,
     /// How often servers judge.
     pub interval: Duration,
     /// Servers of the same models.
@@ -69,17 +71,18 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let Rule { kind, alpha, least_time, most_time, least_requests: least_rows, .. } = Rule::default();
+        let Rule { kind, alpha, least_time, most_time, least_requests: least_rows, least_series, .. } = Rule::default();
         let (mode, interval, peers) = (Mode::Manual, Duration::from_secs(30), Peers::default());
-        Self { mode, kind, alpha, least_time, most_time, least_rows, interval, peers }
+        Self { mode, kind, alpha, least_time, most_time, least_rows, least_series, interval, peers }
     }
 }
 
 impl Settings {
     /// The rule for this many challengers, which share its error.
-    pub(super) fn rule(&self, challengers: usize) -> Rule {
-        let Self { kind, alpha, least_time, most_time, least_rows: least_requests, .. } = *self;
+    #[must_use]
+    pub fn rule(&self, challengers: usize) -> Rule {
+        let Self { kind, alpha, least_time, most_time, least_rows: least_requests, least_series, .. } = *self;
         let challengers = u32::try_from(challengers).unwrap_or(u32::MAX).max(1);
-        Rule { kind, alpha, challengers, least_time, most_time, least_requests, ..Rule::default() }
+        Rule { kind, alpha, challengers, least_time, most_time, least_requests, least_series, ..Rule::default() }
     }
 }

@@ -243,6 +243,7 @@ impl Replay {
             model: self.name.clone(),
             server: self.server.clone(),
             epoch: self.epoch,
+            event_time: true,
             horizon_seconds: self.champion.signature.horizon(),
             champion: version(&self.champion),
             challengers: self.contenders.iter().map(compared).collect(),

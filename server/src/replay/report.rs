@@ -3,47 +3,23 @@
 use serde::Serialize;
 
 use super::Replay;
-use crate::shadow::state::{Compared, State, Version};
+use crate::judge::{self, GRACE, Judgement, Settings};
+use crate::shadow::state::State;
 use crate::verdict::buckets::SECONDS;
-use crate::verdict::rule::{Circumstances, Decision, Kind, Rule, Verdict};
-
-/// How much later than its forecast says an actual value may come, in seconds.
-const GRACE: u64 = 120;
+use crate::verdict::rule::{Circumstances, Decision, Rule};
 
 /// The answer of `GET /models/{model}/verdict`, and what a replay adds to it.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// The model's name.
-    pub model: String,
-    /// What a challenger must be.
-    pub rule: Kind,
-    /// A replay changes nothing.
-    pub mode: &'static str,
-    /// The time of the latest row, in seconds of Unix time.
-    pub at: u64,
-    /// `epoch` of the `aliases.json`.
-    pub epoch: u64,
-    /// Who told what it stands on: this replay.
-    pub servers: Servers,
-    /// Whose answers counted.
-    pub champion: Version,
-    /// One for each challenger.
-    pub verdicts: Vec<Judged>,
-    /// There is none in a replay.
-    pub previous: Option<()>,
+    /// The verdicts at the time of the latest row.
+    #[serde(flatten)]
+    pub judgement: Judgement,
+    /// For each challenger, when anything but to hold was decided first.
+    pub first: Vec<Option<First>>,
     /// What was read.
     pub replay: Read,
     /// What was counted, to be added to that of servers.
     pub shadow: State,
-}
-
-/// The servers that a verdict stands on.
-#[derive(Debug, Serialize)]
-pub struct Servers {
-    /// How many told.
-    pub told: usize,
-    /// Who did not.
-    pub missing: Vec<String>,
 }
 
 /// What was read.
@@ -67,21 +43,6 @@ pub struct Read {
     pub warnings: Vec<String>,
 }
 
-/// The verdict on one challenger.
-#[derive(Debug, Serialize)]
-pub struct Judged {
-    /// challenger, challenger-2 or challenger-3.
-    pub role: String,
-    /// Which it is.
-    #[serde(flatten)]
-    pub version: Version,
-    /// What is to be done, and why.
-    #[serde(flatten)]
-    pub verdict: Verdict,
-    /// When anything but to hold was decided first.
-    pub first: Option<First>,
-}
-
 /// The first decision; servers that act on it do so then.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct First {
@@ -96,16 +57,17 @@ pub struct First {
 /// Decides while rows are replayed.
 #[derive(Debug)]
 pub struct Judge {
+    settings: Settings,
     rule: Rule,
     first: Vec<Option<First>>,
     looked: u64,
 }
 
 impl Judge {
-    /// Nothing decided yet, by a rule whose error the challengers share.
+    /// Nothing decided yet, by a rule whose error this many challengers share.
     #[must_use]
-    pub const fn new(rule: Rule) -> Self {
-        Self { rule, first: vec![], looked: 0 }
+    pub fn new(settings: Settings, challengers: usize) -> Self {
+        Self { rule: settings.rule(challengers), settings, first: vec![], looked: 0 }
     }
 
     /// Looks at what was counted, once in each ten minutes of the rows' time.
@@ -132,28 +94,13 @@ impl Judge {
     }
 
     /// The report at the time of the latest row.
-    #[must_use]
-    pub fn report(&self, replay: &Replay, read: Read) -> Report {
-        let state = replay.state();
-        let judged = |(index, one): (usize, &Compared)| Judged {
-            role: one.role.clone(),
-            version: one.version.clone(),
-            verdict: self.rule.decide(&one.evidence, &seen(replay)),
-            first: self.first.get(index).copied().flatten(),
-        };
-        Report {
-            model: state.model.clone(),
-            rule: self.rule.kind,
-            mode: "manual",
-            at: replay.now,
-            epoch: state.epoch,
-            servers: Servers { told: 1, missing: vec![] },
-            champion: state.champion.clone(),
-            verdicts: state.challengers.iter().enumerate().map(judged).collect(),
-            previous: None,
-            replay: read,
-            shadow: state,
-        }
+    ///
+    /// # Errors
+    /// One sentence when nothing can be judged.
+    pub fn report(self, replay: &Replay, read: Read) -> Result<Report, String> {
+        let shadow = replay.state();
+        let judgement = judge::judge(std::slice::from_ref(&shadow), &[], &self.settings, replay.now)?;
+        Ok(Report { judgement, first: self.first, replay: read, shadow })
     }
 }
 

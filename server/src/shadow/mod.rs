@@ -24,7 +24,7 @@ use crate::model::Model;
 use crate::model::tensor::{self, Tensor};
 pub use challenger::{Challenger, MOST, PREVIOUS, ROLES};
 pub use observer::Observer;
-use origin::Origin;
+use origin::{Origin, Place};
 
 /// How much the shadow may do.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +102,15 @@ impl Pair {
             Theirs::Answers(outputs) => outputs,
             Theirs::Fault(..) => &[],
         }
+    }
+
+    /// Where each row comes from.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let places = |(origin, rows): &(Origin, usize)| {
+            let origin = origin.clone();
+            (0..*rows).map(move |row| origin.place(row))
+        };
+        self.origins.iter().flat_map(places).take(self.rows)
     }
 
     fn joins(&self, other: &Self) -> bool {

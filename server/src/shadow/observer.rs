@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use super::answers::Outputs;
 use super::challenger::pause;
+use super::origin::Place;
 use super::queue::Queue;
 use super::{Limits, Pair, Theirs};
 use crate::model::Model;
 use crate::model::signature::{Signature, Slot};
 use crate::model::tensor::Tensor;
+use crate::record::{Recording, Told};
 use crate::threads;
 use crate::verdict::drift::{Drift, Drifts};
 
@@ -43,11 +45,17 @@ pub(crate) struct Column {
 }
 
 impl Observer {
-    /// An observer of a champion with references of its training, which goes on where another one was saved.
+    /// An observer of a champion with references of its training, which goes on where another one was saved. Rows are recorded
+    /// where there is a file for them.
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(champion: Arc<Model>, limits: Limits, saved: Option<&Drift>) -> std::io::Result<Self> {
+    pub fn start(
+        champion: Arc<Model>,
+        limits: Limits,
+        saved: Option<&Drift>,
+        recording: Option<Arc<Mutex<Recording>>>,
+    ) -> std::io::Result<Self> {
         let references = champion.references.clone();
         let drifts =
             saved.map_or_else(|| Drifts::new(references.clone()), |saved| Drifts::restore(references.clone(), saved));
@@ -64,6 +72,11 @@ impl Observer {
             while let Some(pair) = waiting.pop() {
                 let start = threads::cpu_time();
                 watching.see(&pair, &columns, score.map(|score| (score, &outputs)));
+                if let Some(recording) = &recording {
+                    let rows = pair.places().map(|Place { series, at, actual, .. }| Told { series, at, actual });
+                    let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
+                    recording.write(&champion.signature, &pair.inputs, rows);
+                }
                 let took = threads::cpu_time().saturating_sub(start);
                 waiting.rest(pause(took, cpu).min(LONGEST_REST));
             }
@@ -107,10 +120,9 @@ impl Seen {
         let Theirs::Answers(outputs) = &pair.theirs else { return };
         let values: Vec<Option<Vec<f64>>> = pair.inputs.iter().map(Tensor::numbers).collect();
         let answers = score.map(|(_, shown)| shown.answers(outputs, pair.rows));
-        let places = pair.origins.iter().flat_map(|(origin, rows)| (0..*rows).map(move |row| origin.place(row)));
         self.is_new.store(true, Ordering::Relaxed);
         let mut drifts = self.drifts();
-        for (row, place) in places.take(pair.rows).enumerate() {
+        for (row, place) in pair.places().enumerate() {
             for column in columns {
                 let value = values[column.input].as_ref().and_then(|values| values.get(row * column.of + column.at));
                 drifts.record(place.series, place.at, column.feature, value.copied().unwrap_or(f64::NAN));

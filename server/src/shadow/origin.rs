@@ -24,11 +24,13 @@ pub struct Origin {
 }
 
 /// One row of an origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Place {
     pub(crate) id: u64,
     pub(crate) series: u64,
     pub(crate) at: u64,
+    /// What the forecast is of, as measured then.
+    pub(crate) actual: Option<f64>,
 }
 
 impl Origin {
@@ -70,7 +72,7 @@ impl Origin {
         let mark = self.marks.as_ref().and_then(|marks| marks.get(row)).copied().unwrap_or_default();
         let id = if self.request == 0 { 0 } else { row_id(self.request, self.before + row) };
         let series = if mark.series == 0 { self.series } else { mark.series };
-        Place { id, series, at: mark.at.unwrap_or(self.arrived) }
+        Place { id, series, at: mark.at.unwrap_or(self.arrived), actual: mark.actual }
     }
 
     /// What its rows say became of the forecasts that were for now.

@@ -130,9 +130,7 @@ impl Scorer {
         self.seen.statistics().merge(&statistics);
         self.seen.metrics.compared(self.seen.role(), rows as u64, &compared);
         let both = answers::pairs((champion, &theirs), (signature, &mine.outputs), rows);
-        let places = batch.iter().flat_map(|pair| {
-            pair.origins.iter().flat_map(|(origin, rows)| (0..*rows).map(move |row| origin.place(row)))
-        });
+        let places = batch.iter().flat_map(Pair::places);
         let mut recorder = self.seen.record();
         for (place, (champion, challenger)) in places.zip(both) {
             recorder.record(place.id, &Row { series: place.series, at: place.at, champion, challenger });

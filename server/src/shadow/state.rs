@@ -7,7 +7,7 @@ use super::{Challenger, ROLES};
 use crate::model::Model;
 use crate::serving::ServingSet;
 use crate::verdict::drift::Drift;
-use crate::verdict::state::Evidence;
+use crate::verdict::state::{Evidence, Label};
 
 /// The shadow of one model on one server: `GET /models/{model}/shadow`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct State {
     pub server: String,
     /// `epoch` of the `aliases.json` that it serves; 0 where there is none.
     pub epoch: u64,
+    /// Whether the times of the rows are those of a recording, and the latest of them is now.
+    #[serde(default)]
+    pub event_time: bool,
     /// How far ahead the champion's forecast looks, in seconds.
     pub horizon_seconds: Option<u64>,
     /// What answers.
@@ -29,6 +32,15 @@ pub struct State {
     pub drift: Drift,
     /// The champion before, while it is compared with the one that replaced it.
     pub previous: Option<Compared>,
+}
+
+/// Labels that one server passes on to the others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Passed {
+    /// The server that took them.
+    pub server: String,
+    /// What they say.
+    pub labels: Vec<Label>,
 }
 
 /// A version of a model.
@@ -59,8 +71,9 @@ pub struct Compared {
 impl State {
     /// What a server saw. It may have to wait until the shadow's threads get a CPU.
     #[must_use]
-    pub fn of(model: String, server: String, set: &ServingSet) -> Self {
+    pub fn of(model: String, server: String, event_time: bool, set: &ServingSet) -> Self {
         Self {
+            event_time,
             model,
             server,
             epoch: set.epoch,

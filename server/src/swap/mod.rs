@@ -9,7 +9,7 @@
 mod transact;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
@@ -20,6 +20,7 @@ use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::runtime::Runtime;
 use crate::model::{ModelId, Threads};
 use crate::probe::Probe;
+use crate::record::{self, Recording};
 use crate::serving::ServingSet;
 use crate::shadow;
 use crate::shadow::kept::Kept;
@@ -74,6 +75,7 @@ pub(crate) struct Context {
     pub(crate) compare_previous: Duration,
     pub(crate) shadow: shadow::Limits,
     pub(crate) kept: Option<Arc<Kept>>,
+    pub(crate) record: Option<record::Options>,
     pub(crate) memory: Memory,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -84,6 +86,8 @@ pub(crate) struct Swapper {
     loader: LowPriority,
     attempts: HashMap<String, Attempt>,
     profiles: HashMap<ModelId, Profile>,
+    /// Files in which requests are recorded, by model.
+    recordings: HashMap<String, Arc<Mutex<Recording>>>,
     /// Sets that no longer serve. Dropped here, when the last request has left them, so that no other thread pays for it.
     retired: Vec<Arc<ServingSet>>,
     /// What served before this process started: it serves until what is asked for can.
@@ -158,6 +162,7 @@ impl Swapper {
             loader,
             attempts: HashMap::new(),
             profiles: HashMap::new(),
+            recordings: HashMap::new(),
             retired: vec![],
             served,
             listing: None,

@@ -1,7 +1,7 @@
 //! The transaction: fetch, verify, probe, load, publish.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::{Context, KNOWN_PROFILES, Lanes, Outcome, Swapper};
@@ -9,6 +9,7 @@ use crate::guard::Guard;
 use crate::metrics::ModelMetrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::{Duty, Model, ModelId};
+use crate::record::{self, Recording};
 use crate::serving::ServingSet;
 use crate::shadow::{self, Challenger, Observer, PREVIOUS};
 use crate::source::aliases::MOST_CHALLENGERS;
@@ -189,14 +190,28 @@ impl Swapper {
     }
 
     /// Whoever sees what a champion is asked, if there is anything to see.
-    fn observer(&self, name: &str, champion: &Arc<Model>) -> Option<Arc<Observer>> {
-        if champion.references.is_empty() {
+    fn observer(&mut self, name: &str, champion: &Arc<Model>) -> Option<Arc<Observer>> {
+        let recording = self.recording(name);
+        if champion.references.is_empty() && recording.is_none() {
             return None;
         }
         let saved: Option<Drift> = self.context.kept.as_ref().and_then(|kept| kept.load(&[champion]));
-        let observer = Observer::start(Arc::clone(champion), self.context.shadow, saved.as_ref());
+        let observer = Observer::start(Arc::clone(champion), self.context.shadow, saved.as_ref(), recording);
         let observer = observer.inspect_err(|error| tracing::error!(model = name, %error, "nobody looks for drift"));
         observer.ok().map(Arc::new)
+    }
+
+    /// The file in which requests of a model are recorded, if they are.
+    fn recording(&mut self, name: &str) -> Option<Arc<Mutex<Recording>>> {
+        let options = self.context.record.as_ref()?;
+        if let Some(recording) = self.recordings.get(name) {
+            return Some(Arc::clone(recording));
+        }
+        let opened = Recording::open(&options.file_of(name), options.sample, record::MOST_BYTES);
+        let recording = opened.inspect_err(|reason| tracing::error!(model = name, reason, "requests are not recorded"));
+        let recording = Arc::new(Mutex::new(recording.ok()?));
+        self.recordings.insert(name.into(), Arc::clone(&recording));
+        Some(recording)
     }
 
     /// The thread of one that is compared with a champion.

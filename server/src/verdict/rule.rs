@@ -233,7 +233,14 @@ impl Rule {
     /// take long.
     #[must_use]
     pub fn bring_back() -> Self {
-        Self { alpha: 0.05, least_time: Duration::ZERO, most_time: Duration::MAX, least_requests: 0, ..Self::default() }
+        Self {
+            alpha: 0.05,
+            least_time: Duration::ZERO,
+            most_time: Duration::MAX,
+            least_requests: 0,
+            least_series: 0,
+            ..Self::default()
+        }
     }
 
     /// Answers that are the same need no daily cycle to show it.
