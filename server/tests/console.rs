@@ -62,12 +62,6 @@ fn tab_to(browser: &Browser, selector: &str) {
     panic!("{selector} is not reached by Tab");
 }
 
-/// Asks the browser not to report what this server does not have yet.
-fn unexpected(errors: Vec<String>, server: &Server) -> Vec<String> {
-    let gives_verdicts = server.ops("/models/anomaly/verdict").status != 404;
-    errors.into_iter().filter(|error| gives_verdicts || !error.contains("/models/anomaly/verdict")).collect()
-}
-
 #[test]
 fn champion_and_challenger_are_shown_and_their_pairs_grow() {
     let Some(browser) = Browser::start() else { return };
@@ -76,8 +70,8 @@ fn champion_and_challenger_are_shown_and_their_pairs_grow() {
     opened(&browser, &server);
     let status = server.model_status("anomaly");
     let main = browser.text("#main");
-    for role in ["champion", "challenger"] {
-        let sha256 = status[role]["sha256"].as_str().expect("a hash");
+    for member in [&status["champion"], &status["challengers"][0]] {
+        let sha256 = member["sha256"].as_str().expect("a hash");
         assert!(main.contains(&sha256[..12]), "{main}");
     }
     assert_eq!((browser.text("#ready"), browser.text("#version")), ("ready".into(), env!("CARGO_PKG_VERSION").into()));
@@ -85,9 +79,7 @@ fn champion_and_challenger_are_shown_and_their_pairs_grow() {
     assert!(source.contains(&*repo.path().to_string_lossy()) && source.contains("watched for changes"), "{source}");
     shows(&browser, ".cards", "Challenger 2");
     shows(&browser, ".comparison", "Challenger 2 against champion 1");
-    if server.ops("/models/anomaly/verdict").status == 404 {
-        shows(&browser, ".comparison", "This server does not give one.");
-    }
+    shows(&browser, "#verdict", "HOLD");
     server.predict(&json!((0..10).map(row).collect::<Vec<_>>()));
     shows(&browser, ".cards", "10 pairs,");
     // What has the focus, what is scrolled and what is opened stays so while numbers change.
@@ -103,10 +95,69 @@ fn champion_and_challenger_are_shown_and_their_pairs_grow() {
     let decided = format!("{} decided pairs", shadow["decided"]);
     shows(&browser, ".panels", &decided);
     shows(&browser, ".panels", "No row was lost.");
-    assert_eq!(unexpected(browser.errors(), &server), Vec::<String>::new());
+    assert_eq!(browser.errors(), Vec::<String>::new());
     let requests = browser.requests();
     let elsewhere: Vec<_> = requests.iter().filter(|url| !url.starts_with(&console(&server))).collect();
     assert!(requests.len() > 10 && elsewhere.is_empty(), "{requests:?}");
+}
+
+/// What the verdict stands on and waits for, of rows that say what they are of.
+#[test]
+fn the_verdict_is_shown_with_what_it_stands_on() {
+    let Some(browser) = Browser::start() else { return };
+    let repo = Repo::new();
+    repo.install(1, "good");
+    repo.install(2, "other");
+    repo.edit(1, |manifest| {
+        let cpu = json!({"edges": [-5.0, 0.0, 100.0], "p": [0.5, 0.5], "p_missing": 0.0, "n": 1000});
+        manifest["reference"] = json!({ "cpu_zscore": cpu });
+    });
+    repo.point(1, Some(2));
+    let server = Server::start(repo.path(), &["--event-time"]);
+    let pods = ["a", "b", "c", "d"];
+    for minute in 0..600 {
+        let rows: Vec<Value> = (0..)
+            .zip(pods)
+            .map(|(i, pod)| {
+                let z = if (minute + 97 * i) % 150 < 3 { 40 } else { 1 };
+                json!({"cpu_zscore": z, "memory_zscore": 1, "cpu_baseline": 50, "cpu_scale": 1,
+                       "series": pod, "ts": 1_764_000_000 + 60 * minute, "cpu_percent": 50})
+            })
+            .collect();
+        server.predict(&json!(rows));
+    }
+    let label = json!({"series": "a", "from": 1_764_000_000, "to": 1_764_000_300, "anomaly": true, "source": "chaos"});
+    assert_eq!(server.post("/feedback", &label.to_string()).status, 202);
+    wait_for("all pairs", || (server.shadow()["pairs"] == json!(2400)).then_some(()));
+    opened(&browser, &server);
+    browser.press("r");
+    let told = shows(&browser, ".comparison", "2,400 decided pairs");
+    let verdict = server.ops("/models/anomaly/verdict").json();
+    let judged = &verdict["verdicts"][0];
+    assert_eq!(browser.text("#verdict").to_lowercase(), judged["decision"]);
+    for condition in judged["conditions"].as_array().expect("a list") {
+        let name = condition["name"].as_str().expect("a name");
+        assert!(told.contains(name), "{name} is not in {told}");
+    }
+    for part in [
+        "hours",
+        "Each series counts once in 10 minutes.",
+        "Share of rows by score",
+        "chaos",
+        "from 59 buckets of 10 minutes",
+    ] {
+        shows(&browser, ".comparison", part);
+    }
+    shows(&browser, "#main", "cpu_zscore");
+    for chart in ["alarms", "scores", "band", "latency"] {
+        let drawn =
+            format!("return document.querySelectorAll('.panels svg, .verdict svg').length > 3 && {}", json!(chart));
+        assert_eq!(browser.run(&drawn), json!(chart));
+    }
+    assert_eq!(browser.errors(), Vec::<String>::new());
+    browser.look(1280, "dark");
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("console-verdict.png");
+    fs::write(file, browser.picture()).expect("written");
 }
 
 #[test]
@@ -256,7 +307,7 @@ fn markup_of_others_is_text() {
     assert!(shows(&browser, ".ledger", "promote").contains(hostile));
     let made = browser.run("return [document.querySelectorAll('img, main script').length, document.title]");
     assert_eq!(made, json!([0, "anomaly: console"]));
-    assert_eq!(unexpected(browser.errors(), &server), Vec::<String>::new());
+    assert_eq!(browser.errors(), Vec::<String>::new());
 }
 
 #[test]
@@ -296,7 +347,7 @@ fn every_control_is_reached_by_tab_and_keys_do_what_is_listed() {
     browser.press("p");
     shows(&browser, "#age", "live");
     browser.press("c");
-    shows(&browser, "#change", "There is no verdict on it");
+    shows(&browser, "#change", "The verdict on it is hold");
     browser.press(&ESCAPE.to_string());
 }
 

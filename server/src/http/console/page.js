@@ -7,13 +7,14 @@ import { cards, careful, challengers, comparison, comparisons, drift, epochOf, l
 
 const PERIOD = 2000;
 const LONGEST = 30_000;
+const JUDGED = 5000;
 // A pointer is written before its record.
 const RECORDING = 10_000;
 
 const byId = (id) => document.getElementById(id);
 const main = byId("main");
 const state = {
-  status: null, shadow: {}, verdict: {}, ledger: {}, notReady: "", model: null, role: null,
+  status: null, verdict: {}, ledger: {}, notReady: "", model: null, role: null,
   paused: false, failures: 0, since: null, readAt: null, next: 0, error: "",
 };
 let timer = 0;
@@ -53,11 +54,11 @@ const readLedger = async (model) => {
   if (state.ledger.key === key) state.ledger = { ...state.ledger, error: null, ...told, asked: Date.now() };
 };
 
-// Today's servers may give no verdict: they are asked rarely then.
+// All servers of the model are asked for it: less often than for the status of this one.
 const readVerdict = async (model) => {
   const { verdict: known } = state;
-  if (known.status === 404 && known.model === model.name && Date.now() - known.asked < LONGEST) return known;
-  return { ...await ask(`/models/${encodeURIComponent(model.name)}/verdict`), model: model.name, asked: Date.now() };
+  if (known.model === model.name && known.epoch === model.epoch && Date.now() - known.asked < JUDGED) return known;
+  return { ...await ask(`/models/${encodeURIComponent(model.name)}/verdict`), model: model.name, epoch: model.epoch, asked: Date.now() };
 };
 
 const read = async () => {
@@ -70,12 +71,10 @@ const read = async () => {
     const model = chosen();
     const ready = status.value.ready ? "" : (await ask("/readyz")).error ?? "";
     const serves = model?.champion;
-    const [shadow, verdict] = await Promise.all([
-      serves ? ask(`/models/${encodeURIComponent(model.name)}/shadow`) : {}, serves ? readVerdict(model) : {}, model && readLedger(model),
-    ]);
+    const [verdict] = await Promise.all([serves ? readVerdict(model) : {}, model && readLedger(model)]);
     if (mine !== turn) return;
     const before = state.told;
-    Object.assign(state, { shadow, verdict, notReady: ready, readAt: Date.now() / 1000 });
+    Object.assign(state, { verdict, notReady: ready, readAt: Date.now() / 1000 });
     if (state.failures) say("The server answers again.");
     Object.assign(state, { failures: 0, since: null, error: "" });
     announce(before);
@@ -92,8 +91,8 @@ const read = async () => {
 // What changed since the last time, for whoever listens to the page.
 const announce = (before) => {
   const model = chosen();
-  const found = comparisons(state.shadow.value, state.verdict.value);
-  const words = found.map(({ role, version, verdict }) => `${role} ${version}: ${verdict?.decision ?? "no verdict"}`).join(", ");
+  const found = comparisons(state.verdict.value);
+  const words = found.map(({ role, version, decision }) => `${role} ${version}: ${decision}`).join(", ");
   state.told = { model: model?.name, champion: model?.champion?.version, words };
   if (!before || before.model !== state.told.model) return;
   if (before.champion !== state.told.champion) say(`Version ${state.told.champion} of ${model.name} is the champion now.`);
@@ -166,7 +165,7 @@ const render = () => {
     patchChildren(main, [make("p", { class: "dim" }, "The repository has no models: onnxd push adds one.")]);
     return;
   }
-  const compared = comparisons(state.shadow.value, state.verdict.value);
+  const compared = comparisons(state.verdict.value);
   const shown = shownOf(compared);
   const verdict = state.verdict.value;
   const missing = verdict?.servers?.missing ?? [];
@@ -181,8 +180,8 @@ const render = () => {
     make("div", { "data-key": "troubles" }, careful(troubles, model)),
     make("div", { "data-key": "members" }, careful(members, model)),
     section("Champion and challengers",
-      state.shadow.error && make("p", { class: "note bad" }, state.shadow.error),
-      rule, compared.length > 0 ? cards(model, compared, shown) : !state.shadow.error && make("p", { class: "dim" }, challengers(model).length ? "Nothing was compared yet." : "There is no challenger: onnxd promote --challenger names one."),
+      state.verdict.error && make("p", { class: "note bad" }, state.verdict.error),
+      rule, compared.length > 0 ? cards(model, compared, shown) : !state.verdict.error && make("p", { class: "dim" }, challengers(model).length ? "Nothing was compared yet." : "There is no challenger: onnxd push --as challenger adds one."),
       shown && comparison(model, shown, state.verdict)),
     section("Drift of the features", careful(drift, verdict?.drift)),
     section("Ledger", careful(ledger, state.ledger)),
@@ -193,8 +192,8 @@ const render = () => {
 const act = (action, to) => {
   const model = chosen();
   if (!model || document.querySelector("dialog[open]")) return;
-  const found = comparisons(state.shadow.value, state.verdict.value).find(({ version, role }) => version === to && (role === "previous") === (action === "rollback"));
-  openChange(model, action, to, found?.verdict);
+  const found = comparisons(state.verdict.value).find(({ version, role }) => version === to && (role === "previous") === (action === "rollback"));
+  openChange(model, action, to, found);
 };
 
 const pause = () => {
@@ -216,11 +215,11 @@ const step = (by) => {
 
 const press = (key) => {
   const model = chosen();
-  const compared = comparisons(state.shadow.value, state.verdict.value);
+  const compared = comparisons(state.verdict.value);
   const shown = shownOf(compared);
   if (key === "?") byId("help").showModal();
   else if (key === "p") pause();
-  else if (key === "r") { state.ledger = {}; now(); }
+  else if (key === "r") { Object.assign(state, { ledger: {}, verdict: {} }); now(); }
   else if (key === "[" || key === "]") step(key === "]" ? 1 : -1);
   else if (key === "c" && shown && shown.role !== "previous") act("promote", shown.version);
   else if (key === "b" && model?.previous) act("rollback", model.previous.version);

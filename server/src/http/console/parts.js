@@ -10,20 +10,13 @@ const not_counted = () => dim("Not counted yet.");
 const sum = (counts) => counts.reduce((a, b) => a + b, 0);
 const capital = (word = "") => word.charAt(0).toUpperCase() + word.slice(1).replaceAll("_", " ");
 
-export const challengers = (model) => objects(model.challengers ?? [model.challenger]);
+export const challengers = (model) => objects(model.challengers ?? []);
 
 // The pointer's epoch: that of the last one read, which may not serve.
 export const epochOf = (model) => model.wanted?.epoch ?? model.epoch ?? 0;
 
 // Every version that is compared with the champion, with all that is told of it.
-export const comparisons = (shadow, verdict) => {
-  const one = shadow?.challenger && { ...shadow.challenger, role: "challenger", agreement: shadow.agreement, statistics: shadow.statistics };
-  const seen = objects([...(shadow?.challengers ?? [one]), shadow?.previous && { role: "previous", ...shadow.previous }]);
-  const judged = [...objects(verdict?.verdicts), ...objects([verdict?.previous && { role: "previous", ...verdict.previous }])];
-  const of = (role) => judged.find((found) => found.role === role);
-  const alone = judged.filter(({ role }) => !seen.some((found) => found.role === role));
-  return [...seen, ...alone].map((found) => ({ ...found, verdict: of(found.role) ?? null }));
-};
+export const comparisons = (verdict) => objects([...(verdict?.verdicts ?? []), verdict?.previous]);
 
 const batched = { exact: "same answer", close: "last digits differ", no: "never" };
 
@@ -79,22 +72,11 @@ export const cards = (model, compared, shown) => make("nav", { class: "cards", "
     "aria-current": found.role === shown?.role && "true",
   },
   make("span", { class: "name" }, make("span", { class: `mark ${found.role === "previous" ? "previous" : "challenger"}` }), title(found)),
-  word(found.verdict),
+  word(found),
   make("span", { class: "dim small" }, `${counted(found.statistics?.pairs ?? 0, "pair")}, ${percent(found.agreement)} agree`))));
 
-// What is missing and how long it takes, whatever it is made of.
-const estimate = (value, name = "") => {
-  if (value === null || value === undefined) return NONE;
-  if (Array.isArray(value)) return value.length ? make("ul", {}, value.map((each) => make("li", {}, estimate(each)))) : "nothing";
-  if (typeof value === "object") {
-    return make("dl", {}, Object.entries(value).flatMap(([key, each]) => [make("dt", {}, capital(key.replace(/_seconds$/, "").replace(/^seconds$/, "time"))), make("dd", {}, estimate(each, key))]));
-  }
-  if (isNumber(value)) {
-    if (/seconds$/.test(name)) return span(value);
-    return /(^|_)at$/.test(name) ? when(value) : number(value);
-  }
-  return typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
-};
+// What is missing and how long it takes.
+const estimate = (list) => make("ul", {}, list.map(({ condition, text }) => make("li", { "data-key": condition }, make("strong", {}, condition), `: ${text}`)));
 
 const limits = (name, value) => (/^forecast/.test(name) ? percent(value) : number(value));
 
@@ -105,23 +87,20 @@ const conditions = (list) => table("Conditions of the verdict", ["condition", "h
 
 const verdictOf = (found, told) => {
   if (!told.value) {
-    return dim(told.status === 404 ? "This server does not give one." : `${told.error ?? "It was not asked for yet"}.`);
+    return dim(`${told.error ?? "It was not asked for yet"}.`);
   }
-  const { verdict } = found;
-  if (!verdict) return dim("Not on this version yet.");
-  const waits = verdict.estimate && Object.keys(verdict.estimate).length > 0;
+  const waits = objects(found.estimate);
   return make("div", { class: "verdict" },
     make("div", { class: "stack" },
-      make("ul", { class: "reasons" }, (verdict.reasons ?? []).map((reason) => make("li", {}, reason))),
-      waits && make("div", { class: "estimate", "data-key": "estimate" }, make("h4", {}, "What it waits for"), estimate(verdict.estimate)),
+      make("ul", { class: "reasons" }, (found.reasons ?? []).map((reason) => make("li", {}, reason))),
+      waits.length > 0 && make("div", { class: "estimate", "data-key": "estimate" }, make("h4", {}, "What it waits for"), estimate(waits)),
       improvement(found)),
     make("details", { class: "panel", open: true, "data-key": "conditions" }, make("summary", {}, "Conditions"),
-      objects(verdict.conditions).length ? [conditions(objects(verdict.conditions)), dim("Evidence is ln E; forecasts are told as shares of the champion's loss.")] : not_counted()));
+      objects(found.conditions).length ? [conditions(objects(found.conditions)), dim("Evidence is ln E; forecasts are told as shares of the champion's loss.")] : not_counted()));
 };
 
-const improvement = ({ verdict }) => {
-  const latest = verdict?.improvement;
-  const seen = objects(verdict?.band).filter(({ mean }) => isNumber(mean));
+const improvement = ({ improvement: latest, band: told }) => {
+  const seen = objects(told).filter(({ mean }) => isNumber(mean));
   return panel("Improvement of the forecast",
     latest && make("p", { class: "figures" }, make("strong", { class: "big" }, percent(latest.mean)),
       ` between ${percent(latest.lower)} and ${percent(latest.upper)}, from ${count(latest.buckets)} buckets of 10 minutes`),
@@ -147,8 +126,7 @@ const decisions = ({ statistics, agreement }) => {
     rest.length > 0 && table("Decisions", ["champion > challenger", "#rows"], rest.map(([, seen, key]) => row(key, num(count(seen))))));
 };
 
-const alarms = ({ verdict }) => {
-  const told = verdict?.alarms;
+const alarms = ({ alarms: told }) => {
   if (!told) return panel("Alarms", not_counted());
   const list = [["both", told.both, "both"], ["champion alone", told.champion, "champion"], ["challenger alone", told.challenger, "challenger"]];
   return panel("Alarms",
@@ -159,8 +137,8 @@ const alarms = ({ verdict }) => {
 
 const key = () => make("p", { class: "key small" }, make("span", { class: "mark champion" }), "champion ", make("span", { class: "mark challenger" }), "challenger");
 
-const scores = ({ verdict }) => {
-  const [champion, challenger] = [verdict?.scores?.champion ?? [], verdict?.scores?.challenger ?? []];
+const scores = ({ scores: told }) => {
+  const [champion, challenger] = [told?.champion ?? [], told?.challenger ?? []];
   if (sum(champion) + sum(challenger) === 0) return panel("Scores", not_counted());
   return panel("Scores", key(), overlaid("scores", champion, challenger), dim("Share of rows by score, heights as square roots; 0.5 is in the middle."));
 };
@@ -174,8 +152,7 @@ const difference = (name, told, of) => {
     dim("Challenger less champion; root mean square ", number(Math.sqrt(told.sum_squares / told.count)), ", rows ", count(told.count), "."));
 };
 
-const latency = ({ verdict, statistics }) => {
-  const told = verdict?.latency;
+const latency = ({ latency: told, statistics }) => {
   const mean = (compute) => (compute?.runs ? compute.seconds / compute.runs : null);
   const rows = [["champion", told?.champion, statistics?.champion_compute], ["challenger", told?.challenger, statistics?.challenger_compute]];
   const whole = rows.filter(([, quantiles]) => quantiles?.p50 > 0 && quantiles?.p99 > 0);
@@ -190,9 +167,9 @@ const reasonsOfLoss = {
   full: "the challenger was too slow", failed: "it failed", non_finite: "its answer is no number", paused: "it was paused after failures",
 };
 
-const lost = ({ statistics, evidence }) => {
+const lost = ({ statistics, errors, slow }) => {
   const list = Object.entries(statistics?.lost ?? {}).filter(([, rows]) => rows > 0);
-  const events = [["rows that failed", evidence?.errors], ["runs that took too long", evidence?.slow]].filter(([, told]) => told);
+  const events = [["rows that failed", errors], ["runs that took too long", slow]].filter(([, told]) => told);
   const share = ({ events: seen, trials }) => `${count(seen)} of ${count(trials)}`;
   return panel("Errors and losses",
     list.length > 0 ? table("Rows without a pair", ["rows without a pair", "#rows"], list.map(([reason, rows]) =>
@@ -201,8 +178,8 @@ const lost = ({ statistics, evidence }) => {
     events.length > 0 && table("Failures and slow runs", ["", "#seen"], events.map(([name, told]) => row(name, num(share(told))))));
 };
 
-const labels = ({ verdict }) => {
-  const rows = Object.entries(verdict?.labels ?? {}).flatMap(([source, kinds]) => Object.entries(kinds ?? {})
+const labels = ({ labels: told }) => {
+  const rows = Object.entries(told ?? {}).flatMap(([source, kinds]) => Object.entries(kinds ?? {})
     .filter(([, counts]) => counts && ["challenger", "champion", "concordant"].some((side) => counts[side] > 0))
     .map(([kind, counts]) => row(source, cell(kind), num(count(counts.champion)), num(count(counts.challenger)), num(count(counts.concordant)))));
   if (rows.length === 0) return panel("Labels", dim("No labels yet: POST /feedback brings them."));
@@ -228,8 +205,8 @@ export const comparison = (model, found, told) => {
   return make("section", { class: "comparison", "data-key": found.role, "aria-labelledby": "compared" },
     make("div", { class: "bar" },
       make("h3", { id: "compared" }, title(found), make("span", { class: "dim" }, ` against champion ${model.champion?.version ?? NONE}`)),
-      found.version && make("button", { type: "button", class: `push ${found.verdict?.decision === "promote" ? "" : "plain"}`.trim(), "data-act": act, "data-to": found.version }, label)),
-    make("p", { class: `verdictword ${found.verdict?.decision ?? "none"}`, id: "verdict" }, found.verdict?.decision ?? "no verdict"),
+      found.version && make("button", { type: "button", class: `push ${found.decision === "promote" ? "" : "plain"}`.trim(), "data-act": act, "data-to": found.version }, label)),
+    make("p", { class: `verdictword ${found.decision ?? "none"}`, id: "verdict" }, found.decision ?? "no verdict"),
     careful(verdictOf, found, told),
     make("div", { class: "panels" }, [decisions, alarms, scores, scoreDifference, latency, forecastDifference, labels, lost].map((part) => careful(part, found))));
 };
