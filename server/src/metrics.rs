@@ -82,7 +82,7 @@ metrics! {
     READY = "onnxd_ready" Kind::Gauge, [], "1 when the server takes traffic.";
     PREDICTIONS = "onnxd_predictions_total" Kind::Counter, ["model", "role", "decision"], "Rows by decision.";
     SCORES = "onnxd_score" Kind::Histogram(SCORE), ["model", "role"], "The scores.";
-    PAIRS = "onnxd_shadow_pairs_total" Kind::Counter, ["model", "role", "outcome"], "Rows offered to a challenger: compared, or lost and why (full, paused, failed, deadline, non_finite).";
+    PAIRS = "onnxd_shadow_pairs_total" Kind::Counter, ["model", "role", "outcome"], "Rows offered to a challenger: compared, or lost and why (full, paused, failed, deadline, non_finite, waited).";
     DISAGREEMENTS = "onnxd_shadow_disagreements_total" Kind::Counter, ["model", "role", "from", "to"], "Rows on which the decisions differ: champion's (from), challenger's (to).";
     DIFFERENCES = "onnxd_shadow_score_difference" Kind::Histogram(&stats::DIFFERENCE_BOUNDS), ["model", "role"], "Absolute difference of the scores.";
     FEEDBACK = "onnxd_feedback_total" Kind::Counter, ["model", "source", "outcome"], "Labels by who sent them: joined with a row, known before, or unknown (no row is remembered for it).";

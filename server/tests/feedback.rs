@@ -293,3 +293,45 @@ fn evidence_outlives_a_restart() {
     assert_eq!(requests(&server), 0);
     assert!(server.log().contains("cannot be read: it begins anew"), "{}", server.log());
 }
+
+/// A version that is taken out and challenges again is judged by what comes from then on, also after a restart.
+#[test]
+fn a_version_that_challenges_again_begins_anew() {
+    let repo = repository();
+    let state = TempDir::new().expect("a folder");
+    let arguments = ["--state", state.path().to_str().expect("a path")];
+    let server = Server::start(repo.path(), &arguments);
+    server.predict(&json!([row(true, "a", now()), row(false, "b", now())]));
+    wait_for("two pairs", || (requests(&server) == 2).then_some(()));
+    server.stop();
+    let files = || std::fs::read_dir(state.path().join("anomaly")).expect("files").count();
+    assert_eq!(files(), 2, "of the pair, and of the champion");
+    let server = Server::start(repo.path(), &arguments);
+    wait_for("what was kept", || (requests(&server) == 2).then_some(()));
+    let epoch = repo.point(1, None);
+    wait_for("the swap", || (server.model_status("anomaly")["epoch"] == json!(epoch)).then_some(()));
+    wait_for("the file to go", || (files() == 1).then_some(()));
+    repo.point(1, Some(2));
+    wait_for("the challenger", || evidence(&server).is_object().then_some(()));
+    assert_eq!(requests(&server), 0);
+}
+
+/// A row that the challenger fails on is its fault; those that shared a run with it are not.
+#[test]
+fn one_bad_row_fails_alone() {
+    let repo = Repo::serving("good", Some("fails-sometimes"));
+    let server = Server::start(repo.path(), &[]);
+    let row = |z: f64| json!({"cpu_zscore": z, "memory_zscore": 1, "cpu_baseline": 50, "cpu_scale": 10});
+    let failing = [50.0, 60.0, 70.0, 90.0].into_iter().find(|z| {
+        let alone = Repo::serving("fails-sometimes", None);
+        let alone = Server::start(alone.path(), &[]);
+        alone.post("/predict", &row(*z).to_string()).status == 500
+    });
+    let bad = row(failing.expect("a row that it fails on"));
+    let rows: Vec<Value> = (0..31).map(|_| row(1.0)).chain([bad]).collect();
+    server.predict(&json!(rows));
+    wait_for("all rows", || (requests(&server) == 31).then_some(()));
+    assert_eq!(server.shadow()["lost"]["failed"], json!(1));
+    let errors = evidence(&server)["errors"].clone();
+    assert_eq!((&errors["events"], &errors["trials"]), (&json!(1), &json!(32)));
+}

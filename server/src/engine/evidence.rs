@@ -23,6 +23,7 @@ impl Shared {
         let Some(kept) = &self.kept else { return };
         for (name, lane) in self.lanes.load().iter() {
             let Some(set) = lane.serving.get() else { continue };
+            let serves = || lane.serving.get().is_some_and(|now| Arc::ptr_eq(&now, &set));
             let told = |saved: std::io::Result<()>| {
                 if let Err(error) = saved {
                     let folder = kept.folder().display();
@@ -31,10 +32,10 @@ impl Shared {
             };
             for challenger in set.compared().filter(|challenger| challenger.is_new()) {
                 let saved = challenger.recorder().save();
-                told(kept.save(&[&set.champion, challenger.model()], &saved));
+                told(kept.save(&[&set.champion, challenger.model()], &saved, serves));
             }
             if let Some(observer) = set.observer.as_ref().filter(|observer| observer.is_new()) {
-                told(kept.save(&[&set.champion], &observer.drift()));
+                told(kept.save(&[&set.champion], &observer.drift(), serves));
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ const BYTES: u64 = 64 << 20;
 pub struct Kept {
     folder: PathBuf,
     _lock: fs::File,
+    /// Held while a file is written or removed.
+    writing: Mutex<()>,
 }
 
 /// A file: of whom, and what.
@@ -37,7 +40,7 @@ impl Kept {
         fs::create_dir_all(folder).map_err(failed)?;
         let lock = fs::File::create(folder.join("lock")).map_err(failed)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { folder: folder.into(), _lock: lock }),
+            Ok(()) => Ok(Self { folder: folder.into(), _lock: lock, writing: Mutex::default() }),
             Err(fs::TryLockError::WouldBlock) => {
                 Err(format!("another server keeps its evidence in {}", folder.display()))
             }
@@ -74,11 +77,16 @@ impl Kept {
         }
     }
 
-    /// Keeps what belongs to these models, whole or not at all.
+    /// Keeps what belongs to these models, whole or not at all, if `wanted` still says so: what was forgotten meanwhile must
+    /// not come back.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save<S: Serialize>(&self, of: &[&Model], saved: &S) -> io::Result<()> {
+    pub fn save<S: Serialize>(&self, of: &[&Model], saved: &S, wanted: impl Fn() -> bool) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !wanted() {
+            return Ok(());
+        }
         let path = self.path(of);
         let folder = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder)?;
@@ -89,6 +97,18 @@ impl Kept {
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
         prune(folder)
+    }
+
+    /// Forgets what belongs to these models: when they are compared again, it begins anew.
+    pub fn forget(&self, of: &[&Model]) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path(of);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "evidence of before cannot be removed");
+            }
+            _ => {}
+        }
     }
 
     fn path(&self, of: &[&Model]) -> PathBuf {

@@ -50,11 +50,13 @@ pub enum Lost {
     Deadline,
     /// It gave a NaN or an infinity.
     NonFinite,
+    /// The machine was too busy to run it in time.
+    Waited,
 }
 
 impl Lost {
     /// All reasons.
-    pub const ALL: [Self; 5] = [Self::Full, Self::Paused, Self::Failed, Self::Deadline, Self::NonFinite];
+    pub const ALL: [Self; 6] = [Self::Full, Self::Paused, Self::Failed, Self::Deadline, Self::NonFinite, Self::Waited];
 
     /// The name in metrics and in the statistics.
     #[must_use]
@@ -65,6 +67,7 @@ impl Lost {
             Self::Failed => "failed",
             Self::Deadline => "deadline",
             Self::NonFinite => "non_finite",
+            Self::Waited => "waited",
         }
     }
 

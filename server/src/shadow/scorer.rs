@@ -1,29 +1,54 @@
 //! The thread of a challenger: it scores what the champion has answered, and compares.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answers;
 use super::breaker::{Breaker, FAILURES, LONGEST_PAUSE};
 use super::challenger::{ROLES, Seen, Work, pause};
+use super::origin::Place;
 use super::queue::Queue;
 use super::stats::Statistics;
 use super::{Lost, Pair, Theirs};
 use crate::batch::run_guarded;
 use crate::guard::End;
-use crate::model::RunError;
 use crate::model::tensor::{self, Tensor};
+use crate::model::{Model, RunError};
 use crate::threads;
 use crate::verdict::state::{Label, Row};
 
 /// A challenger's run that takes longer is given up. Long, because the thread may wait for a CPU meanwhile.
 const RUN_LIMIT: Duration = Duration::from_secs(5);
 
+/// Rows without any answer after which the others of a batch are not tried one by one.
+const HOPELESS: usize = 8;
+/// A run that was stopped for its time, and used less of a CPU than this, was kept waiting.
+const OWN_TIME: Duration = Duration::from_secs(1);
+
 pub(super) struct Scorer {
     seen: Arc<Seen>,
     queue: Arc<Queue<Work>>,
     cpu: f64,
     breaker: Breaker,
+}
+
+/// Rows of several pairs under one another.
+struct Stacked {
+    champion: Arc<Model>,
+    inputs: Vec<Tensor>,
+    theirs: Vec<Tensor>,
+    places: Vec<Place>,
+}
+
+impl Stacked {
+    fn rows<'a>(&self, tensors: &'a [Tensor], part: &Range<usize>) -> Cow<'a, [Tensor]> {
+        if part.len() == self.places.len() {
+            return Cow::Borrowed(tensors);
+        }
+        tensors.iter().map(|tensor| tensor.slice_rows(part.clone())).collect()
+    }
 }
 
 /// What the challenger made of a batch.
@@ -80,8 +105,9 @@ impl Scorer {
         let took = threads::cpu_time().saturating_sub(start);
         match result {
             Ok(()) => self.breaker.close(),
+            // That says nothing of it.
+            Err((Lost::Waited, _)) => {}
             Err((reason, detail)) => {
-                self.seen.lose(reason, rows);
                 if let Some(pause) = self.breaker.failed() {
                     let (id, role) = (&self.seen.model.id, ROLES[self.seen.role()]);
                     tracing::warn!(
@@ -111,35 +137,73 @@ impl Scorer {
         self.queue.rest(pause(took, self.seen.part(self.cpu)).min(LONGEST_PAUSE));
     }
 
-    /// Runs the challenger and compares.
+    /// Runs the challenger and compares. What it does not answer is counted as lost; an error when that is all of it.
     fn score(&self, batch: &[Pair], rows: usize) -> Result<(), (Lost, String)> {
-        let stacked = tensor::stack(batch.iter().map(|pair| &pair.inputs[..]));
-        let inputs = stacked.ok_or((Lost::Failed, "the rows differ in shape".to_owned()))?;
-        let mine = self.run_parts(&inputs, rows)?;
-        let champion = &batch[0].champion.signature;
-        let signature = &self.seen.model.signature;
-        let Some(theirs) = tensor::stack(batch.iter().map(Pair::answers)) else {
-            return Err((Lost::Failed, "the champion's outputs differ in shape from run to run".into()));
+        let inputs = tensor::stack(batch.iter().map(|pair| &pair.inputs[..]));
+        let theirs = tensor::stack(batch.iter().map(Pair::answers));
+        let (Some(inputs), Some(theirs)) = (inputs, theirs) else {
+            self.seen.lose(Lost::Failed, rows);
+            return Err((Lost::Failed, "the rows differ in shape".into()));
         };
-        // Counted apart and then added, so that the lock is held for the addition only.
+        let champion = Arc::clone(&batch[0].champion);
+        let stacked = Stacked { champion, inputs, theirs, places: batch.iter().flat_map(Pair::places).collect() };
+        let took = match self.compare(&stacked, 0..rows) {
+            Ok(took) => took,
+            Err(error) => return self.halves(&stacked, rows, error),
+        };
         let mut statistics = Statistics::default();
+        let mut recorder = self.seen.record();
         for pair in batch {
             statistics.champion_compute.record(pair.rows as u64, pair.took.as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "a share of a batch")]
+            recorder.time(pair.took, took.mul_f64(pair.rows as f64 / rows as f64));
         }
-        let compared = statistics.compare((champion, &theirs), (signature, &mine.outputs));
+        drop(recorder);
         self.seen.statistics().merge(&statistics);
-        self.seen.metrics.compared(self.seen.role(), rows as u64, &compared);
-        let both = answers::pairs((champion, &theirs), (signature, &mine.outputs), rows);
-        let places = batch.iter().flat_map(Pair::places);
+        Ok(())
+    }
+
+    /// Finds the rows that a failed run failed on, by halves: they are no fault of the others, which are other clients' perhaps.
+    fn halves(&self, stacked: &Stacked, rows: usize, error: (Lost, String)) -> Result<(), (Lost, String)> {
+        let (mut answered, mut failed) = (0, 0);
+        let mut last = error;
+        let mut parts = vec![0..rows];
+        while let Some(part) = parts.pop() {
+            // The whole is known to fail.
+            let result = if part.len() == rows { Err(last.clone()) } else { self.compare(stacked, part.clone()) };
+            let Err(error) = result else {
+                answered += part.len();
+                continue;
+            };
+            let hopeless = answered == 0 && failed >= HOPELESS;
+            if part.len() == 1 || error.0 == Lost::Deadline || hopeless || self.queue.has_ended() {
+                self.seen.lose(error.0, part.len());
+                failed += part.len();
+            } else {
+                let middle = part.start + part.len() / 2;
+                parts.extend([part.start..middle, middle..part.end]);
+            }
+            last = error;
+        }
+        if answered == 0 { Err(last) } else { Ok(()) }
+    }
+
+    /// Runs the challenger on some of the rows and counts what came of it; gives the time of the runs.
+    fn compare(&self, stacked: &Stacked, part: Range<usize>) -> Result<Duration, (Lost, String)> {
+        let (inputs, theirs) = (stacked.rows(&stacked.inputs, &part), stacked.rows(&stacked.theirs, &part));
+        let mine = self.run_parts(&inputs, part.len())?;
+        let (champion, challenger) = (&stacked.champion.signature, &self.seen.model.signature);
+        // Counted apart and then added, so that the lock is held for the addition only.
+        let mut statistics = Statistics::default();
+        let compared = statistics.compare((champion, &theirs), (challenger, &mine.outputs));
+        self.seen.statistics().merge(&statistics);
+        self.seen.metrics.compared(self.seen.role(), part.len() as u64, &compared);
+        let both = answers::pairs((champion, &theirs), (challenger, &mine.outputs), part.len());
         let mut recorder = self.seen.record();
-        for (place, (champion, challenger)) in places.zip(both) {
+        for (place, (champion, challenger)) in stacked.places[part].iter().zip(both) {
             recorder.record(place.id, &Row { series: place.series, at: place.at, champion, challenger });
         }
-        for pair in batch {
-            #[expect(clippy::cast_precision_loss, reason = "a share of a batch")]
-            recorder.time(pair.took, mine.took.mul_f64(pair.rows as f64 / rows as f64));
-        }
-        Ok(())
+        Ok(mine.took)
     }
 
     /// Runs the challenger part by part.
@@ -168,6 +232,7 @@ impl Scorer {
         let took = threads::cpu_time().saturating_sub(start);
         self.seen.statistics().challenger_compute.record(rows as u64, took.as_secs_f64());
         let outputs = outputs.map_err(|error| match error {
+            RunError::Deadline if took < OWN_TIME => (Lost::Waited, "the machine was too busy to run it".to_owned()),
             RunError::Deadline => (Lost::Deadline, format!("a run took longer than {} s", RUN_LIMIT.as_secs())),
             RunError::Failed(reason) => (Lost::Failed, reason),
         })?;

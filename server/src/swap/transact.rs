@@ -132,8 +132,12 @@ impl Swapper {
         let sharers = set.compared().count();
         set.challengers.iter().enumerate().for_each(|(role, challenger)| challenger.assign(role, sharers));
         set.former().iter().for_each(|former| former.assign(PREVIOUS, sharers));
+        let compared: Vec<Arc<Challenger>> = set.compared().map(Arc::clone).collect();
         match lanes.publish(name, set) {
-            Ok(old) => self.retired.extend(old),
+            Ok(old) => {
+                old.iter().for_each(|old| self.forget(old, &compared, wanted));
+                self.retired.extend(old);
+            }
             Err(reason) => return Stage::Load.not_yet(reason).of("champion", &now.id.version).into(),
         }
         let versions: Vec<&str> = shadowed.iter().map(|revision| revision.version.as_str()).collect();
@@ -187,6 +191,21 @@ impl Swapper {
             })?;
         }
         Ok(Some(champion))
+    }
+
+    /// Forgets the evidence on versions that are not compared with this champion any more: when they are again, it begins
+    /// anew. One that is still named comes back by itself.
+    fn forget(&self, old: &ServingSet, compared: &[Arc<Challenger>], wanted: &Wanted) {
+        let Some(kept) = &self.context.kept else { return };
+        let named = |model: &Model| {
+            let same = |revision: &Revision| {
+                revision.version == model.id.version && revision.manifest_sha256 == model.id.manifest_sha256
+            };
+            same(&wanted.champion) || wanted.challengers.iter().any(same)
+        };
+        let stays = wanted.champion.version == old.champion.id.version;
+        let gone = old.compared().filter(|one| !compared.iter().any(|now| Arc::ptr_eq(now, one)));
+        gone.filter(|one| !(stays && named(one.model()))).for_each(|one| kept.forget(&[&old.champion, one.model()]));
     }
 
     /// Whoever sees what a champion is asked, if there is anything to see.
