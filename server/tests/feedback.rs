@@ -175,7 +175,7 @@ fn a_header_names_the_series_where_rows_cannot() {
 fn drift_is_counted_by_feature() {
     let repo = repository();
     repo.point(1, None);
-    let server = Server::start(repo.path(), &[]);
+    let server = Server::start(repo.path(), &["--verdict-interval", "100ms"]);
     let at = now() / 600 * 600;
     let rows: Vec<Value> =
         (0..20).flat_map(|i| [row(false, &format!("pod-{i}"), at), row(true, "again", at)]).collect();
@@ -188,6 +188,9 @@ fn drift_is_counted_by_feature() {
     assert_eq!(counts("cpu_zscore"), json!([0, 21]), "z is 0 or 40, on the edge or above it");
     assert_eq!(counts("score"), json!([20, 1]));
     assert_eq!(drift()["odd"], json!(null));
+    let gauge = |name: &str| server.metric(&format!("{name}{{model=\"anomaly\",feature=\"cpu_zscore\"}}"));
+    wait_for("the drift", || gauge("onnxd_drift_psi").filter(|psi| *psi > 0.1));
+    assert!(gauge("onnxd_drift_log_e").is_some_and(|e| e > 1.0), "{:?}", gauge("onnxd_drift_log_e"));
     assert!(server.log().contains("reference.odd of the manifest is not used"), "{}", server.log());
 }
 

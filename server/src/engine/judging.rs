@@ -41,7 +41,7 @@ impl Drop for Busy {
 }
 
 impl Engine {
-    /// The latest verdicts on models with challengers, by what this engine saw alone.
+    /// The latest verdicts and drifts of models, by what this engine saw alone.
     #[must_use]
     pub fn judgements(&self) -> Vec<Judgement> {
         lock(&self.shared.judging.judgements).clone()
@@ -82,11 +82,12 @@ impl Shared {
                 return;
             }
             let Some(own) = self.shadow_state(&name) else { continue };
-            if own.challengers.is_empty() && own.previous.is_none() {
+            let compared = !own.challengers.is_empty() || own.previous.is_some();
+            if !compared && own.drift.features.is_empty() {
                 continue;
             }
             alone.extend(judge::judge(std::slice::from_ref(&own), &[], settings, peers::now()));
-            if settings.mode == Mode::Auto {
+            if compared && settings.mode == Mode::Auto {
                 self.decide(&name, own, hints);
             }
         }

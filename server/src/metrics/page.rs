@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use super::{
-    BUILD_INFO, IMPROVEMENT, Kind, LOG_E, MODEL_INFO, MODEL_LOADED, Metric, PROCESS_CPU, PROCESS_FDS, PROCESS_RSS,
-    PROCESS_START, PROCESS_THREADS, QUEUE_ROWS, READY, SOURCE_READ, VERDICT,
+    BUILD_INFO, DRIFT_LOG_E, DRIFT_PSI, IMPROVEMENT, Kind, LOG_E, MODEL_INFO, MODEL_LOADED, Metric, PROCESS_CPU,
+    PROCESS_FDS, PROCESS_RSS, PROCESS_START, PROCESS_THREADS, QUEUE_ROWS, READY, SOURCE_READ, VERDICT,
 };
-use crate::judge::Judgement;
+use crate::judge::{Drifted, Judgement};
 use crate::process;
 use crate::verdict::rule::Decision;
 
@@ -96,6 +96,14 @@ impl Page<'_> {
             .flat_map(|(model, role, judged)| judged.log_e().map(move |(test, value)| (vec![model, role, test], value)))
             .collect();
         series(&LOG_E, &evidence);
+        let drifts = |pick: fn(&Drifted) -> f64| -> Vec<_> {
+            let of = self.judgements.iter().flat_map(|judgement| {
+                judgement.drift.iter().map(|(feature, told)| (judgement.model.as_str(), feature.as_str(), told))
+            });
+            of.map(|(model, feature, told)| (vec![model, feature], pick(told))).collect()
+        };
+        series(&DRIFT_PSI, &drifts(|told| told.psi));
+        series(&DRIFT_LOG_E, &drifts(|told| told.log_e));
         #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
         if let Some(stat) = process::stat("self")
             && let (Some(files), Some(start)) = (process::open_files(), stat.start_time())
