@@ -214,15 +214,18 @@ impl Guard {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// What `/status` tells.
+    /// What `/status` tells; nothing of one that only compares.
     #[must_use]
-    pub fn status(&self) -> GuardStatus {
+    pub fn status(&self) -> Option<GuardStatus> {
+        if self.period.is_zero() {
+            return None;
+        }
         let (state, evidence) = match &*self.lock() {
             State::Watching => ("watching", None),
             State::Tripped(evidence, ..) => ("tripped", Some((**evidence).clone())),
             State::Ended => ("ended", None),
         };
-        GuardStatus { against: self.previous.model().id.version.clone(), state, evidence }
+        Some(GuardStatus { against: self.previous.model().id.version.clone(), state, evidence })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -50,7 +50,7 @@ fn rolled_back(worse: &str, cpu: f64) -> Value {
         record["reason"],
         json!(format!("version 2: {}", record["evidence"]["finding"].as_str().expect("text")))
     );
-    let counted = "onnxd_promotions_total{model=\"anomaly\",role=\"challenger\",outcome=\"guard_rolled_back\"}";
+    let counted = "onnxd_promotions_total{model=\"anomaly\",outcome=\"guard_rolled_back\"}";
     wait_for("the count", || server.metric(counted).filter(|n| *n == 1.0));
     let aliases = fs::read_to_string(repo.path().join("anomaly/aliases.json")).expect("a pointer");
     let aliases: Value = serde_json::from_str(&aliases).expect("JSON");

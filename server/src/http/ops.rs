@@ -157,7 +157,7 @@ impl ModelStatus {
             champion: set.map(|s| Member::of(&s.champion)),
             challengers: set.iter().flat_map(|s| &s.challengers).map(|c| Member::of(c.model())).collect(),
             previous: set.and_then(|s| s.previous.as_ref()).map(|m| Member::of(m)),
-            guard: set.and_then(|s| s.guard.as_ref()).map(|guard| guard.status()),
+            guard: set.and_then(|s| s.guard.as_ref()).and_then(|guard| guard.status()),
             queued_rows: lane.map_or(0, |lane| lane.queued_rows()),
             report,
             name,
