@@ -92,13 +92,13 @@ def promoted(minutes: Numbers, alphas: tuple[float, ...]) -> dict[tuple[str, flo
         z = -ndtri(alpha)
         once = mean[:, -1] > z * np.sqrt(variance[:, -1] / k[-1])
         ways = {
-            "a t-test, looked at once, after 14 days": once,
-            "a t-test, looked at every ten minutes": (mean > z * np.sqrt(variance / k)).any(axis=1),
-            "an interval for all times, each minute for itself": (
-                mean > radius(variance, k, alpha, NARROWEST * BUCKET)
-            ).any(axis=1),
-            "the same on means of ten minutes": (middle > radius(spread, number, alpha, NARROWEST)).any(axis=1),
-            "the same, widened by the correlation: onnxd": (middle > radius(inflated, number, alpha, NARROWEST)).any(
+            "a t-test, once, after 14 days": once,
+            "a t-test, every ten minutes": (mean > z * np.sqrt(variance / k)).any(axis=1),
+            "an interval for all times, of minutes": (mean > radius(variance, k, alpha, NARROWEST * BUCKET)).any(
+                axis=1
+            ),
+            "the same, of means of ten minutes": (middle > radius(spread, number, alpha, NARROWEST)).any(axis=1),
+            "the same, widened by correlation (onnxd)": (middle > radius(inflated, number, alpha, NARROWEST)).any(
                 axis=1
             ),
         }
@@ -125,15 +125,15 @@ def peeking(axes: Axes, random: np.random.Generator) -> None:
     for (way, found), (colour, marker, line) in zip(drawn, styles, strict=True):
         axes.plot(CORRELATIONS, found, color=colour, marker=marker, linestyle=line, markersize=5, label=way)
     axes.axhline(ALPHA, color="black", linewidth=0.8, linestyle="--")
-    axes.text(0.005, ALPHA * 1.08, f"promised: {100 * ALPHA:.0f} %", fontsize=8)
+    axes.text(0.3, ALPHA * 1.08, f"promised: {100 * ALPHA:.0f} %", fontsize=8, ha="center")
     axes.set_yscale("log")
     axes.set_ylim(0.005, 1)
     axes.set_yticks([0.01, 0.05, 0.1, 0.5, 1.0], ["1 %", "5 %", "10 %", "50 %", "100 %"])
     axes.set_xticks(CORRELATIONS)
-    axes.set_xlabel("correlation of the losses of one minute with those of the next")
+    axes.set_xlabel("correlation of the losses of neighbouring minutes")
     axes.set_ylabel("equal challengers called better")
     axes.set_title(f"14 days of minutes, {RUNS:,} runs each", fontsize=9)
-    axes.legend(fontsize=7.5, loc="lower right", bbox_to_anchor=(1, 0.12))
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
 
 
 def mcnemar(right: Numbers, wrong: Numbers) -> Numbers:
@@ -185,13 +185,12 @@ def band(axes: Axes, path: Path, colour: str) -> None:
     # Nothing was seen between the two days.
     breaks = np.flatnonzero(np.diff(hours) > GAP) + 1
     parts = [part for part in np.split(np.arange(len(hours)), breaks) if len(part) > 0]
-    for number, part in enumerate(parts):
+    for part in parts:
         axes.fill_between(hours[part], lower[part], upper[part], color=colour, alpha=0.2, linewidth=0)
-        label = None if number else "improvement, and what it is at least and at most"
-        axes.plot(hours[part], mean[part], color=colour, label=label)
+        axes.plot(hours[part], mean[part], color=colour)
     for before, after in pairwise(parts):
         axes.axvspan(hours[before[-1]], hours[after[0]], color=GREY, alpha=0.15, linewidth=0)
-        axes.text((hours[before[-1]] + hours[after[0]]) / 2, -115, "no data", fontsize=8, ha="center", color=GREY)
+        axes.text((hours[before[-1]] + hours[after[0]]) / 2, -100, "no data", fontsize=8, ha="center", color=GREY)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.axvline(BURN_IN / 6, color=GREY, linewidth=0.8, linestyle=":")
     axes.text(BURN_IN / 6 + 0.3, 108, "50 buckets: it counts from here on", fontsize=8, color=GREY, va="top")
@@ -200,7 +199,6 @@ def band(axes: Axes, path: Path, colour: str) -> None:
     axes.set_ylim(-120, 110)
     axes.set_xlim(0, hours[-1])
     axes.set_ylabel("forecast better by, %")
-    axes.legend(fontsize=8, loc="lower right")
     say(f"{path.name}: {decided['decision']} after {decided['hours']:.1f} h, {judged['reasons']}")
 
 
@@ -224,14 +222,17 @@ def main() -> None:
 
     figure, both = plt.subplots(2, 1, figsize=(8, 5.4), sharex=True, layout="constrained")
     band(both[0], args.promote, BLUE)
-    both[0].set_title("champion: the last value; challenger: trained", fontsize=9)
+    both[0].set_title(
+        "champion: the last value; challenger: trained; the improvement, and what it is at least and at most",
+        fontsize=9,
+    )
     band(both[1], args.reject, ORANGE)
     both[1].set_title("champion: trained; challenger: the last value", fontsize=9)
     both[1].set_xlabel("hours since the first row")
     save(figure, args.out / "replay.svg")
 
     for name, draw in (("peeking", peeking), ("evidence", growth)):
-        figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
+        figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
         draw(axes, random)
         save(figure, args.out / f"{name}.svg")
 
