@@ -389,10 +389,7 @@ impl ModelMetrics {
     }
 
     /// Counts what became of a label. Each challenger joins it; it is counted once, of the first.
-    pub fn joined(&self, role: usize, source: Source, joined: Joined) {
-        if role != 0 {
-            return;
-        }
+    pub fn joined(&self, source: Source, joined: Joined) {
         let unknown = u64::from(joined == Joined::default());
         for (outcome, count) in [("joined", joined.labelled), ("known", joined.known), ("unknown", unknown)] {
             if count > 0 {

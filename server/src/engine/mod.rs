@@ -278,13 +278,18 @@ impl Engine {
     /// Hands labels to all that are compared with a model's champion, here and on the other servers; `false` when one of
     /// those here had no room.
     pub fn tell(&self, lane: &Lane, set: &ServingSet, labels: Vec<Label>) -> bool {
-        if !self.shared.options.verdict.peers.is_empty() {
-            let passed = Passed { server: self.id().into(), labels };
-            let body = serde_json::to_vec(&passed).expect("numbers and names can always be written");
-            self.shared.teller.tell(&format!("/models/{}/labels", lane.name), body.into());
-            return set.tell(passed.labels);
+        set.tell(self.pass_on(lane, labels), false)
+    }
+
+    /// Hands labels to the other servers alone, and gives them back.
+    pub fn pass_on(&self, lane: &Lane, labels: Vec<Label>) -> Vec<Label> {
+        if labels.is_empty() || self.shared.options.verdict.peers.is_empty() {
+            return labels;
         }
-        set.tell(labels)
+        let passed = Passed { server: self.id().into(), labels };
+        let body = serde_json::to_vec(&passed).expect("numbers and names can always be written");
+        self.shared.teller.tell(&format!("/models/{}/labels", lane.name), body.into());
+        passed.labels
     }
 
     /// What was counted of a model's first challenger; `None` when it has none.

@@ -21,6 +21,8 @@ pub const PREVIOUS: usize = ROLES.len() - 1;
 pub const MOST: usize = PREVIOUS;
 /// Labels that may wait, in rows of the queue.
 const LABELS_A_ROW: usize = 4;
+/// How often labels are tried to be put into the queue, which takes less than a tenth of a millisecond.
+const TRIES: usize = 64;
 
 /// A model that is compared with the champion, and what was counted of it. Dropped, its thread ends by itself.
 pub struct Challenger {
@@ -31,7 +33,8 @@ pub struct Challenger {
 /// What waits for the challenger's thread.
 pub(super) enum Work {
     Pair(Pair),
-    Labels(Arc<[Label]>),
+    /// And whether another server passed them on.
+    Labels(Arc<[Label]>, bool),
 }
 
 /// What the thread shares with those who ask.
@@ -110,11 +113,11 @@ impl Challenger {
 
     /// Hands over labels, if there is room; never waits.
     #[must_use]
-    pub fn tell(&self, labels: &Arc<[Label]>) -> bool {
+    pub fn tell(&self, labels: &Arc<[Label]>, passed: bool) -> bool {
         let size = labels.len().div_ceil(LABELS_A_ROW);
         // Others are at the queue for nanoseconds, unless its thread lost the CPU there.
-        (0..3).any(|_| {
-            let told = self.queue.push(Work::Labels(Arc::clone(labels)), size).is_ok();
+        (0..TRIES).any(|_| {
+            let told = self.queue.push(Work::Labels(Arc::clone(labels), passed), size).is_ok();
             if !told {
                 std::thread::yield_now();
             }
@@ -169,6 +172,11 @@ impl Drop for Challenger {
 impl Seen {
     pub(super) fn role(&self) -> usize {
         self.role.load(Ordering::Relaxed)
+    }
+
+    /// Whether labels are counted by what becomes of them here: at the first of those that are compared.
+    pub(super) fn is_first(&self) -> bool {
+        self.role() == 0 || (self.role() == PREVIOUS && self.sharers.load(Ordering::Relaxed) == 1)
     }
 
     /// This one's part of a share of a CPU.
