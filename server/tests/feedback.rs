@@ -256,6 +256,8 @@ fn mistakes_name_their_field() {
         (json!({"series": "a", "ts": 1, "anomaly": "yes", "source": "human"}), "anomaly"),
         (json!({"series": "a", "from": 1, "anomaly": true, "source": "human"}), "to"),
         (json!({"request_id": "a", "row": -1, "anomaly": true, "source": "human"}), "row"),
+        (json!({"series": "a", "from": 0, "to": 90_000, "anomaly": true, "source": "chaos"}), "to"),
+        (json!({"series": "a", "from": now(), "to": now() + 100_000, "anomaly": true, "source": "chaos"}), "to"),
         (json!("a label"), ""),
     ] {
         let reply = server.post("/feedback", &label.to_string());

@@ -19,7 +19,7 @@ use crate::batch::Lane;
 use crate::codec::DecodeError;
 use crate::codec::marks::{LATEST, SERIES_BYTES};
 use crate::serving::ServingSet;
-use crate::shadow::origin::row_id;
+use crate::shadow::origin::{now, row_id};
 use crate::shadow::state::Passed;
 use crate::text::{listed, shown};
 use crate::verdict::state::{Label, Source, Target, hash};
@@ -56,18 +56,41 @@ pub(super) async fn of_model(
 
 async fn take(state: &State, lane: &Lane, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
     let Received { bytes, _room } = body::order(state, headers, body).await?;
-    let most = state.engine.options().max_rows;
-    let labels =
-        if bytes.len() > LARGE_BODY { elsewhere(move || labels(&bytes, most)).await } else { labels(&bytes, most) }?;
+    let (most, event_time) = (state.engine.options().max_rows, state.engine.options().event_time);
+    let labels = if bytes.len() > LARGE_BODY {
+        elsewhere(move || labels(&bytes, most, event_time)).await
+    } else {
+        labels(&bytes, most, event_time)
+    }?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
+    few_windows(&labels)?;
     answer(state, lane, &set, labels)
+}
+
+/// Whether a window is one that may be remembered: until it ends, each is looked for among all rows that wait.
+fn is_short(label: &Label, event_time: bool) -> Result<(), String> {
+    let Target::Window { from, to, .. } = label.target else { return Ok(()) };
+    let hours = LONGEST_WINDOW / 3600;
+    if to.saturating_sub(from) > LONGEST_WINDOW {
+        return Err(format!("to is more than {hours} h after from: send shorter windows"));
+    }
+    if !event_time && to > now() + LONGEST_WINDOW {
+        return Err(format!("to is more than {hours} h ahead: send seconds of Unix time"));
+    }
+    Ok(())
 }
 
 fn answer(state: &State, lane: &Lane, set: &ServingSet, labels: Vec<Label>) -> Result<Response, Problem> {
     let accepted = labels.len();
     if set.compared().next().is_none() {
-        let detail = Some("no challenger is compared at present, so that nothing waits for labels");
-        return Ok((StatusCode::ACCEPTED, Json(Accepted { accepted: 0, detail })).into_response());
+        let others = !state.engine.options().verdict.peers.is_empty();
+        state.engine.pass_on(lane, &labels);
+        let (accepted, detail) = if others {
+            (accepted, "no challenger is compared here at present: the labels were passed on to the other servers")
+        } else {
+            (0, "no challenger is compared at present, so that nothing waits for labels")
+        };
+        return Ok((StatusCode::ACCEPTED, Json(Accepted { accepted, detail: Some(detail) })).into_response());
     }
     if !state.engine.tell(lane, set, labels) {
         let detail = "the shadow has no room for labels: send them again, each is counted once";
@@ -76,19 +99,32 @@ fn answer(state: &State, lane: &Lane, set: &ServingSet, labels: Vec<Label>) -> R
     Ok((StatusCode::ACCEPTED, Json(Accepted { accepted, detail: None })).into_response())
 }
 
+/// Few windows are taken at a time.
+fn few_windows(labels: &[Label]) -> Result<(), DecodeError> {
+    if labels.iter().filter(|label| matches!(label.target, Target::Window { .. })).count() > MOST_WINDOWS {
+        let message = format!("there are more than {MOST_WINDOWS} windows: send them in several requests");
+        return Err(DecodeError::Features { field: String::new(), message });
+    }
+    Ok(())
+}
+
+/// Windows of one request, and how long one may be and how far ahead it may end, in seconds.
+const MOST_WINDOWS: usize = 256;
+const LONGEST_WINDOW: u64 = 24 * 3600;
+
 /// One label, or an array of them.
-fn labels(bytes: &[u8], most: usize) -> Result<Vec<Label>, DecodeError> {
+fn labels(bytes: &[u8], most: usize, event_time: bool) -> Result<Vec<Label>, DecodeError> {
     let syntax = |e: serde_json::Error| DecodeError::Syntax(e.to_string());
     if bytes.trim_ascii_start().first() != Some(&b'[') {
         let item: &RawValue = serde_json::from_slice(bytes).map_err(syntax)?;
-        return Ok(vec![label(item, "")?]);
+        return Ok(vec![label(item, "", event_time)?]);
     }
     let items: Vec<&RawValue> = serde_json::from_slice(bytes).map_err(syntax)?;
     if items.len() > most {
         let message = format!("there are more than {most} labels: send them in several requests");
         return Err(DecodeError::Features { field: String::new(), message });
     }
-    items.iter().enumerate().map(|(i, item)| label(item, &format!("[{i}]"))).collect()
+    items.iter().enumerate().map(|(i, item)| label(item, &format!("[{i}]"), event_time)).collect()
 }
 
 /// The fields of a label.
@@ -192,7 +228,7 @@ impl Fields<'_> {
     }
 }
 
-fn label(item: &RawValue, place: &str) -> Result<Label, DecodeError> {
+fn label(item: &RawValue, place: &str, event_time: bool) -> Result<Label, DecodeError> {
     let given = serde_json::from_str::<Map<String, Value>>(item.get());
     let fields = Fields { given: given.as_ref().cloned().unwrap_or_default(), place };
     if given.is_err() {
@@ -218,7 +254,11 @@ fn label(item: &RawValue, place: &str) -> Result<Label, DecodeError> {
         (Target::Window { .. }, _, Some(_)) => {
             Err(fields.refuse("value", "a value is of one time, not of a window: send ts"))
         }
-        (target, anomaly, value) => Ok(Label { target, anomaly, value, source }),
+        (target, anomaly, value) => {
+            let label = Label { target, anomaly, value, source };
+            is_short(&label, event_time).map_err(|reason| fields.refuse("to", &reason))?;
+            Ok(label)
+        }
     }
 }
 
@@ -233,6 +273,9 @@ pub(super) async fn passed_on(
     let Received { bytes, _room } = body::order(&state, &headers, body).await?;
     let Passed { server, labels } =
         serde_json::from_slice(&bytes).map_err(|e| Problem::new(StatusCode::BAD_REQUEST, e.to_string()))?;
+    few_windows(&labels)?;
+    let event_time = state.engine.options().event_time;
+    let labels: Vec<Label> = labels.into_iter().filter(|label| is_short(label, event_time).is_ok()).collect();
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     // A server may be among its own peers.
     if server != state.engine.id() && !set.tell(labels, true) {

@@ -43,7 +43,9 @@ pub(super) fn of(
     let rows = marks.len();
     let origin = Origin::new(if id.is_empty() { own } else { id.as_bytes() }, series, marks);
     // Here they are counted behind the rows that they came with.
-    state.engine.pass_on(lane, origin.labels(rows).collect());
+    if rows > 0 && set.compared().next().is_some() {
+        state.engine.pass_on(lane, &origin.labels(rows).collect::<Vec<_>>());
+    }
     Ok(Some(origin))
 }
 

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::queue::Queue;
+use super::queue::{Queue, Size};
 use super::scorer::Scorer;
 use super::stats::Statistics;
 use super::{Limits, Lost, Pair};
 use crate::guard::{End, Retried};
 use crate::metrics::ModelMetrics;
 use crate::model::Model;
-use crate::verdict::state::{Label, Recorder};
+use crate::verdict::state::{Label, Recorder, Target};
 
 /// The roles of those that are compared with a champion: up to three challengers, and the champion before.
 pub const ROLES: [&str; 4] = ["challenger", "challenger-2", "challenger-3", "previous"];
@@ -21,6 +21,8 @@ pub const PREVIOUS: usize = ROLES.len() - 1;
 pub const MOST: usize = PREVIOUS;
 /// Labels that may wait, in rows of the queue.
 const LABELS_A_ROW: usize = 4;
+/// What a window counts for.
+const ROWS_A_WINDOW: usize = 16;
 /// How often labels are tried to be put into the queue, which takes less than a tenth of a millisecond.
 const TRIES: usize = 64;
 
@@ -105,7 +107,8 @@ impl Challenger {
     /// Hands over what the champion answered, if there is room; never waits.
     pub(crate) fn offer(&self, pair: Pair) {
         let rows = pair.rows;
-        if self.queue.push(Work::Pair(pair), rows).is_err() {
+        let size = pair.size();
+        if self.queue.push(Work::Pair(pair), size).is_err() {
             self.seen.metrics.lost(self.role(), Lost::Full, rows as u64);
             self.seen.refused.fetch_add(rows as u64, Ordering::Relaxed);
         }
@@ -114,7 +117,10 @@ impl Challenger {
     /// Hands over labels, if there is room; never waits.
     #[must_use]
     pub fn tell(&self, labels: &Arc<[Label]>, passed: bool) -> bool {
-        let size = labels.len().div_ceil(LABELS_A_ROW);
+        // Each window is looked for among all rows that wait for labels.
+        let windows = labels.iter().filter(|label| matches!(label.target, Target::Window { .. })).count();
+        let rows = labels.len().div_ceil(LABELS_A_ROW) + windows * ROWS_A_WINDOW;
+        let size = Size { rows, bytes: size_of_val(&**labels) };
         // Others are at the queue for nanoseconds, unless its thread lost the CPU there.
         (0..TRIES).any(|_| {
             let told = self.queue.push(Work::Labels(Arc::clone(labels), passed), size).is_ok();
@@ -150,6 +156,11 @@ impl Challenger {
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.seen.is_new.swap(false, Ordering::Relaxed)
+    }
+
+    /// What was to be kept was not: it is new still.
+    pub fn renew(&self) {
+        self.seen.is_new.store(true, Ordering::Relaxed);
     }
 
     /// What this model made of requests on which the champion failed, and of those where it was not finite.

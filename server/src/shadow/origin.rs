@@ -38,7 +38,7 @@ impl Origin {
     #[must_use]
     pub fn new(id: &[u8], series: Option<&[u8]>, marks: Vec<Mark>) -> Self {
         Self {
-            request: hash(id),
+            request: if id.is_empty() { 0 } else { hash(id) },
             series: series.map_or(0, hash),
             arrived: now(),
             marks: (!marks.is_empty()).then(|| marks.into()),

@@ -66,7 +66,11 @@ impl Scorer {
         threads::run_when_idle();
         while let Some(work) = self.queue.pop() {
             match work {
-                Work::Labels(labels, passed) => self.label(&labels, passed),
+                Work::Labels(labels, passed) => {
+                    let start = threads::cpu_time();
+                    self.label(&labels, passed);
+                    self.rest(threads::cpu_time().saturating_sub(start));
+                }
                 Work::Pair(pair) => match pair.theirs {
                     Theirs::Fault(end, requests) => self.retry(&pair, end, requests),
                     Theirs::Answers(_) => self.batch(pair),
@@ -170,7 +174,7 @@ impl Scorer {
     fn halves(&self, stacked: &Stacked, rows: usize, error: (Lost, String)) -> Result<(), (Lost, String)> {
         let (mut answered, mut failed) = (0, 0);
         let mut last = error;
-        let mut parts = vec![0..rows];
+        let mut parts = Vec::from([0..rows]);
         while let Some(part) = parts.pop() {
             // The whole is known to fail.
             let result = if part.len() == rows { Err(last.clone()) } else { self.compare(stacked, part.clone()) };
