@@ -70,16 +70,9 @@ impl Merged {
             told: told.len(),
             missing,
             challengers: contenders(&told, |state| state.challengers.iter().collect()),
-            previous: previous(&told),
+            previous: contenders(&told, |state| state.previous.iter().collect()).into_iter().next(),
         })
     }
-}
-
-/// The champion before, by the servers that compare it: one that was started since the promotion does not, and brings nothing
-/// that would be missed.
-fn previous(told: &[&State]) -> Option<Contender> {
-    let previous = contenders(told, |state| state.previous.iter().collect()).into_iter().next();
-    previous.map(|previous| Contender { lacking: vec![], ..previous })
 }
 
 /// Why what a server saw is of something else.
