@@ -171,7 +171,8 @@ fn print_one(judged: &Judged, explain: bool, out: &mut dyn Write) -> Result<(), 
         (Decision::Hold, _) => "hold",
         (Decision::Reject, _) => "reject",
     };
-    say(out, &format!("\n{decision}: version {} ({})", judged.version.version, judged.role))?;
+    writeln!(out)?;
+    say(out, &format!("{decision}: version {} ({})", judged.version.version, judged.role))?;
     for reason in &judged.verdict.reasons {
         say(out, &format!("  {reason}"))?;
     }
