@@ -88,6 +88,7 @@ metrics! {
     FEEDBACK = "onnxd_feedback_total" Kind::Counter, ["model", "source", "outcome"], "Labels by who sent them: joined with a row, known before, or unknown (no row is remembered for it).";
     VERDICT = "onnxd_verdict" Kind::Gauge, ["model", "role", "state"], "1 for what is to be done by what this server saw alone: promote, hold or reject; 0 for the others. For the role previous, promote means that it should come back.";
     IMPROVEMENT = "onnxd_shadow_improvement" Kind::Gauge, ["model", "role", "bound"], "By what share the forecast is better, by what this server saw alone: mean, and the lower and upper bound at the rule's alpha.";
+    PEERS = "onnxd_peer_messages_total" Kind::Counter, ["outcome"], "Messages with labels to other servers (--peers): told, failed (it did not take one), dropped (too many waited).";
     DRIFT_PSI = "onnxd_drift_psi" Kind::Gauge, ["model", "feature"], "How far a feature, or the score, is from the champion's training, as population stability index; from 0.1 on it matters.";
     DRIFT_LOG_E = "onnxd_drift_log_e" Kind::Gauge, ["model", "feature"], "Natural logarithm of the evidence that it is; 6.9 is one in a thousand.";
     LOG_E = "onnxd_shadow_log_e" Kind::Gauge, ["model", "role", "test"], "Natural logarithm of the evidence for a condition of the verdict, by what this server saw alone.";
@@ -389,10 +390,7 @@ impl ModelMetrics {
     }
 
     /// Counts what became of a label. Each challenger joins it; it is counted once, of the first.
-    pub fn joined(&self, role: usize, source: Source, joined: Joined) {
-        if role != 0 {
-            return;
-        }
+    pub fn joined(&self, source: Source, joined: Joined) {
         let unknown = u64::from(joined == Joined::default());
         for (outcome, count) in [("joined", joined.labelled), ("known", joined.known), ("unknown", unknown)] {
             if count > 0 {

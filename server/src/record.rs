@@ -4,6 +4,7 @@
 //! series' name, its hash: no names, no answers. Recording never fails whoever calls it: what cannot be written is counted, and
 //! told once.
 
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -158,8 +159,14 @@ impl Recording {
     }
 
     fn reopen(&mut self) -> std::io::Result<()> {
-        let file = OpenOptions::new().create(true).append(true).mode(MODE).open(&self.path)?;
-        self.bytes = file.metadata()?.len();
+        // Without NONBLOCK, opening a FIFO would wait for a reader.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().create(true).append(true).mode(MODE).custom_flags(flags).open(&self.path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(std::io::Error::other("it is not a regular file"));
+        }
+        self.bytes = metadata.len();
         self.file = Some(BufWriter::new(file));
         self.failed_at = None;
         Ok(())

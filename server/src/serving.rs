@@ -60,12 +60,12 @@ impl ServingSet {
     }
 
     /// Hands labels to all that are compared. `false` when one of them had no room, so that they may be sent again: each
-    /// counts a label once.
+    /// counts a label once. `passed` when another server passed them on.
     #[must_use]
-    pub fn tell(&self, labels: Vec<Label>) -> bool {
+    pub fn tell(&self, labels: Vec<Label>, passed: bool) -> bool {
         let labels: Arc<[Label]> = labels.into();
         // All of them, also when the first one has no room.
-        self.compared().filter(|challenger| !challenger.tell(&labels)).count() == 0
+        self.compared().filter(|challenger| !challenger.tell(&labels, passed)).count() == 0
     }
 }
 

@@ -194,6 +194,28 @@ fn drift_is_counted_by_feature() {
     assert!(server.log().contains("reference.odd of the manifest is not used"), "{}", server.log());
 }
 
+/// Rows of many minutes in one request judge each other's forecasts, as they do when they come one by one.
+#[test]
+fn rows_of_one_request_label_each_other() {
+    let repo = repository();
+    let row = |minute: u64| {
+        let mut row = row(false, "pod", 1_764_000_000 + 60 * minute);
+        row["cpu_percent"] = json!(50);
+        row
+    };
+    let rows: Vec<Value> = (0..100).map(row).collect();
+    for together in [true, false] {
+        let server = Server::start(repo.path(), &["--event-time"]);
+        if together {
+            server.predict(&json!(rows));
+        } else {
+            rows.iter().for_each(|row| drop(server.predict(row)));
+        }
+        becomes(&server, "metric", "joined", 95.0);
+        becomes(&server, "metric", "unknown", 5.0);
+    }
+}
+
 /// What is wrong is named, and nothing of it is counted.
 #[test]
 fn mistakes_name_their_field() {
@@ -227,9 +249,16 @@ fn mistakes_name_their_field() {
         (json!({"series": "b", "ts": 1, "anomaly": true, "source": "metric"}), "anomaly"),
         (json!({"series": "b", "ts": -1, "anomaly": true, "source": "human"}), "ts"),
         (json!({"series": "", "ts": 1, "anomaly": true, "source": "human"}), "series"),
-        (json!({"request_id": "a", "anomaly": true, "source": "nobody"}), ""),
-        (json!({"request_id": "a", "anomaly": true, "source": "human", "wight": 1}), ""),
-        (json!({"request_id": "a", "anomaly": true}), ""),
+        (json!({"request_id": "a", "anomaly": true, "source": "nobody"}), "source"),
+        (json!({"request_id": "a", "anomaly": true, "source": "human", "wight": 1}), "wight"),
+        (json!({"request_id": "a", "anomaly": true}), "source"),
+        (json!({"series": "a", "ts": "now", "anomaly": true, "source": "human"}), "ts"),
+        (json!({"series": "a", "ts": 1, "anomaly": "yes", "source": "human"}), "anomaly"),
+        (json!({"series": "a", "from": 1, "anomaly": true, "source": "human"}), "to"),
+        (json!({"request_id": "a", "row": -1, "anomaly": true, "source": "human"}), "row"),
+        (json!({"series": "a", "from": 0, "to": 90_000, "anomaly": true, "source": "chaos"}), "to"),
+        (json!({"series": "a", "from": now(), "to": now() + 100_000, "anomaly": true, "source": "chaos"}), "to"),
+        (json!("a label"), ""),
     ] {
         let reply = server.post("/feedback", &label.to_string());
         let told = reply.json();
@@ -335,8 +364,6 @@ fn one_bad_row_fails_alone() {
     server.predict(&json!(rows));
     wait_for("all rows", || (requests(&server) == 31).then_some(()));
     assert_eq!(server.shadow()["lost"]["failed"], json!(1));
-    // Of each ten minutes: when, the rows, and those that failed; rows and failure may be on both sides of a turn.
-    let active = evidence(&server)["active"].clone();
-    let sum = |place: usize| active.as_array().into_iter().flatten().filter_map(|ten| ten[place].as_u64()).sum::<u64>();
-    assert_eq!((sum(1), sum(2)), (32, 1), "{active}");
+    let errors = evidence(&server)["errors"].clone();
+    assert_eq!((&errors["events"], &errors["trials"]), (&json!(1), &json!(32)));
 }

@@ -309,7 +309,7 @@ fn mistakes_are_told_in_the_protocols_form() {
             "/v2/models/anomaly/versions/2/infer",
             good.clone(),
             404,
-            "version 1 of the model answers; version \"2\" is its challenger",
+            "version 1 of the model answers; version \"2\" is a challenger",
         ),
         ("/v2/models/anomaly/versions/9/infer", good.clone(), 404, "version \"9\" is not in memory"),
         ("/v2/models/anomaly/versions//infer", good.clone(), 404, "version \"\" is not in memory"),

@@ -14,6 +14,7 @@ use crate::model::{Answer, Infer, RunError};
 use crate::serving::ServingSet;
 use crate::shadow::origin::Origin;
 use crate::shadow::{Pair, Theirs};
+use crate::verdict::state::Label;
 
 /// A run that is stopped after this long was slow by itself.
 const LONG_RUN: Duration = Duration::from_secs(1);
@@ -69,7 +70,7 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
     set.champion.usage.run(&Run { rows, requests, waited, prepared, start, took });
     let outputs: Arc<[Tensor]> = outputs.into();
     let finite = signature.not_finite(&outputs, 0..rows).is_none();
-    let shadowed = finite && set.is_shadowed() && lane.sampler.takes();
+    let shadowed = finite && set.is_shadowed();
     let mut origins = vec![];
     let mut begin = 0;
     for mut job in jobs {
@@ -87,7 +88,13 @@ pub(super) fn batch(lane: &Lane, mut jobs: Vec<Job>, session: &mut dyn Infer) {
             None => Ok(Answer { outputs: Arc::clone(&outputs), rows: range }),
         });
     }
-    if shadowed {
+    if shadowed && !lane.sampler.takes() {
+        // What these rows say of others counts all the same.
+        let labels: Vec<Label> = origins.iter().flat_map(|(origin, rows)| origin.labels(*rows)).collect();
+        if !labels.is_empty() {
+            let _ = set.tell(labels, false);
+        }
+    } else if shadowed {
         let champion = Arc::clone(&set.champion);
         let (inputs, theirs, origins) = (inputs.into(), Theirs::Answers(outputs), origins.into());
         shadow(&set, Pair { champion, inputs, theirs, rows, origins, took });

@@ -16,7 +16,7 @@ pub const TIME: &str = "ts";
 /// A series' name is short.
 pub const SERIES_BYTES: usize = 256;
 /// A time beyond this, in the year 5138, was meant as milliseconds.
-const LATEST: f64 = 1e11;
+pub const LATEST: f64 = 1e11;
 
 /// What a row says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

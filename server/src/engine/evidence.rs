@@ -24,18 +24,23 @@ impl Shared {
         for (name, lane) in self.lanes.load().iter() {
             let Some(set) = lane.serving.get() else { continue };
             let serves = || lane.serving.get().is_some_and(|now| Arc::ptr_eq(&now, &set));
-            let told = |saved: std::io::Result<()>| {
-                if let Err(error) = saved {
+            let written = |saved: std::io::Result<bool>| {
+                saved.unwrap_or_else(|error| {
                     let folder = kept.folder().display();
                     tracing::warn!(model = name, %folder, %error, "the evidence cannot be kept over a restart");
-                }
+                    false
+                })
             };
             for challenger in set.compared().filter(|challenger| challenger.is_new()) {
                 let saved = challenger.recorder().save();
-                told(kept.save(&[&set.champion, challenger.model()], &saved, serves));
+                if !written(kept.save(&[&set.champion, challenger.model()], &saved, serves)) {
+                    challenger.renew();
+                }
             }
-            if let Some(observer) = set.observer.as_ref().filter(|observer| observer.is_new()) {
-                told(kept.save(&[&set.champion], &observer.drift(), serves));
+            if let Some(observer) = set.observer.as_ref().filter(|observer| observer.is_new())
+                && !written(kept.save(&[&set.champion], &observer.drift(), serves))
+            {
+                observer.renew();
             }
         }
     }

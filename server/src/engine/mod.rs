@@ -3,6 +3,7 @@
 mod evidence;
 mod judging;
 mod options;
+mod passing;
 mod rollback;
 mod unload;
 
@@ -21,17 +22,14 @@ use crate::codec::{self, DecodeError};
 use crate::memory::Memory;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::model::runtime::Runtime;
-use crate::peers::Teller;
 use crate::promotion;
 use crate::serving::ServingSet;
 use crate::shadow::Sampler;
 use crate::shadow::kept::Kept;
 use crate::shadow::origin::Origin;
-use crate::shadow::state::Passed;
 use crate::shadow::stats::Statistics;
 use crate::source::{Hint, Listing, Source};
 use crate::swap::{Context, Lanes, Reading, Report, Reports, Swapper};
-use crate::verdict::state::Label;
 
 pub use options::Options;
 
@@ -86,8 +84,8 @@ struct Shared {
     stop: AtomicBool,
     watching: bool,
     judging: judging::Judging,
-    /// Passes labels on to the other servers.
-    teller: Teller,
+    /// Labels on their way to the other servers.
+    passing: passing::Passing,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -120,7 +118,7 @@ impl Engine {
             None
         });
         let kept = kept.map(Arc::new);
-        let teller = Teller::start(options.verdict.peers.clone())?;
+        let passing = passing::Passing::start(&options.verdict.peers)?;
         let context = Context {
             runtime: runtime.clone(),
             source: Arc::clone(&source),
@@ -157,7 +155,7 @@ impl Engine {
             first_look: Condvar::new(),
             stop: AtomicBool::new(false),
             judging: judging::Judging::default(),
-            teller,
+            passing,
         });
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| format!("cannot start a thread: {e}"))
@@ -184,6 +182,7 @@ impl Engine {
                     keeping.end_lanes();
                     keeping.judge(&told);
                     if turn % 10 == 0 {
+                        keeping.passing.send(&keeping.id);
                         keeping.metrics.upkeep();
                         keeping.guard(&told);
                     }
@@ -273,18 +272,6 @@ impl Engine {
         let start = Instant::now();
         let deadline = start + self.shared.options.request_timeout;
         Call { start, deadline, protocol, accepted: false, priority: Priority::Normal }
-    }
-
-    /// Hands labels to all that are compared with a model's champion, here and on the other servers; `false` when one of
-    /// those here had no room.
-    pub fn tell(&self, lane: &Lane, set: &ServingSet, labels: Vec<Label>) -> bool {
-        if !self.shared.options.verdict.peers.is_empty() {
-            let passed = Passed { server: self.id().into(), labels };
-            let body = serde_json::to_vec(&passed).expect("numbers and names can always be written");
-            self.shared.teller.tell(&format!("/models/{}/labels", lane.name), body.into());
-            return set.tell(passed.labels);
-        }
-        set.tell(labels)
     }
 
     /// What was counted of a model's first challenger; `None` when it has none.

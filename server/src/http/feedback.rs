@@ -7,8 +7,9 @@ use axum::body::Body;
 use axum::extract::{Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::State;
 use super::body::{self, Received};
@@ -16,27 +17,12 @@ use super::dialect::{LARGE_BODY, elsewhere};
 use super::error::Problem;
 use crate::batch::Lane;
 use crate::codec::DecodeError;
-use crate::codec::marks::SERIES_BYTES;
+use crate::codec::marks::{LATEST, SERIES_BYTES};
 use crate::serving::ServingSet;
-use crate::shadow::origin::row_id;
+use crate::shadow::origin::{now, row_id};
 use crate::shadow::state::Passed;
+use crate::text::{listed, shown};
 use crate::verdict::state::{Label, Source, Target, hash};
-
-/// One label as people send it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Item {
-    request_id: Option<String>,
-    #[serde(default)]
-    row: usize,
-    series: Option<String>,
-    ts: Option<f64>,
-    from: Option<f64>,
-    to: Option<f64>,
-    anomaly: Option<bool>,
-    value: Option<f64>,
-    source: Source,
-}
 
 /// What the answer says.
 #[derive(Serialize)]
@@ -70,18 +56,41 @@ pub(super) async fn of_model(
 
 async fn take(state: &State, lane: &Lane, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
     let Received { bytes, _room } = body::order(state, headers, body).await?;
-    let most = state.engine.options().max_rows;
-    let labels =
-        if bytes.len() > LARGE_BODY { elsewhere(move || labels(&bytes, most)).await } else { labels(&bytes, most) }?;
+    let (most, event_time) = (state.engine.options().max_rows, state.engine.options().event_time);
+    let labels = if bytes.len() > LARGE_BODY {
+        elsewhere(move || labels(&bytes, most, event_time)).await
+    } else {
+        labels(&bytes, most, event_time)
+    }?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
+    few_windows(&labels)?;
     answer(state, lane, &set, labels)
+}
+
+/// Whether a window is one that may be remembered: until it ends, each is looked for among all rows that wait.
+fn is_short(label: &Label, event_time: bool) -> Result<(), String> {
+    let Target::Window { from, to, .. } = label.target else { return Ok(()) };
+    let hours = LONGEST_WINDOW / 3600;
+    if to.saturating_sub(from) > LONGEST_WINDOW {
+        return Err(format!("to is more than {hours} h after from: send shorter windows"));
+    }
+    if !event_time && to > now() + LONGEST_WINDOW {
+        return Err(format!("to is more than {hours} h ahead: send seconds of Unix time"));
+    }
+    Ok(())
 }
 
 fn answer(state: &State, lane: &Lane, set: &ServingSet, labels: Vec<Label>) -> Result<Response, Problem> {
     let accepted = labels.len();
     if set.compared().next().is_none() {
-        let detail = Some("no challenger is compared at present, so that nothing waits for labels");
-        return Ok((StatusCode::ACCEPTED, Json(Accepted { accepted: 0, detail })).into_response());
+        let others = !state.engine.options().verdict.peers.is_empty();
+        state.engine.pass_on(lane, &labels);
+        let (accepted, detail) = if others {
+            (accepted, "no challenger is compared here at present: the labels were passed on to the other servers")
+        } else {
+            (0, "no challenger is compared at present, so that nothing waits for labels")
+        };
+        return Ok((StatusCode::ACCEPTED, Json(Accepted { accepted, detail: Some(detail) })).into_response());
     }
     if !state.engine.tell(lane, set, labels) {
         let detail = "the shadow has no room for labels: send them again, each is counted once";
@@ -90,66 +99,166 @@ fn answer(state: &State, lane: &Lane, set: &ServingSet, labels: Vec<Label>) -> R
     Ok((StatusCode::ACCEPTED, Json(Accepted { accepted, detail: None })).into_response())
 }
 
+/// Few windows are taken at a time.
+fn few_windows(labels: &[Label]) -> Result<(), DecodeError> {
+    if labels.iter().filter(|label| matches!(label.target, Target::Window { .. })).count() > MOST_WINDOWS {
+        let message = format!("there are more than {MOST_WINDOWS} windows: send them in several requests");
+        return Err(DecodeError::Features { field: String::new(), message });
+    }
+    Ok(())
+}
+
+/// Windows of one request, and how long one may be and how far ahead it may end, in seconds.
+const MOST_WINDOWS: usize = 256;
+const LONGEST_WINDOW: u64 = 24 * 3600;
+
 /// One label, or an array of them.
-fn labels(bytes: &[u8], most: usize) -> Result<Vec<Label>, DecodeError> {
+fn labels(bytes: &[u8], most: usize, event_time: bool) -> Result<Vec<Label>, DecodeError> {
     let syntax = |e: serde_json::Error| DecodeError::Syntax(e.to_string());
     if bytes.trim_ascii_start().first() != Some(&b'[') {
         let item: &RawValue = serde_json::from_slice(bytes).map_err(syntax)?;
-        return Ok(vec![label(item, "")?]);
+        return Ok(vec![label(item, "", event_time)?]);
     }
     let items: Vec<&RawValue> = serde_json::from_slice(bytes).map_err(syntax)?;
     if items.len() > most {
         let message = format!("there are more than {most} labels: send them in several requests");
         return Err(DecodeError::Features { field: String::new(), message });
     }
-    items.iter().enumerate().map(|(i, item)| label(item, &format!("[{i}]"))).collect()
+    items.iter().enumerate().map(|(i, item)| label(item, &format!("[{i}]"), event_time)).collect()
 }
 
-fn label(item: &RawValue, place: &str) -> Result<Label, DecodeError> {
-    let refuse = |key: &str, message: &str| {
-        let dot = if place.is_empty() || key.is_empty() { "" } else { "." };
+/// The fields of a label.
+const FIELDS: [&str; 8] = ["request_id", "row", "series", "ts", "from", "to", "anomaly", "value"];
+/// The field that says who says so.
+const SOURCE: &str = "source";
+
+/// The fields of one label, and where it stands among others.
+struct Fields<'a> {
+    given: Map<String, Value>,
+    place: &'a str,
+}
+
+impl Fields<'_> {
+    fn refuse(&self, field: &str, message: &str) -> DecodeError {
+        let place = self.place;
+        let dot = if place.is_empty() || field.is_empty() { "" } else { "." };
         let colon = if place.is_empty() { "" } else { ": " };
-        DecodeError::Features { field: format!("{place}{dot}{key}"), message: format!("{place}{colon}{message}") }
-    };
-    let item: Item = serde_json::from_str(item.get()).map_err(|e| {
-        let text = e.to_string();
-        // The position is that in the item, which says nothing where there are several.
-        refuse("", text.split(" at line ").next().unwrap_or_default())
-    })?;
-    let seconds = |key: &str, value: f64| {
+        DecodeError::Features { field: format!("{place}{dot}{field}"), message: format!("{place}{colon}{message}") }
+    }
+
+    fn get(&self, field: &str) -> Option<&Value> {
+        self.given.get(field)
+    }
+
+    fn is(&self, field: &str, value: &Value, takes: &str) -> DecodeError {
+        let what = match value {
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "an array",
+            Value::Object(_) => "an object",
+            Value::Null => "null",
+        };
+        self.refuse(field, &format!("{field} is {what}: {takes}"))
+    }
+
+    fn number(&self, field: &str, takes: &str) -> Result<Option<f64>, DecodeError> {
+        let number = |value: &Value| value.as_f64().ok_or_else(|| self.is(field, value, takes));
+        self.get(field).map(number).transpose()
+    }
+
+    /// Seconds of Unix time.
+    fn seconds(&self, field: &str) -> Result<Option<u64>, DecodeError> {
+        let Some(value) = self.number(field, "a number is taken, the seconds of Unix time")? else { return Ok(None) };
+        if value < 0.0 {
+            return Err(self.refuse(field, &format!("{field} is before 1970: send seconds of Unix time")));
+        }
+        if value >= LATEST {
+            let message = format!("{field} is far in the future (in milliseconds?): send seconds of Unix time");
+            return Err(self.refuse(field, &message));
+        }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is within the range")]
-        if (0.0..1e11).contains(&value) {
-            Ok(value as u64)
-        } else {
-            Err(refuse(key, &format!("{key} must be seconds of Unix time")))
-        }
-    };
-    let series = item.series.as_ref().map(|series| {
-        let fits = (1..=SERIES_BYTES).contains(&series.len());
-        if fits { Ok(hash(series.as_bytes())) } else { Err(refuse("series", "series is empty or too long")) }
-    });
-    let target = match (&item.request_id, series.transpose()?, item.ts, item.from, item.to) {
-        (Some(id), None, None, None, None) => Target::Row(row_id(hash(id.as_bytes()), item.row)),
-        (None, Some(series), Some(ts), None, None) => Target::At { series, at: seconds("ts", ts)? },
-        (None, Some(series), None, Some(from), Some(to)) => {
-            let (from, to) = (seconds("from", from)?, seconds("to", to)?);
-            if from > to {
-                return Err(refuse("to", "to lies before from"));
+        Ok(Some(value as u64))
+    }
+
+    fn text(&self, field: &str, takes: &str) -> Result<Option<&str>, DecodeError> {
+        let text = |value| Value::as_str(value).ok_or_else(|| self.is(field, value, takes));
+        self.get(field).map(text).transpose()
+    }
+
+    fn source(&self) -> Result<Source, DecodeError> {
+        let names: Vec<&str> = Source::ALL.iter().map(|source| source.name()).collect();
+        let takes = format!("who says so is taken: {}", listed(names));
+        let Some(name) = self.text(SOURCE, &takes)? else {
+            return Err(self.refuse(SOURCE, &format!("source is missing: {takes}")));
+        };
+        let source = Source::ALL.into_iter().find(|source| source.name() == name);
+        source.ok_or_else(|| self.refuse(SOURCE, &format!("source is {:?}: {takes}", shown(name))))
+    }
+
+    fn target(&self) -> Result<Target, DecodeError> {
+        let id = self.text("request_id", "a string is taken, the x-request-id of an answer")?;
+        let row = match self.get("row") {
+            None => 0,
+            Some(row) => {
+                let row = row.as_u64().and_then(|row| usize::try_from(row).ok());
+                row.ok_or_else(|| self.refuse("row", "row must be a whole number, counted from 0"))?
             }
-            Target::Window { series, from, to }
+        };
+        let series = self.text("series", "a string is taken, the name of what was measured")?;
+        if series.is_some_and(|series| series.is_empty() || series.len() > SERIES_BYTES) {
+            let message =
+                format!("series is empty or longer than {SERIES_BYTES} bytes: send the name of what was measured");
+            return Err(self.refuse("series", &message));
         }
-        _ => {
-            let message = "a label is of a request_id (with row, counted from 0), of a series at ts, or of a series from .. to ..";
-            return Err(refuse("", message));
+        let series = series.map(|series| hash(series.as_bytes()));
+        let (at, from, to) = (self.seconds("ts")?, self.seconds("from")?, self.seconds("to")?);
+        match (id, series, at, from, to) {
+            (Some(id), None, None, None, None) => Ok(Target::Row(row_id(hash(id.as_bytes()), row))),
+            (None, Some(series), Some(at), None, None) => Ok(Target::At { series, at }),
+            (None, Some(_), None, Some(from), Some(to)) if from > to => Err(self.refuse("to", "to lies before from")),
+            (None, Some(series), None, Some(from), Some(to)) => Ok(Target::Window { series, from, to }),
+            (None, Some(_), None, Some(_), None) => Err(self.refuse("to", "from is there without to")),
+            (None, Some(_), None, None, Some(_)) => Err(self.refuse("from", "to is there without from")),
+            _ => {
+                let message = "a label is of a request_id (with row, counted from 0), of a series at ts, or of a series from .. to ..";
+                Err(self.refuse("", message))
+            }
         }
+    }
+}
+
+fn label(item: &RawValue, place: &str, event_time: bool) -> Result<Label, DecodeError> {
+    let given = serde_json::from_str::<Map<String, Value>>(item.get());
+    let fields = Fields { given: given.as_ref().cloned().unwrap_or_default(), place };
+    if given.is_err() {
+        return Err(fields.refuse("", "a label is an object, such as {\"series\": \"pod\", \"ts\": 1764200000, \"anomaly\": true, \"source\": \"human\"}"));
+    }
+    if let Some(unknown) = fields.given.keys().find(|key| !FIELDS.contains(&key.as_str()) && *key != SOURCE) {
+        let known = listed(FIELDS.into_iter().chain([SOURCE]));
+        let unknown = shown(unknown);
+        return Err(fields.refuse(&unknown, &format!("{unknown:?} is no field of a label: {known} are")));
+    }
+    let (target, source) = (fields.target()?, fields.source()?);
+    let anomaly = match fields.get("anomaly") {
+        Some(Value::Bool(anomaly)) => Some(*anomaly),
+        Some(other) => return Err(fields.is("anomaly", other, "true or false is taken")),
+        None => None,
     };
-    match (target, item.anomaly, item.value) {
-        (_, None, None) => Err(refuse("anomaly", "neither anomaly nor value is there: say what was true")),
-        (_, Some(_), _) if item.source == Source::Metric => {
-            Err(refuse("anomaly", "anomaly is nothing that a metric tells: name another source"))
+    let value = fields.number("value", "a number is taken, what was measured of what the forecast is of")?;
+    match (target, anomaly, value) {
+        (_, None, None) => Err(fields.refuse("anomaly", "neither anomaly nor value is there: say what was true")),
+        (_, Some(_), _) if source == Source::Metric => {
+            Err(fields.refuse("anomaly", "anomaly is nothing that a metric tells: name another source"))
         }
-        (Target::Window { .. }, _, Some(_)) => Err(refuse("value", "a value is of one time, not of a window: send ts")),
-        (target, anomaly, value) => Ok(Label { target, anomaly, value, source: item.source }),
+        (Target::Window { .. }, _, Some(_)) => {
+            Err(fields.refuse("value", "a value is of one time, not of a window: send ts"))
+        }
+        (target, anomaly, value) => {
+            let label = Label { target, anomaly, value, source };
+            is_short(&label, event_time).map_err(|reason| fields.refuse("to", &reason))?;
+            Ok(label)
+        }
     }
 }
 
@@ -164,9 +273,12 @@ pub(super) async fn passed_on(
     let Received { bytes, _room } = body::order(&state, &headers, body).await?;
     let Passed { server, labels } =
         serde_json::from_slice(&bytes).map_err(|e| Problem::new(StatusCode::BAD_REQUEST, e.to_string()))?;
+    few_windows(&labels)?;
+    let event_time = state.engine.options().event_time;
+    let labels: Vec<Label> = labels.into_iter().filter(|label| is_short(label, event_time).is_ok()).collect();
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     // A server may be among its own peers.
-    if server != state.engine.id() && !set.tell(labels) {
+    if server != state.engine.id() && !set.tell(labels, true) {
         let detail = "the shadow has no room for labels";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.into()));
     }

@@ -89,6 +89,7 @@ pub(super) async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
         loaded: loaded.collect(),
         source: (state.engine.source().kind(), state.engine.reading().read_at.map(unix)),
         queues: lanes.values().map(|lane| (lane.name.as_str(), lane.queued_rows())).collect(),
+        passed: state.engine.passed(),
         judgements: &judgements,
     };
     let text = state.engine.metrics().render() + &page.render();

@@ -40,10 +40,11 @@ pub(super) fn of(
         return Ok(None);
     }
     let own = headers.get(REQUEST_ID).map_or(&b""[..], |id| id.as_bytes());
+    let rows = marks.len();
     let origin = Origin::new(if id.is_empty() { own } else { id.as_bytes() }, series, marks);
-    let labels = origin.labels();
-    if !labels.is_empty() {
-        state.engine.tell(lane, set, labels);
+    // Here they are counted behind the rows that they came with.
+    if rows > 0 && set.compared().next().is_some() {
+        state.engine.pass_on(lane, &origin.labels(rows).collect::<Vec<_>>());
     }
     Ok(Some(origin))
 }

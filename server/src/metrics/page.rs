@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use super::{
-    BUILD_INFO, DRIFT_LOG_E, DRIFT_PSI, IMPROVEMENT, Kind, LOG_E, MODEL_INFO, MODEL_LOADED, Metric, PROCESS_CPU,
+    BUILD_INFO, DRIFT_LOG_E, DRIFT_PSI, IMPROVEMENT, Kind, LOG_E, MODEL_INFO, MODEL_LOADED, Metric, PEERS, PROCESS_CPU,
     PROCESS_FDS, PROCESS_RSS, PROCESS_START, PROCESS_THREADS, QUEUE_ROWS, READY, SOURCE_READ, VERDICT,
 };
 use crate::judge::{Drifted, Judgement};
+use crate::peers::Told;
 use crate::process;
 use crate::verdict::rule::Decision;
 
@@ -38,6 +39,8 @@ pub struct Page<'a> {
     pub loaded: Vec<Loaded<'a>>,
     /// Rows waiting, by model.
     pub queues: Vec<(&'a str, usize)>,
+    /// Messages to other servers.
+    pub passed: Told,
     /// The latest verdicts.
     pub judgements: &'a [Judgement],
 }
@@ -69,6 +72,11 @@ impl Page<'_> {
         #[expect(clippy::cast_precision_loss, reason = "queues are short")]
         let queues: Vec<_> = self.queues.iter().map(|(model, rows)| (vec![*model], *rows as f64)).collect();
         series(&QUEUE_ROWS, &queues);
+        let Told { told, failed, dropped } = self.passed;
+        #[expect(clippy::cast_precision_loss, reason = "the format's numbers are floats")]
+        let passed =
+            [("told", told), ("failed", failed), ("dropped", dropped)].map(|(o, count)| (vec![o], count as f64));
+        series(&PEERS, &passed);
         let judged = || {
             self.judgements.iter().flat_map(|judgement| {
                 let of = judgement.verdicts.iter().chain(&judgement.previous);

@@ -341,6 +341,22 @@ pub fn same_rows(a: &[Tensor], b: &[Tensor]) -> bool {
     a.iter().zip(b).all(|(a, b)| a.shape()[1..] == b.shape()[1..])
 }
 
+/// The memory that tensors take for their elements, in bytes.
+#[must_use]
+pub fn weight(tensors: &[Tensor]) -> usize {
+    let of = |tensor: &Tensor| {
+        let elements: usize = tensor.shape().iter().product();
+        match tensor {
+            Tensor::Text(texts) => texts.iter().map(|text| size_of::<String>() + text.len()).sum(),
+            Tensor::Bool(_) | Tensor::I8(_) | Tensor::U8(_) => elements,
+            Tensor::F16(_) | Tensor::BF16(_) | Tensor::I16(_) | Tensor::U16(_) => 2 * elements,
+            Tensor::F32(_) | Tensor::I32(_) | Tensor::U32(_) => 4 * elements,
+            Tensor::F64(_) | Tensor::I64(_) | Tensor::U64(_) => 8 * elements,
+        }
+    };
+    tensors.iter().map(of).sum()
+}
+
 impl DType {
     /// What a person sends for it.
     #[must_use]

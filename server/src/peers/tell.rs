@@ -18,6 +18,8 @@ use super::{AT_A_TIME, MOST, PATIENCE, Peers, exchange, runtime};
 const MESSAGES: usize = 1024;
 /// Their bytes.
 const BYTES: usize = 8 << 20;
+/// After what pauses a peer is told again that has no room, as its shadow that waits for a CPU may have none for a while.
+const AGAIN: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
 /// How long a peer is left alone that did not answer in time: each message would wait for it.
 const REST: Duration = Duration::from_secs(5);
 
@@ -106,7 +108,14 @@ async fn tell_all(peers: &Peers, mut messages: Receiver<Message>, counts: &Count
         let (path, body) = (path.as_str(), &body);
         let told = asked.into_iter().map(|peer| async move {
             let begin = Instant::now();
-            let result = exchange(&peer, Method::POST, path, body.clone()).await;
+            let mut result = exchange(&peer, Method::POST, path, body.clone()).await;
+            for pause in AGAIN {
+                if !result.as_ref().is_err_and(|reason| reason.contains("503")) {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                result = exchange(&peer, Method::POST, path, body.clone()).await;
+            }
             (peer, result, begin.elapsed())
         });
         let results: Vec<_> = stream::iter(told).buffer_unordered(AT_A_TIME).collect().await;
@@ -114,7 +123,11 @@ async fn tell_all(peers: &Peers, mut messages: Receiver<Message>, counts: &Count
         // Told once until it goes well again: each message would tell the same.
         let mut warn = |who: String, reason: &str| {
             if failing.len() < MOST && failing.insert(who) {
-                tracing::warn!(path, reason, "a server was not told, nor will it be of the same");
+                tracing::warn!(
+                    path,
+                    reason,
+                    "what another server should know is lost there; more of it is not told here until it takes some again"
+                );
             }
         };
         unknown.iter().for_each(|reason| warn(reason.clone(), reason));

@@ -375,7 +375,10 @@ pub fn history(source: &Source, model: &str, aliases: &Aliases, most: usize) -> 
     for epoch in (1..=aliases.epoch).rev().take(most) {
         // Pointers that were written by hand have no record.
         let Some(object) = source.read(&format!("{model}/ledger/{epoch}.json"), RECORD_BYTES)? else { continue };
-        records.extend(serde_json::from_slice::<Record>(&object.bytes));
+        match serde_json::from_slice::<Record>(&object.bytes) {
+            Ok(record) => records.push(record),
+            Err(error) => tracing::warn!(model, epoch, %error, "a record of the ledger cannot be read and is left out"),
+        }
     }
     Ok(records)
 }

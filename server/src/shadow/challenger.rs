@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::queue::Queue;
+use super::queue::{Queue, Size};
 use super::scorer::Scorer;
 use super::stats::Statistics;
 use super::{Limits, Lost, Pair};
 use crate::guard::{End, Retried};
 use crate::metrics::ModelMetrics;
 use crate::model::Model;
-use crate::verdict::state::{Label, Recorder};
+use crate::verdict::state::{Label, Recorder, Target};
 
 /// The roles of those that are compared with a champion: up to three challengers, and the champion before.
 pub const ROLES: [&str; 4] = ["challenger", "challenger-2", "challenger-3", "previous"];
@@ -21,6 +21,10 @@ pub const PREVIOUS: usize = ROLES.len() - 1;
 pub const MOST: usize = PREVIOUS;
 /// Labels that may wait, in rows of the queue.
 const LABELS_A_ROW: usize = 4;
+/// What a window counts for.
+const ROWS_A_WINDOW: usize = 16;
+/// How often labels are tried to be put into the queue, which takes less than a tenth of a millisecond.
+const TRIES: usize = 64;
 
 /// A model that is compared with the champion, and what was counted of it. Dropped, its thread ends by itself.
 pub struct Challenger {
@@ -31,7 +35,8 @@ pub struct Challenger {
 /// What waits for the challenger's thread.
 pub(super) enum Work {
     Pair(Pair),
-    Labels(Arc<[Label]>),
+    /// And whether another server passed them on.
+    Labels(Arc<[Label]>, bool),
 }
 
 /// What the thread shares with those who ask.
@@ -102,7 +107,8 @@ impl Challenger {
     /// Hands over what the champion answered, if there is room; never waits.
     pub(crate) fn offer(&self, pair: Pair) {
         let rows = pair.rows;
-        if self.queue.push(Work::Pair(pair), rows).is_err() {
+        let size = pair.size();
+        if self.queue.push(Work::Pair(pair), size).is_err() {
             self.seen.metrics.lost(self.role(), Lost::Full, rows as u64);
             self.seen.refused.fetch_add(rows as u64, Ordering::Relaxed);
         }
@@ -110,11 +116,14 @@ impl Challenger {
 
     /// Hands over labels, if there is room; never waits.
     #[must_use]
-    pub fn tell(&self, labels: &Arc<[Label]>) -> bool {
-        let size = labels.len().div_ceil(LABELS_A_ROW);
+    pub fn tell(&self, labels: &Arc<[Label]>, passed: bool) -> bool {
+        // Each window is looked for among all rows that wait for labels.
+        let windows = labels.iter().filter(|label| matches!(label.target, Target::Window { .. })).count();
+        let rows = labels.len().div_ceil(LABELS_A_ROW) + windows * ROWS_A_WINDOW;
+        let size = Size { rows, bytes: size_of_val(&**labels) };
         // Others are at the queue for nanoseconds, unless its thread lost the CPU there.
-        (0..3).any(|_| {
-            let told = self.queue.push(Work::Labels(Arc::clone(labels)), size).is_ok();
+        (0..TRIES).any(|_| {
+            let told = self.queue.push(Work::Labels(Arc::clone(labels), passed), size).is_ok();
             if !told {
                 std::thread::yield_now();
             }
@@ -149,6 +158,11 @@ impl Challenger {
         self.seen.is_new.swap(false, Ordering::Relaxed)
     }
 
+    /// What was to be kept was not: it is new still.
+    pub fn renew(&self) {
+        self.seen.is_new.store(true, Ordering::Relaxed);
+    }
+
     /// What this model made of requests on which the champion failed, and of those where it was not finite.
     #[must_use]
     pub fn retried(&self) -> [Retried; 2] {
@@ -169,6 +183,11 @@ impl Drop for Challenger {
 impl Seen {
     pub(super) fn role(&self) -> usize {
         self.role.load(Ordering::Relaxed)
+    }
+
+    /// Whether labels are counted by what becomes of them here: at the first of those that are compared.
+    pub(super) fn is_first(&self) -> bool {
+        self.role() == 0 || (self.role() == PREVIOUS && self.sharers.load(Ordering::Relaxed) == 1)
     }
 
     /// This one's part of a share of a CPU.
@@ -201,7 +220,7 @@ impl Seen {
         self.metrics.lost(self.role(), reason, rows as u64);
         self.statistics().lose(reason.name(), rows as u64);
         if reason.is_its_fault() {
-            self.record().fail(super::origin::now(), rows as u64);
+            self.record().fail(rows as u64);
         }
     }
 

@@ -78,14 +78,14 @@ impl Kept {
     }
 
     /// Keeps what belongs to these models, whole or not at all, if `wanted` still says so: what was forgotten meanwhile must
-    /// not come back.
+    /// not come back. Gives whether it was written.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save<S: Serialize>(&self, of: &[&Model], saved: &S, wanted: impl Fn() -> bool) -> io::Result<()> {
+    pub fn save<S: Serialize>(&self, of: &[&Model], saved: &S, wanted: impl Fn() -> bool) -> io::Result<bool> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if !wanted() {
-            return Ok(());
+            return Ok(false);
         }
         let path = self.path(of);
         let folder = path.parent().unwrap_or(&self.folder);
@@ -96,7 +96,7 @@ impl Kept {
         file.write_all(&serde_json::to_vec(&File { of: ids, saved })?)?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
-        prune(folder)
+        prune(folder).map(|()| true)
     }
 
     /// Forgets what belongs to these models: when they are compared again, it begins anew.

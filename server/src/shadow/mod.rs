@@ -25,6 +25,7 @@ use crate::model::tensor::{self, Tensor};
 pub use challenger::{Challenger, MOST, PREVIOUS, ROLES};
 pub use observer::Observer;
 use origin::{Origin, Place};
+use queue::Size;
 
 /// How much the shadow may do.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +101,10 @@ pub(crate) enum Theirs {
 }
 
 impl Pair {
+    fn size(&self) -> Size {
+        Size { rows: self.rows, bytes: tensor::weight(&self.inputs) + tensor::weight(self.answers()) }
+    }
+
     fn answers(&self) -> &[Tensor] {
         match &self.theirs {
             Theirs::Answers(outputs) => outputs,

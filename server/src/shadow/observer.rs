@@ -87,7 +87,8 @@ impl Observer {
     /// Hands over what the champion was asked and answered, if there is room; never waits.
     pub(crate) fn offer(&self, pair: Pair) {
         let rows = pair.rows;
-        if self.queue.push(pair, rows).is_err() {
+        let size = pair.size();
+        if self.queue.push(pair, size).is_err() {
             self.seen.missed.fetch_add(rows as u64, Ordering::Relaxed);
         }
     }
@@ -102,6 +103,13 @@ impl Observer {
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.seen.is_new.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Observer {
+    /// What was to be kept was not: it is new still.
+    pub fn renew(&self) {
+        self.seen.is_new.store(true, Ordering::Relaxed);
     }
 }
 

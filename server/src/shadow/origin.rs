@@ -38,7 +38,7 @@ impl Origin {
     #[must_use]
     pub fn new(id: &[u8], series: Option<&[u8]>, marks: Vec<Mark>) -> Self {
         Self {
-            request: hash(id),
+            request: if id.is_empty() { 0 } else { hash(id) },
             series: series.map_or(0, hash),
             arrived: now(),
             marks: (!marks.is_empty()).then(|| marks.into()),
@@ -75,17 +75,20 @@ impl Origin {
         Place { id, series, at: mark.at.unwrap_or(self.arrived), actual: mark.actual }
     }
 
-    /// What its rows say became of the forecasts that were for now.
-    #[must_use]
-    pub fn labels(&self) -> Vec<Label> {
-        let marks = self.marks.as_deref().unwrap_or_default().iter().enumerate();
-        let label = |(row, mark): (usize, &Mark)| {
-            let value = mark.actual?;
-            let Place { series, at, .. } = self.place(row);
-            let target = Target::At { series, at };
-            (series != 0).then_some(Label { target, anomaly: None, value: Some(value), source: Source::Metric })
-        };
-        marks.filter_map(label).collect()
+    /// What so many of its rows say became of the forecasts that were for their times.
+    pub(crate) fn labels(&self, rows: usize) -> impl Iterator<Item = Label> {
+        let marked = if self.marks.is_some() { rows } else { 0 };
+        (0..marked).filter_map(|row| self.place(row).label())
+    }
+}
+
+impl Place {
+    /// What the row says became of the forecast that was for its time.
+    pub(crate) fn label(self) -> Option<Label> {
+        let Self { series, at, actual, .. } = self;
+        let target = Target::At { series, at };
+        let label = Label { target, anomaly: None, value: Some(actual?), source: Source::Metric };
+        (series != 0).then_some(label)
     }
 }
 

@@ -8,21 +8,34 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+/// Memory that may wait in one queue, in bytes: rows may be large, and the limit on bodies ends with their answers.
+const MOST_BYTES: usize = 64 << 20;
+
+/// How much something is.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    /// In rows, by which the user limits it.
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+}
+
 /// What waits, and how much of it there may be.
 pub(super) struct Queue<T> {
-    waiting: Mutex<VecDeque<(T, usize)>>,
-    size: AtomicUsize,
+    waiting: Mutex<VecDeque<(T, Size)>>,
+    rows: AtomicUsize,
+    bytes: AtomicUsize,
     most: usize,
     stop: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
 impl<T> Queue<T> {
-    /// A queue of this size.
+    /// A queue of this many rows.
     pub(super) fn new(most: usize) -> Self {
         Self {
             waiting: Mutex::default(),
-            size: AtomicUsize::new(0),
+            rows: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
             most,
             stop: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -31,12 +44,16 @@ impl<T> Queue<T> {
 
     /// Puts something of a size at the end; gives it back when there is no room, when another thread is at the queue right
     /// now, or when the queue has ended.
-    pub(super) fn push(&self, item: T, size: usize) -> Result<(), T> {
+    pub(super) fn push(&self, item: T, size: Size) -> Result<(), T> {
         let Ok(mut waiting) = self.waiting.try_lock() else { return Err(item) };
-        if self.size.load(Ordering::Relaxed) + size > self.most || self.has_ended() {
+        let (rows, bytes) = (self.rows.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+        // One that is larger than all there may be waits alone.
+        let heavy = bytes > 0 && bytes + size.bytes > MOST_BYTES;
+        if rows + size.rows > self.most || heavy || self.has_ended() {
             return Err(item);
         }
-        self.size.fetch_add(size, Ordering::Relaxed);
+        self.rows.fetch_add(size.rows, Ordering::Relaxed);
+        self.bytes.fetch_add(size.bytes, Ordering::Relaxed);
         waiting.push_back((item, size));
         drop(waiting);
         self.wake();
@@ -47,7 +64,8 @@ impl<T> Queue<T> {
     pub(super) fn pop_if(&self, fits: impl Fn(&T) -> bool) -> Option<T> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (item, size) = waiting.pop_front_if(|(item, _)| fits(item))?;
-        self.size.fetch_sub(size, Ordering::Relaxed);
+        self.rows.fetch_sub(size.rows, Ordering::Relaxed);
+        self.bytes.fetch_sub(size.bytes, Ordering::Relaxed);
         Some(item)
     }
 

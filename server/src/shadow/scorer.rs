@@ -17,7 +17,7 @@ use crate::guard::End;
 use crate::model::tensor::{self, Tensor};
 use crate::model::{Model, RunError};
 use crate::threads;
-use crate::verdict::state::{Label, Row};
+use crate::verdict::state::{Joined, Label, Row, Target};
 
 /// A challenger's run that takes longer is given up. Long, because the thread may wait for a CPU meanwhile.
 const RUN_LIMIT: Duration = Duration::from_secs(5);
@@ -66,7 +66,11 @@ impl Scorer {
         threads::run_when_idle();
         while let Some(work) = self.queue.pop() {
             match work {
-                Work::Labels(labels) => self.label(&labels),
+                Work::Labels(labels, passed) => {
+                    let start = threads::cpu_time();
+                    self.label(&labels, passed);
+                    self.rest(threads::cpu_time().saturating_sub(start));
+                }
                 Work::Pair(pair) => match pair.theirs {
                     Theirs::Fault(end, requests) => self.retry(&pair, end, requests),
                     Theirs::Answers(_) => self.batch(pair),
@@ -75,10 +79,13 @@ impl Scorer {
         }
     }
 
-    fn label(&self, labels: &[Label]) {
+    /// Labels that another server passed on are of rows that it had, as a rule: what is not known here is none of ours.
+    fn label(&self, labels: &[Label], passed: bool) {
         for label in labels {
             let joined = self.seen.record().label(label);
-            self.seen.metrics.joined(self.seen.role(), label.source, joined);
+            if self.seen.is_first() && !(passed && joined == Joined::default()) {
+                self.seen.metrics.joined(label.source, joined);
+            }
         }
     }
 
@@ -90,7 +97,7 @@ impl Scorer {
         let mut batch = vec![first];
         let fits = |work: &Work, batch: &[Pair], rows: usize| match work {
             Work::Pair(pair) => rows + pair.rows <= most && batch[0].joins(pair),
-            Work::Labels(_) => false,
+            Work::Labels(..) => false,
         };
         while let Some(Work::Pair(pair)) = self.queue.pop_if(|work| fits(work, &batch, rows)) {
             rows += pair.rows;
@@ -167,7 +174,7 @@ impl Scorer {
     fn halves(&self, stacked: &Stacked, rows: usize, error: (Lost, String)) -> Result<(), (Lost, String)> {
         let (mut answered, mut failed) = (0, 0);
         let mut last = error;
-        let mut parts = vec![0..rows];
+        let mut parts = Vec::from([0..rows]);
         while let Some(part) = parts.pop() {
             // The whole is known to fail.
             let result = if part.len() == rows { Err(last.clone()) } else { self.compare(stacked, part.clone()) };
@@ -200,9 +207,18 @@ impl Scorer {
         self.seen.metrics.compared(self.seen.role(), part.len() as u64, &compared);
         let both = answers::pairs((champion, &theirs), (challenger, &mine.outputs), part.len());
         let mut recorder = self.seen.record();
-        for (place, (champion, challenger)) in stacked.places[part].iter().zip(both) {
+        let places = &stacked.places[part];
+        for (place, (champion, challenger)) in places.iter().zip(both) {
             recorder.record(place.id, &Row { series: place.series, at: place.at, champion, challenger });
         }
+        drop(recorder);
+        // Rows of many minutes may judge each other's forecasts: all of them are known before, and they come in their order.
+        let mut labels: Vec<Label> = places.iter().filter_map(|place| place.label()).collect();
+        labels.sort_by_key(|label| match label.target {
+            Target::At { at, .. } => at,
+            Target::Row(_) | Target::Window { .. } => 0,
+        });
+        self.label(&labels, false);
         Ok(mine.took)
     }
 

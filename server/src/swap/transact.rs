@@ -167,6 +167,8 @@ impl Swapper {
         if !follows || (period.is_zero() && compared.is_zero()) {
             return None;
         }
+        // Evidence of another time on which the two met has been acted on.
+        self.context.kept.iter().for_each(|kept| kept.forget(&[champion, &old.champion]));
         let previous = self.start(name, Arc::clone(&old.champion), PREVIOUS, champion);
         let previous =
             previous.inspect_err(|error| tracing::error!(model = name, %error, "no guard watches the champion"));

@@ -68,7 +68,21 @@ def write(models: Path, champion: Version, challenger: Version, at: str, *, repl
         "reason": "first training run: monotone logistic as champion, gradient boosting as challenger",
     }
     evidence = {v.number: {"recipe": v.manifest["tags"]["recipe"], **v.manifest["metrics"]} for v in versions}
-    _write(root / "ledger" / "1.json", to_bytes({**aliases, "evidence": evidence}))
+    record = {
+        "model": NAME,
+        "epoch": 1,
+        "action": "promote",
+        "champion": champion.number,
+        "challengers": aliases["challengers"],
+        "replaced": None,
+        "manifest_sha256": hashes[champion.number],
+        "at": aliases["updated_at"],
+        "by": aliases["by"],
+        "reason": aliases["reason"],
+        "evidence": evidence,
+        "previous_record_sha256": None,
+    }
+    _write(root / "ledger" / "1.json", to_bytes(record))
     _write(models / "manifest.schema.json", (json.dumps(schema(), indent=1) + "\n").encode())
     _write(root / "aliases.json", to_bytes(aliases))
 

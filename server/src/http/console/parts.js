@@ -152,25 +152,25 @@ const difference = (name, told, of) => {
     dim("Challenger less champion; root mean square ", number(Math.sqrt(told.sum_squares / told.count)), ", rows ", count(told.count), "."));
 };
 
-const latency = ({ latency: told, statistics }) => {
-  const mean = (compute) => (compute?.runs ? compute.seconds / compute.runs : null);
-  const rows = [["champion", told?.champion, statistics?.champion_compute], ["challenger", told?.challenger, statistics?.challenger_compute]];
+const latency = ({ latency: told }) => {
+  const rows = [["champion", told?.champion], ["challenger", told?.challenger]];
   const whole = rows.filter(([, quantiles]) => quantiles?.p50 > 0 && quantiles?.p99 > 0);
   return panel("Time of a run",
     whole.length > 0 && [key(), ranges("latency", whole.map(([name, quantiles]) => [name, quantiles, name]))],
-    table("Time of a run", ["", "#p50", "#p90", "#p99", "#mean", "#runs"], rows.map(([name, quantiles, compute]) =>
-      row(name, num(seconds(quantiles?.p50)), num(seconds(quantiles?.p90)), num(seconds(quantiles?.p99)), num(seconds(mean(compute))), num(count(compute?.runs))))),
+    table("Time of a run", ["", "#p50", "#p90", "#p99"], rows.map(([name, quantiles]) =>
+      row(name, num(seconds(quantiles?.p50)), num(seconds(quantiles?.p90)), num(seconds(quantiles?.p99))))),
+    dim("For the rows of the champion's runs, the challenger's on an idle CPU."),
     !told && dim("Quantiles are not counted yet."));
 };
 
 const reasonsOfLoss = {
-  full: "the challenger was too slow", failed: "it failed", non_finite: "its answer is no number", paused: "it was paused after failures",
+  full: "the challenger was too slow", waited: "the machine was too busy", deadline: "a run took too long", failed: "it failed", non_finite: "its answer is no number", paused: "it was paused after failures",
 };
 
 const lost = ({ statistics, errors, slow }) => {
   const list = Object.entries(statistics?.lost ?? {}).filter(([, rows]) => rows > 0);
   const events = [["rows that failed", errors], ["runs that took too long", slow]].filter(([, told]) => told);
-  const share = ({ events: seen, trials }) => `${count(seen)} of ${count(trials)}`;
+  const share = ({ events: seen, trials }) => (trials > 0 ? `${count(seen)} of ${count(trials)}` : "not judged yet");
   return panel("Errors and losses",
     list.length > 0 ? table("Rows without a pair", ["rows without a pair", "#rows"], list.map(([reason, rows]) =>
       make("tr", {}, make("th", { scope: "row" }, make("code", {}, reason), reasonsOfLoss[reason] && ` ${reasonsOfLoss[reason]}`), num(count(rows)))))
@@ -215,9 +215,9 @@ export const drift = (told) => {
   const features = Object.entries(told ?? {}).filter(([, of]) => of);
   if (features.length === 0) return dim("Not counted yet.");
   features.sort(([, a], [, b]) => Number(b.alarm ?? 0) - Number(a.alarm ?? 0) || (b.log_e ?? 0) - (a.log_e ?? 0));
-  return table("Drift by feature", ["feature", "#PSI", "#ln E", "alarm"], features.map(([name, { psi, log_e, alarm }]) =>
+  return [table("Drift by feature", ["feature", "#PSI", "#ln E", "alarm"], features.map(([name, { psi, log_e, alarm }]) =>
     make("tr", { "data-key": name, class: alarm && "alarm" }, make("th", { scope: "row" }, make("code", {}, name)), num(number(psi)), num(number(log_e)),
-      cell(make("span", { class: alarm ? "badword" : "dim" }, alarm ? "drifted" : "no")))));
+      cell(make("span", { class: alarm ? "badword" : "dim" }, alarm ? "drifted" : "no"))))), dim("Drifted: PSI from 0.1 and ln E from 6.9 on, together.")];
 };
 
 export const ledger = (told) => {
