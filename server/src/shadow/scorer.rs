@@ -174,7 +174,8 @@ impl Scorer {
     fn halves(&self, stacked: &Stacked, rows: usize, error: (Lost, String)) -> Result<(), (Lost, String)> {
         let (mut answered, mut failed) = (0, 0);
         let mut last = error;
-        let mut parts = Vec::from([0..rows]);
+        let whole = 0..rows;
+        let mut parts = vec![whole];
         while let Some(part) = parts.pop() {
             // The whole is known to fail.
             let result = if part.len() == rows { Err(last.clone()) } else { self.compare(stacked, part.clone()) };
