@@ -9,8 +9,9 @@ use super::{Failure, author, open, print_json, say, table, with_author, with_rep
 use crate::config::Raw;
 use crate::config::verdict::RULE;
 use crate::judge::{self, Judged, Judgement, Settings, Step, StepKind};
-use crate::peers::{Gathered, Peers, now};
+use crate::peers::{Gathered, Peers};
 use crate::promotion::{self, Changed};
+use crate::shadow::origin::now;
 use crate::shadow::state::State;
 use crate::source::is_model_name;
 use crate::verdict::rule::{Condition, Decision};

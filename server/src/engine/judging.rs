@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::{Engine, Shared, lock};
 use crate::judge::{self, Judgement, Mode, StepKind};
-use crate::peers;
 use crate::promotion::{self, Author, ChangeError};
+use crate::shadow::origin::now;
 use crate::shadow::state::State;
 use crate::source::Hint;
 
@@ -86,7 +86,7 @@ impl Shared {
             if !compared && own.drift.features.is_empty() {
                 continue;
             }
-            alone.extend(judge::judge(std::slice::from_ref(&own), &[], settings, peers::now()));
+            alone.extend(judge::judge(std::slice::from_ref(&own), &[], settings, now()));
             if compared && settings.mode == Mode::Auto {
                 self.decide(&name, own, hints);
             }
@@ -114,7 +114,7 @@ impl Shared {
         let mut states = vec![own];
         states.extend(gathered.answers);
         lock(&self.judging.asked).insert(name.into(), (Instant::now(), states.len()));
-        let Ok(judgement) = judge::judge(&states, &gathered.missing, settings, peers::now()) else { return };
+        let Ok(judgement) = judge::judge(&states, &gathered.missing, settings, now()) else { return };
         if !judgement.servers.missing.is_empty() {
             let missing = judgement.servers.missing.join("; ");
             tracing::debug!(model = name, missing, "nothing is decided before all servers have told");

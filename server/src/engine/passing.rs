@@ -7,8 +7,8 @@ use super::{Engine, lock};
 use crate::batch::Lane;
 use crate::peers::{Peers, Teller, Told};
 use crate::serving::ServingSet;
-use crate::shadow::state::Passed;
-use crate::verdict::state::Label;
+use crate::shadow::state::{MOST_WINDOWS, Passed};
+use crate::verdict::state::{Label, Target};
 
 /// Labels of a model that wait to be sent. Beyond, the oldest go: what they label is seldom waited for that long.
 const MOST: usize = 65_536;
@@ -53,7 +53,9 @@ impl Passing {
             return;
         }
         for (model, labels) in std::mem::take(&mut *lock(&self.waiting)) {
-            for labels in labels.chunks(MESSAGE) {
+            let is_window = |label: &Label| matches!(label.target, Target::Window { .. });
+            let (windows, others): (Vec<Label>, Vec<Label>) = labels.into_iter().partition(is_window);
+            for labels in windows.chunks(MOST_WINDOWS).chain(others.chunks(MESSAGE)) {
                 let passed = Passed { server: server.into(), labels: labels.to_vec() };
                 let body = serde_json::to_vec(&passed).expect("numbers and names can always be written");
                 self.teller.tell(&format!("/models/{model}/labels"), body.into());

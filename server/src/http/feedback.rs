@@ -20,7 +20,7 @@ use crate::codec::DecodeError;
 use crate::codec::marks::{LATEST, SERIES_BYTES};
 use crate::serving::ServingSet;
 use crate::shadow::origin::{now, row_id};
-use crate::shadow::state::Passed;
+use crate::shadow::state::{MOST_WINDOWS, Passed};
 use crate::text::{listed, shown};
 use crate::verdict::state::{Label, Source, Target, hash};
 
@@ -108,8 +108,7 @@ fn few_windows(labels: &[Label]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Windows of one request, and how long one may be and how far ahead it may end, in seconds.
-const MOST_WINDOWS: usize = 256;
+/// How long a window may be and how far ahead it may end, in seconds.
 const LONGEST_WINDOW: u64 = 24 * 3600;
 
 /// One label, or an array of them.

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::error::Problem;
 use super::{State, ops};
 use crate::judge;
-use crate::peers;
+use crate::shadow::origin::now;
 
 /// Verdicts at a time: each asks all other servers.
 static VERDICTS: Semaphore = Semaphore::const_new(4);
@@ -28,7 +28,7 @@ pub(super) async fn verdict(Shared(state): Shared<Arc<State>>, Path(model): Path
     // To judge takes milliseconds, in which this port's one thread answers others.
     let judged = tokio::task::spawn_blocking(move || {
         let states = [vec![own], gathered.answers].concat();
-        judge::judge(&states, &gathered.missing, &shared.engine.options().verdict, peers::now())
+        judge::judge(&states, &gathered.missing, &shared.engine.options().verdict, now())
     });
     let judgement = judged.await.map_err(|_| Problem::internal())?;
     let judgement = judgement.map_err(|reason| Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason))?;

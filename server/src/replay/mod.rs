@@ -22,7 +22,7 @@ use crate::codec::decode;
 use crate::model::Model;
 use crate::model::tensor::Tensor;
 use crate::shadow::answers::Outputs;
-use crate::shadow::observer::{Column, SCORE, columns};
+use crate::shadow::observer::Watched;
 use crate::shadow::state::{Compared, State, Version};
 use crate::shadow::stats::Statistics;
 use crate::threads;
@@ -56,7 +56,7 @@ pub struct Replay {
     outputs: Outputs,
     /// How the values are distributed, beside those of the champion's training.
     drifts: Drifts,
-    columns: Vec<Column>,
+    watched: Watched,
     contenders: Vec<Contender>,
     /// Who says what was true, where the file does.
     pub truth: Source,
@@ -90,7 +90,7 @@ impl Replay {
         let contenders = challengers.into_iter().enumerate().map(contender).collect();
         let outputs = Outputs::of(&champion.signature);
         let drifts = Drifts::new(champion.references.clone());
-        let columns = columns(&champion.signature, &drifts);
+        let watched = Watched::of(&champion.signature, &drifts);
         Self {
             name,
             server,
@@ -98,7 +98,7 @@ impl Replay {
             champion,
             outputs,
             drifts,
-            columns,
+            watched,
             contenders,
             truth: Source::Incident,
             rows: 0,
@@ -201,29 +201,15 @@ impl Replay {
                     let marks = &marks[answered.rows.clone()];
                     let inputs: Vec<Tensor> = inputs.iter().map(|t| t.slice_rows(answered.rows.clone())).collect();
                     let champion = Answered { outputs: Some(outputs), rows: 0..marks.len(), took: answered.took };
-                    self.observe(&inputs, champion.outputs.as_deref().unwrap_or_default(), marks);
+                    let outputs = champion.outputs.as_deref().unwrap_or_default();
+                    let places = marks.iter().map(|mark| (mark.series, mark.at));
+                    self.watched.count(|| &mut self.drifts, &inputs, outputs, places);
                     let first = begin + answered.rows.start as u64 + 1;
                     for one in &mut self.contenders {
                         one.compare(&self.champion, &self.outputs, &champion, &inputs, marks, first, self.truth);
                     }
                 }
                 None => self.unanswered += answered.rows.len() as u64,
-            }
-        }
-    }
-
-    /// Counts how the values are distributed, as the server's observer does.
-    fn observe(&mut self, inputs: &[Tensor], outputs: &[Tensor], marks: &[Mark]) {
-        let values: Vec<Option<Vec<f64>>> = inputs.iter().map(Tensor::numbers).collect();
-        let score = self.drifts.index(SCORE);
-        let answers = score.map(|_| self.outputs.answers(outputs, marks.len()));
-        for (row, mark) in marks.iter().enumerate() {
-            for column in &self.columns {
-                let value = values[column.input].as_ref().and_then(|values| values.get(row * column.of + column.at));
-                self.drifts.record(mark.series, mark.at, column.feature, value.copied().unwrap_or(f64::NAN));
-            }
-            if let (Some(feature), Some(answers)) = (score, &answers) {
-                self.drifts.record(mark.series, mark.at, feature, answers[row].score.unwrap_or(f64::NAN));
             }
         }
     }

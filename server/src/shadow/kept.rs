@@ -1,7 +1,7 @@
 //! Evidence over restarts: a file for each pair of models and one for each champion, written now and then, and at the end.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -9,11 +9,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Model, ModelId};
+use crate::source::write_whole;
 
 /// Files of a model that are kept, the latest.
 const FILES: usize = 16;
 /// A file is smaller: 65,536 rows that wait for their labels, and 14 days of evidence.
 const BYTES: u64 = 64 << 20;
+
+/// What is being written; one file at a time is.
+const TEMPORARY: &str = "evidence.tmp";
 
 /// The folder in which evidence is kept. It belongs to one process: two would count the same evidence twice.
 pub struct Kept {
@@ -90,12 +94,8 @@ impl Kept {
         let path = self.path(of);
         let folder = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder)?;
-        let temporary = path.with_extension("tmp");
-        let mut file = fs::File::create(&temporary)?;
-        let ids = of.iter().map(|model| model.id.clone()).collect();
-        file.write_all(&serde_json::to_vec(&File { of: ids, saved })?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
+        let file = File { of: of.iter().map(|model| model.id.clone()).collect(), saved };
+        write_whole(&path, TEMPORARY, &serde_json::to_vec(&file)?)?;
         prune(folder).map(|()| true)
     }
 

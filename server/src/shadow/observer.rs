@@ -1,6 +1,7 @@
 //! Sees what the champion is asked, whether or not it has a challenger: how values drift, and a sample of the rows.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ops::DerefMut;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::threads;
 use crate::verdict::drift::{Drift, Drifts};
 
 /// The name of the score among the features of a reference.
-pub(crate) const SCORE: &str = "score";
+const SCORE: &str = "score";
 /// The longest rest between two batches.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
@@ -31,17 +32,23 @@ pub struct Observer {
 struct Seen {
     drifts: Mutex<Drifts>,
     is_new: AtomicBool,
-    /// Rows for which the queue had no room.
-    missed: AtomicU64,
 }
 
 /// Where a feature's values are.
-pub(crate) struct Column {
-    pub(crate) feature: usize,
-    pub(crate) input: usize,
+struct Column {
+    feature: usize,
+    input: usize,
     /// Of how many columns, which one.
-    pub(crate) of: usize,
-    pub(crate) at: usize,
+    of: usize,
+    at: usize,
+}
+
+/// Where the values are that a champion's references are of.
+pub(crate) struct Watched {
+    columns: Vec<Column>,
+    /// The score's place among the references, and the champion's outputs.
+    score: Option<usize>,
+    outputs: Outputs,
 }
 
 impl Observer {
@@ -59,19 +66,16 @@ impl Observer {
         let references = champion.references.clone();
         let drifts =
             saved.map_or_else(|| Drifts::new(references.clone()), |saved| Drifts::restore(references.clone(), saved));
-        let columns = columns(&champion.signature, &drifts);
-        let score = drifts.index(SCORE);
-        let seen =
-            Arc::new(Seen { drifts: Mutex::new(drifts), is_new: AtomicBool::new(false), missed: AtomicU64::new(0) });
+        let watched = Watched::of(&champion.signature, &drifts);
+        let seen = Arc::new(Seen { drifts: Mutex::new(drifts), is_new: AtomicBool::new(false) });
         let queue = Arc::new(Queue::new(limits.queue_rows));
         let (watching, waiting) = (Arc::clone(&seen), Arc::clone(&queue));
         let cpu = limits.cpu.clamp(0.001, 1.0);
         std::thread::Builder::new().name("observer".into()).spawn(move || {
             threads::run_when_idle();
-            let outputs = Outputs::of(&champion.signature);
             while let Some(pair) = waiting.pop() {
                 let start = threads::cpu_time();
-                watching.see(&pair, &columns, score.map(|score| (score, &outputs)));
+                watching.see(&pair, &watched);
                 if let Some(recording) = &recording {
                     let rows = pair.places().map(|Place { series, at, actual, .. }| Told { series, at, actual });
                     let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,11 +90,9 @@ impl Observer {
 
     /// Hands over what the champion was asked and answered, if there is room; never waits.
     pub(crate) fn offer(&self, pair: Pair) {
-        let rows = pair.rows;
         let size = pair.size();
-        if self.queue.push(pair, size).is_err() {
-            self.seen.missed.fetch_add(rows as u64, Ordering::Relaxed);
-        }
+        // Drift is of samples: one batch less changes nothing.
+        let _ = self.queue.push(pair, size);
     }
 
     /// How the values that came differ from those of the training. It may have to wait until the thread gets a CPU.
@@ -104,9 +106,7 @@ impl Observer {
     pub fn is_new(&self) -> bool {
         self.seen.is_new.swap(false, Ordering::Relaxed)
     }
-}
 
-impl Observer {
     /// What was to be kept was not: it is new still.
     pub fn renew(&self) {
         self.seen.is_new.store(true, Ordering::Relaxed);
@@ -124,36 +124,52 @@ impl Seen {
         self.drifts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn see(&self, pair: &Pair, columns: &[Column], score: Option<(usize, &Outputs)>) {
+    fn see(&self, pair: &Pair, watched: &Watched) {
         let Theirs::Answers(outputs) = &pair.theirs else { return };
-        let values: Vec<Option<Vec<f64>>> = pair.inputs.iter().map(Tensor::numbers).collect();
-        let answers = score.map(|(_, shown)| shown.answers(outputs, pair.rows));
         self.is_new.store(true, Ordering::Relaxed);
-        let mut drifts = self.drifts();
-        for (row, place) in pair.places().enumerate() {
-            for column in columns {
-                let value = values[column.input].as_ref().and_then(|values| values.get(row * column.of + column.at));
-                drifts.record(place.series, place.at, column.feature, value.copied().unwrap_or(f64::NAN));
-            }
-            if let (Some((feature, _)), Some(answers)) = (score, &answers) {
-                let value = answers.get(row).and_then(|answer| answer.score);
-                drifts.record(place.series, place.at, feature, value.unwrap_or(f64::NAN));
-            }
-        }
+        let rows = pair.places().map(|place| (place.series, place.at));
+        watched.count(|| self.drifts(), &pair.inputs, outputs, rows);
     }
 }
 
-/// Where the features that have a reference are among the inputs.
-pub(crate) fn columns(signature: &Signature, drifts: &Drifts) -> Vec<Column> {
-    let keys = signature.keys().iter();
-    let column = |(name, slot): &(Box<str>, Slot)| {
-        let (feature, input) = (drifts.index(name)?, slot.input());
-        let (of, at) = match slot {
-            Slot::Feature { column, .. } => (signature.inputs[input].features.len(), *column),
-            Slot::Row { .. } if signature.inputs[input].row_shape.iter().all(|size| *size == Some(1)) => (1, 0),
-            Slot::Row { .. } => return None,
+impl Watched {
+    /// Where the features that have a reference are among the inputs, and the score among the outputs.
+    pub(crate) fn of(signature: &Signature, drifts: &Drifts) -> Self {
+        let column = |(name, slot): &(Box<str>, Slot)| {
+            let (feature, input) = (drifts.index(name)?, slot.input());
+            let (of, at) = match slot {
+                Slot::Feature { column, .. } => (signature.inputs[input].features.len(), *column),
+                Slot::Row { .. } if signature.inputs[input].row_shape.iter().all(|size| *size == Some(1)) => (1, 0),
+                Slot::Row { .. } => return None,
+            };
+            Some(Column { feature, input, of, at })
         };
-        Some(Column { feature, input, of, at })
-    };
-    keys.filter_map(column).collect()
+        let columns = signature.keys().iter().filter_map(column).collect();
+        Self { columns, score: drifts.index(SCORE), outputs: Outputs::of(signature) }
+    }
+
+    /// Counts the values of rows, of each of which the series and the time are told; `drifts` are asked for when the values
+    /// are there.
+    pub(crate) fn count<D: DerefMut<Target = Drifts>>(
+        &self,
+        drifts: impl FnOnce() -> D,
+        inputs: &[Tensor],
+        outputs: &[Tensor],
+        rows: impl Iterator<Item = (u64, u64)>,
+    ) {
+        let values: Vec<Option<Vec<f64>>> = inputs.iter().map(Tensor::numbers).collect();
+        let count = inputs.first().or(outputs.first()).and_then(Tensor::rows).unwrap_or(0);
+        let answers = self.score.map(|_| self.outputs.answers(outputs, count));
+        let mut drifts = drifts();
+        for (row, (series, at)) in rows.enumerate() {
+            for column in &self.columns {
+                let value = values[column.input].as_ref().and_then(|values| values.get(row * column.of + column.at));
+                drifts.record(series, at, column.feature, value.copied().unwrap_or(f64::NAN));
+            }
+            if let (Some(feature), Some(answers)) = (self.score, &answers) {
+                let value = answers.get(row).and_then(|answer| answer.score);
+                drifts.record(series, at, feature, value.unwrap_or(f64::NAN));
+            }
+        }
+    }
 }

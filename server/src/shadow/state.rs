@@ -34,6 +34,9 @@ pub struct State {
     pub previous: Option<Compared>,
 }
 
+/// Windows of one request or message: each is looked for among all rows that wait for their labels.
+pub const MOST_WINDOWS: usize = 256;
+
 /// Labels that one server passes on to the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Passed {

@@ -251,7 +251,7 @@ impl Folder {
 
 /// Writes a file whole or not at all: under a temporary name beside it, to the disk, then in its place. The lock tells other
 /// processes that the temporary file is not abandoned.
-pub(super) fn write_whole(path: &Path, temporary: &str, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_whole(path: &Path, temporary: &str, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_file_name(temporary);
     let mut file = File::create(&temporary)?;
     // Where locks do not work, it may be taken for abandoned, and the rename then fails: nothing worse.

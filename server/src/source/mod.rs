@@ -29,7 +29,7 @@ pub use download::Download;
 pub use fetched::Fetched;
 use fetched::{Files, verify_manifest};
 use file::Folder;
-pub(crate) use file::open_regular;
+pub(crate) use file::{open_regular, write_whole};
 use signing::Keys;
 
 pub(crate) const MANIFEST: &str = "manifest.json";

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use onnxd::peers::now;
+use onnxd::shadow::origin::now;
 use onnxd::shadow::state::{Compared, State, Version};
 use onnxd::shadow::stats::Statistics;
 use onnxd::verdict::buckets::SECONDS;
