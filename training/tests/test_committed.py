@@ -31,8 +31,14 @@ def test_aliases_point_at_manifests_by_hash(models: Path) -> None:
     assert aliases["epoch"] == 1
     for version in VERSIONS:
         assert aliases["manifest_sha256"][version] == sha256(models / "anomaly" / version / "manifest.json")
+    # The record has the form in which servers and commands write and read it.
     ledger = read(models / "anomaly" / "ledger" / "1.json")
-    assert {k: ledger[k] for k in aliases} == aliases
+    assert {k: ledger[k] for k in ("champion", "challengers", "epoch", "by", "reason")} == {
+        k: aliases[k] for k in ("champion", "challengers", "epoch", "by", "reason")
+    }
+    assert (ledger["model"], ledger["action"]) == ("anomaly", "promote")
+    assert (ledger["replaced"], ledger["at"]) == (aliases["previous"], aliases["updated_at"])
+    assert ledger["manifest_sha256"] == aliases["manifest_sha256"][aliases["champion"]]
 
 
 def test_schema_is_the_one_that_training_uses(models: Path) -> None:
