@@ -252,12 +252,13 @@ fn a_misnamed_challenger_does_not_hold_the_champion_back() {
     repo.write_aliases(
         &json!({"champion": "2", "challengers": ["7"], "epoch": 9, "manifest_sha256": {"2": sha256}}).to_string(),
     );
-    let status = wait_for("the swap", || {
-        Some(server.model_status("anomaly")).filter(|status| status["champion"]["version"] == json!("2"))
+    // The champion serves before anything is said of its challenger.
+    let status = wait_for("the refusal", || {
+        Some(server.model_status("anomaly")).filter(|status| status["rejected"][0].is_object())
     });
     assert_eq!(
-        (&status["rejected"][0]["role"], &status["rejected"][0]["version"]),
-        (&json!("challenger"), &json!("7"))
+        (&status["champion"]["version"], &status["rejected"][0]["role"], &status["rejected"][0]["version"]),
+        (&json!("2"), &json!("challenger"), &json!("7"))
     );
 }
 
