@@ -56,10 +56,25 @@ def means(pairs: list[list[float]], least: int, now: int) -> tuple[np.ndarray, n
     return d, np.array([bucket[:, 0].mean() for bucket in counted])
 
 
+def autoregression(d: np.ndarray, m: int) -> float:
+    """The long-run variance, if the means of m buckets each are an autoregression of order one."""
+    n = len(d) // m
+    if n < (2 if m == 1 else 8):
+        return 0
+    x = d[: n * m].reshape(n, m).mean(axis=1)
+    c = x - x.mean()
+    r = np.sum(c[1:] * c[:-1]) / (n - 1) / x.var()
+    r = np.clip(r + (1 + 3 * r) / n, 0, 0.9)
+    return m * x.var() * (1 + r) / (1 - r)
+
+
 def spread(d: np.ndarray) -> float:
-    """The variance, inflated as in an autoregression."""
-    correlation = np.clip(np.sum((d[1:] - d.mean()) * (d[:-1] - d.mean())) / (len(d) - 1) / d.var(), 0, 0.9)
-    return d.var() * (1 + correlation) / (1 - correlation)
+    """The long-run variance: the greatest of several."""
+    k, c = len(d), d - d.mean()
+    lags = min(k // 4, 144)
+    bartlett = np.sum(c * c) / k
+    bartlett += 2 * sum((1 - lag / (lags + 1)) * np.sum(c[lag:] * c[:-lag]) / k for lag in range(1, lags + 1))
+    return 1.25 * max(d.var(), bartlett, *(autoregression(d, m) for m in (1, 6, 18, 36, 72, 144)))
 
 
 def radius(variance: float, k: int, alpha: float) -> float:
@@ -69,15 +84,26 @@ def radius(variance: float, k: int, alpha: float) -> float:
     return np.sqrt(variance) * width
 
 
+def bound(d: np.ndarray, champion: np.ndarray, k: int, alpha: float, sign: int) -> float:
+    """A bound after k buckets like these, and one more that was not seen yet."""
+    scale = max(champion.mean(), 1 / PARTS)
+    unseen = sign * max(4 * scale, np.abs(d).max())
+    mean = (k * d.mean() + unseen) / (k + 1)
+    variance = spread(d) * k / (k + 1) + k / (k + 1) ** 2 * (unseen - d.mean()) ** 2
+    return (mean + sign * radius(variance, k + 1, alpha)) / scale
+
+
 def bounds(d: np.ndarray, champion: np.ndarray, alpha: float) -> list[float]:
     """Mean, lower and upper bound as shares of the champion's loss."""
-    scale, half = max(champion.mean(), 1 / PARTS), radius(spread(d), len(d), alpha)
-    return [d.mean() / scale, (d.mean() - half) / scale, (d.mean() + half) / scale]
+    lower, upper = (bound(d, champion, len(d), alpha, sign) for sign in (-1, 1))
+    return [d.mean() / max(champion.mean(), 1 / PARTS), lower, upper]
 
 
 def improvement(pairs: list[list[float]], least: int, now: int, alpha: float) -> list[float]:
-    """Mean, lower and upper bound of the relative improvement."""
-    return bounds(*means(pairs, least, now), alpha)
+    """Mean, lower and upper bound of the relative improvement, and the lower one of what was seen."""
+    d, champion = means(pairs, least, now)
+    seen = (d.mean() - radius(spread(d), len(d), alpha)) / champion.mean()
+    return [*bounds(d, champion, alpha), seen]
 
 
 def band(pairs: list[list[float]], least: int, now: int, alpha: float) -> list[float]:
@@ -92,42 +118,68 @@ def more(pairs: list[list[float]], least: int, now: int, alpha: float, share: fl
     """Buckets until the lower bound passes, one after the other."""
     d, champion = means(pairs, least, now)
     k = len(d) + 1
-    while k < 50 or d.mean() - radius(spread(d), k, alpha) <= share * champion.mean():
+    effective = d.var() / spread(d)
+    while k < 50 or k * effective < 15 or bound(d, champion, k, alpha, -1) <= share:
         k += 1
     return k - len(d)
 
 
-def raised(group: list[tuple]) -> list[int]:
-    """Of one draw: both, the champion, the challenger alone; the champion's first given or missed."""
-    champion, challenger = any(row[2] for row in group), any(row[3] for row in group)
-    if not champion:
-        return [0, 0, int(challenger), 0, 0]
-    first = min(at for at, _, alarm, _ in group if alarm)
-    given = all(row[3] for row in group if row[0] == first and row[2])
-    return [int(challenger), int(not challenger), 0, int(given), int(not given)]
+def rank(series: int, hour: int) -> int:
+    """The hash by which a series is drawn from an hour: SplitMix64 of the hour, mixed with the series."""
+    mask = 2**64 - 1
+
+    def mix(n: int) -> int:
+        n = (n + 0x9E3779B97F4A7C15) & mask
+        n = ((n ^ n >> 30) * 0xBF58476D1CE4E5B9) & mask
+        n = ((n ^ n >> 27) * 0x94D049BB133111EB) & mask
+        return n ^ n >> 31
+
+    return mix(mix(hour) ^ series) >> 11
 
 
-def told(group: list[tuple], said: dict, kind: tuple[int, bool]) -> list[int]:
-    """Of one draw: the challenger alone right or wrong on its first labelled row on which only one is right."""
+def first(rows: list[tuple]) -> list[tuple]:
+    """Of some rows of an hour, those of the series that is drawn from it."""
+    drawn = min((row[1] for row in rows), key=lambda series: rank(series, rows[0][2] // 3600), default=None)
+    return [row for row in rows if row[1] == drawn]
+
+
+def raised(hour: list[tuple]) -> list[int]:
+    """Of one hour: both, the champion, the challenger alone; the champion's first given or missed."""
+    drawn = first([row for row in hour if row[3] or row[4]])
+    champion, challenger = any(row[3] for row in drawn), any(row[4] for row in drawn)
+    alarms = first([row for row in hour if row[3]])
+    at = min((row[2] for row in alarms), default=None)
+    given = all(row[4] for row in alarms if row[2] == at)
+    return [
+        int(champion and challenger),
+        int(champion and not challenger),
+        int(challenger and not champion),
+        int(bool(alarms) and given),
+        int(bool(alarms) and not given),
+    ]
+
+
+def told(hour: list[tuple], said: dict, kind: tuple[int, bool]) -> list[int]:
+    """Of one hour: the challenger alone right or wrong, and whether both are right on any."""
     source, truth = kind
-    marked = [row for row in group if said.get((row[1], source)) is truth and row[2] != row[3]]
-    if not marked:
-        return [0, 0]
-    first = min(row[0] for row in marked)
-    right = all(row[3] == truth for row in marked if row[0] == first)
-    return [int(right), int(not right)]
+    labelled = [row for row in hour if said.get((row[0], source)) is truth]
+    marked = first([row for row in labelled if row[3] != row[4]])
+    at = min((row[2] for row in marked), default=None)
+    right = all(row[4] == truth for row in marked if row[2] == at)
+    both = any(row[3] == truth and row[4] == truth for row in labelled)
+    return [int(bool(marked) and right), int(bool(marked) and not right), int(both)]
 
 
 def draws(rows: list[list], labels: list[list]) -> list[int]:
-    """Alarms and discordant labels, one draw of each series and bucket, from all rows and who labelled them how."""
-    groups = defaultdict(list)
-    for name, series, at, champion, challenger in rows:
-        groups[series, at // 600].append((at, name, champion, challenger))
+    """Alarms and labels, one draw an hour, from all rows and who labelled them how."""
+    hours = defaultdict(list)
+    for row in rows:
+        hours[row[2] // 3600].append(row)
     said = {}
     for name, source, anomaly in labels:
         said.setdefault((name, source), anomaly)
     kinds = [(source, truth) for source in range(4) for truth in (True, False)]
-    counts = [raised(g) + [n for kind in kinds for n in told(g, said, kind)] for g in groups.values()]
+    counts = [raised(h) + [n for kind in kinds for n in told(h, said, kind)] for h in hours.values()]
     return np.sum(counts, axis=0).tolist()
 
 

@@ -164,6 +164,21 @@ fn nobody_is_promoted_while_inputs_drift() {
     assert!(judged(&calm, &[]).step().is_some_and(|step| step.kind == StepKind::Promote));
 }
 
+/// Challengers that ran beside it and are gone have had their part of the error.
+#[test]
+fn those_that_are_gone_share_the_error() {
+    let needs = |beside| {
+        let states = [1, beside].map(|beside| {
+            told(&format!("server-{beside}"), Evidence { beside, ..two_days(2.0, u64::from(beside) % 2, 2) })
+        });
+        let json = serde_json::to_value(judged(&states, &[])).expect("JSON");
+        let conditions = json["verdicts"][0]["conditions"].as_array().expect("conditions").clone();
+        let found = conditions.iter().find(|condition| condition["name"] == "catches more").expect("a condition");
+        found["needs"].as_f64().expect("a number")
+    };
+    assert!((needs(3) - needs(1) - 3_f64.ln()).abs() < 1e-9);
+}
+
 /// The answer's shape is what the console and other programs read.
 #[test]
 fn a_judgement_is_told_as_documented() {
@@ -179,7 +194,13 @@ fn a_judgement_is_told_as_documented() {
     assert!(verdict["improvement"]["lower"].as_f64().is_some_and(|lower| lower > 0.0), "{verdict}");
     let condition = &verdict["conditions"][0];
     assert!(condition["name"].is_string() && condition["holds"].is_boolean() && condition["needs"].is_number());
-    assert_eq!(verdict["alarms"], json!({"both": 288, "champion": 0, "challenger": 0, "neither": 0}));
+    let both = &verdict["alarms"]["both"];
+    assert_eq!(verdict["alarms"], json!({"both": both, "champion": 0, "challenger": 0, "neither": 0}));
+    assert!(
+        both.as_u64().is_some_and(|hours| (48..=49).contains(&hours)),
+        "two days, of which the ends are no full hours"
+    );
+    assert!(condition["route"].is_null(), "it is needed whatever the route");
     assert!(verdict["latency"]["champion"].as_object().is_some_and(|told| told.contains_key("p99")), "{verdict}");
     assert!(verdict["scores"]["challenger"].is_array() && verdict["labels"].is_object(), "{verdict}");
     assert!(verdict["band"].as_array().is_some_and(|band| !band.is_empty()), "{verdict}");
@@ -436,7 +457,8 @@ fn the_command_says_what_is_to_be_done() {
 #[test]
 fn the_command_explains_what_is_missing() {
     let mut little = two_days(2.9, 0, 1);
-    little.since = Some(now() - 6 * 3600);
+    little.active = onnxd::verdict::active::Active::default();
+    (0..36).for_each(|bucket| little.active.record(now() - 6 * 3600 + 600 * bucket, 14, false));
     little.requests = 500;
     little.series = [1].into();
     little.forecast = onnxd::verdict::buckets::Buckets::default();
@@ -445,7 +467,7 @@ fn the_command_explains_what_is_missing() {
     assert_eq!(code, 10);
     for part in [
         "what it takes:",
-        "- hours: 18.1 more hours, for a daily cycle",
+        "- hours: 18.0 more hours, for a daily cycle",
         "- requests: 500 more requests: 6 hours at the rate so far",
         "- series: rows of 2 more series",
         "- forecast is better: at least 50 more buckets of 10 minutes",

@@ -171,7 +171,7 @@ fn every_format_tells_the_same() {
     }
     let first = told(&[&path(&folder, "a.ndjson"), "--repository", "models"]);
     let evidence = &first["shadow"]["challengers"][0]["evidence"];
-    assert_eq!((&evidence["requests"], &evidence["since"]), (&json!(rows.len()), &json!(rows[0].ts)));
+    assert_eq!((&evidence["requests"], &evidence["active"][0][0]), (&json!(rows.len()), &json!(rows[0].ts / 600)));
     assert_eq!((&first["replay"]["actuals"], &first["replay"]["truths"]), (&json!(rows.len()), &json!(rows.len())));
     assert_eq!((&first["at"], &first["servers"]["told"]), (&json!(rows[rows.len() - 1].ts), &json!(1)));
     assert!(first["verdicts"][0]["conditions"].as_array().is_some_and(|conditions| !conditions.is_empty()));
@@ -301,7 +301,9 @@ fn a_row_that_a_challenger_fails_on_fails_alone() {
     let bad = format!("{},{}", model("nan-sometimes"), model("fails-sometimes"));
     let report = told(&[&file, "--champion-file", &model("good"), "--challenger-file", &bad]);
     for challenger in report["shadow"]["challengers"].as_array().expect("two") {
-        assert_eq!(challenger["evidence"]["errors"], json!({"events": 2, "trials": 202}));
+        let active = challenger["evidence"]["active"].as_array().expect("times");
+        let sum = |place: usize| active.iter().filter_map(|ten| ten[place].as_u64()).sum::<u64>();
+        assert_eq!((sum(1), sum(2)), (202, 2), "rows, and those that failed");
         assert_eq!(challenger["statistics"]["pairs"], json!(200));
     }
     let report = told(&[&file, "--champion-file", &model("nan-sometimes"), "--challenger-file", &model("good")]);
@@ -328,10 +330,10 @@ fn pods(folder: &TempDir) -> Option<()> {
     Some(())
 }
 
-/// Two days of real pods, 18,992 rows with their faults: the better forecast is promoted, the worse one rejected, and whoever
-/// decides nothing is rejected for that, though it forecasts as well.
+/// Two days of real pods, 18,992 rows with their faults: whoever decides nothing is rejected for that, though it forecasts as
+/// well. Losses go up and down with the hours, and alarms come in 14 of them: that is too little to promote the better one.
 #[test]
-fn on_real_pods_the_better_one_is_promoted_and_the_worse_one_rejected() {
+fn on_real_pods_two_days_are_enough_to_reject_what_decides_nothing() {
     let folder = TempDir::new().expect("a folder");
     if pods(&folder).is_none() {
         return;
@@ -353,32 +355,20 @@ fn on_real_pods_the_better_one_is_promoted_and_the_worse_one_rejected() {
 
     let better = judged("naive", "trained");
     let verdict = &better["verdicts"][0];
-    assert_eq!(
-        (&verdict["decision"], &better["first"][0]["decision"]),
-        (&json!("promote"), &json!("promote")),
-        "{verdict}"
-    );
-    assert!(verdict["reasons"].to_string().contains("forecast is better"), "{verdict}");
-    // 24 hours are the least; within the two days the 16 alarms come that show the decisions to be the same.
-    assert!((24.0..44.0).contains(&hours(&better, 0)), "{verdict}");
-    let improvement = verdict["improvement"]["mean"].as_f64().expect("a number");
-    assert!((0.2..0.4).contains(&improvement), "{improvement}");
+    assert_eq!((&verdict["decision"], &better["first"][0]), (&json!("hold"), &json!(null)), "{verdict}");
+    assert!(verdict["reasons"].to_string().contains("by its forecast, not shown yet: forecast is better"), "{verdict}");
+    let last = verdict["band"].as_array().and_then(|band| band.last()).expect("a point").clone();
+    let [mean, lower] = ["mean", "lower"].map(|name| last[name].as_f64().expect("a number"));
+    assert!((0.2..0.4).contains(&mean) && (-0.3..0.1).contains(&lower), "{last}");
 
     let worse = judged("trained", "naive");
     let verdict = &worse["verdicts"][0];
-    assert_eq!(
-        (&verdict["decision"], &worse["first"][0]["decision"]),
-        (&json!("reject"), &json!("reject")),
-        "{verdict}"
-    );
-    assert!(verdict["reasons"].to_string().contains("forecast is worse"), "{verdict}");
-    // The interval is used from 50 times ten minutes on, and decides at once.
-    assert!((8.0..10.0).contains(&hours(&worse, 0)), "{verdict}");
+    assert_eq!(verdict["decision"], json!("hold"), "{verdict}");
 
     let controls = judged("naive", "silent,always,naive");
     for (of, decision, reason) in [
         (0, "reject", "misses 100 % of the champion's alarms"),
-        (1, "reject", "alarms for each of the champion's"),
+        (1, "reject", "gives more false alarms"),
         (2, "hold", "forecast is better"),
     ] {
         let verdict = &controls["verdicts"][of];
@@ -387,5 +377,5 @@ fn on_real_pods_the_better_one_is_promoted_and_the_worse_one_rejected() {
         let first = &controls["first"][of]["decision"];
         assert_eq!(*first, if decision == "hold" { Value::Null } else { json!("reject") }, "it was never promoted");
     }
-    assert!(hours(&controls, 0) < 8.0 && hours(&controls, 1) < 8.0, "both are found out before their forecasts are");
+    assert!(hours(&controls, 0) < 8.0 && hours(&controls, 1) < 16.0, "both are found out before their forecasts are");
 }

@@ -261,7 +261,7 @@ fn print_seen(verdict: &Verdict, seen: &Compared, out: &mut dyn Write) -> Result
     say(
         out,
         &format!(
-            "  series and ten minutes with alarms of both {}, champion's alone {}, challenger's alone {}; of the champion's \
+            "  hours with alarms of both {}, champion's alone {}, challenger's alone {}, of one series each; of the champion's \
              first alarms {} on the same row, {} not",
             any.both, any.champion, any.challenger, first.given, first.missed
         ),
@@ -269,13 +269,16 @@ fn print_seen(verdict: &Verdict, seen: &Compared, out: &mut dyn Write) -> Result
     let told = seen.evidence.draws.labels();
     for (source, labels) in &seen.evidence.labels {
         let Some(number) = Source::LABELS.iter().position(|label| label == source) else { continue };
-        for (what, alike, pairs) in [
+        for (what, alike, counted) in [
             ("anomalies", labels.anomalies, told.anomalies[number]),
             ("normal rows", labels.normals, told.normals[number]),
         ] {
-            let (source, right, wrong) = (source.name(), pairs.challenger, pairs.champion);
-            let line =
-                format!("  {what} by {source}: alike {alike}; else challenger right {right}, champion right {wrong}");
+            let (source, pairs, both) = (source.name(), counted.pairs, counted.right);
+            let (right, wrong) = (pairs.challenger, pairs.champion);
+            let line = format!(
+                "  {what} by {source}: {alike} rows alike, hours with both right {both}; of the hours with just one right, \
+                 challenger {right}, champion {wrong}"
+            );
             say(out, &line)?;
         }
     }

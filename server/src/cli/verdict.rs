@@ -178,7 +178,7 @@ fn print_one(judged: &Judged, explain: bool, out: &mut dyn Write) -> Result<(), 
         say(out, &format!("  {reason}"))?;
     }
     let rows = judged.verdict.conditions.iter().map(|condition| {
-        let Condition { name, holds, value, needs } = condition;
+        let Condition { name, holds, value, needs, .. } = condition;
         let value = value.map_or_else(|| "-".into(), number);
         vec![(*name).to_owned(), if *holds { "yes" } else { "no" }.into(), value, number(*needs)]
     });
@@ -216,9 +216,9 @@ fn bring(unit: &str) -> Option<&'static str> {
             "labels: POST /feedback with request_id, or series and ts, and anomaly true or false; those of rows where only one of \
              both gives an alarm decide most",
         ),
-        "alarms" => {
-            Some("alarms: each series counts once in ten minutes, so that many series are faster than many rows")
-        }
+        "alarms" => Some(
+            "alarms: an hour with any of the champion's counts once; faults that an experiment makes in other hours count as well",
+        ),
         "series" => Some("series: name what was measured by `series` in each row, or by the header x-series"),
         "requests" => {
             Some("requests: rows of the champion's that the shadow scores, see --shadow-sample and --shadow-cpu")

@@ -75,7 +75,7 @@ pub struct Judged {
 }
 
 /// Conditions whose value is a natural logarithm of evidence.
-const EVIDENCE: [&str; 7] = [
+const EVIDENCE: [&str; 8] = [
     names::CATCHES_MORE,
     names::QUIETER,
     names::CATCHES_NO_LESS,
@@ -83,6 +83,7 @@ const EVIDENCE: [&str; 7] = [
     names::GIVES,
     names::DECIDES,
     names::NEAR,
+    names::OFF,
 ];
 
 impl Judged {
@@ -187,14 +188,18 @@ pub fn judge(states: &[State], missing: &[String], settings: &Settings, now: u64
         drifted: merged.drift.alarms(),
         missing: merged.missing.len(),
     };
-    let (rule, back) = (settings.rule(merged.challengers.len()), Rule::bring_back());
+    let back = Rule::bring_back();
+    let rule = |one: &Contender| {
+        let beside = usize::try_from(one.evidence.beside).unwrap_or(usize::MAX);
+        settings.rule(merged.challengers.len().max(beside))
+    };
     Ok(Judgement {
         model: merged.model,
         rule: settings.kind,
         mode: settings.mode,
         at: now,
         epoch: merged.epoch,
-        verdicts: merged.challengers.iter().map(|one| judged(one, &rule, &seen, &merged.missing)).collect(),
+        verdicts: merged.challengers.iter().map(|one| judged(one, &rule(one), &seen, &merged.missing)).collect(),
         previous: merged.previous.as_ref().map(|one| judged(one, &back, &seen, &merged.missing)),
         drift: shown::drift(&merged.drift),
         servers: Servers { told: merged.told, missing: merged.missing },

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::merge::Contender;
 use crate::shadow::stats::Statistics;
-use crate::verdict::draws::Told;
+use crate::verdict::draws::{Labelled, Told};
 use crate::verdict::drift::{Drift, Feature};
-use crate::verdict::evidence::{Alarms, Discordant};
+use crate::verdict::evidence::Alarms;
 use crate::verdict::sketch::Sketch;
 use crate::verdict::state::{Events, Evidence, Source};
 
@@ -23,7 +23,7 @@ pub struct Shown {
     pub until: Option<u64>,
     /// Share of the pairs with the same decision.
     pub agreement: Option<f64>,
-    /// Decisions that are alarms: one draw for each series and ten minutes.
+    /// Decisions that are alarms: one draw an hour.
     pub alarms: Alarms,
     /// Labelled rows by who labelled them, then anomalies and normals.
     pub labels: BTreeMap<Source, BTreeMap<&'static str, Counted>>,
@@ -51,12 +51,14 @@ pub struct Sides<T> {
 /// Labelled rows of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counted {
-    /// Draws in which only the champion is right.
+    /// Hours of which the draw is one on which only the champion is right.
     pub champion: u64,
-    /// Draws in which only the challenger is right.
+    /// Hours of which it is one on which only the challenger is.
     pub challenger: u64,
     /// Rows on which both are right or both are wrong.
     pub concordant: u64,
+    /// Hours in which both were right on some.
+    pub right: u64,
 }
 
 /// Times that shares of the runs take at most, in seconds; `None` without any.
@@ -82,7 +84,12 @@ pub struct Drifted {
 }
 
 pub(super) fn drift(drift: &Drift) -> BTreeMap<String, Drifted> {
-    let told = |feature: &Feature| Drifted { psi: feature.psi(), log_e: feature.log_e(), alarm: feature.is_alarm() };
+    let told = |feature: &Feature| {
+        let e = feature.log_e();
+        // Zero, but for rounding.
+        let log_e = if e.abs() < 1e-9 { 0.0 } else { e };
+        Drifted { psi: feature.psi(), log_e, alarm: feature.is_alarm() }
+    };
     drift.features.iter().map(|(name, feature)| (name.clone(), told(feature))).collect()
 }
 
@@ -98,7 +105,7 @@ impl Shown {
         let (scores, latency) = (&evidence.scores, &evidence.latency);
         Self {
             pairs: evidence.requests,
-            since: evidence.since,
+            since: evidence.since(),
             until: evidence.until,
             agreement: statistics.agreement(),
             alarms: evidence.draws.alarms().any,
@@ -108,7 +115,7 @@ impl Shown {
                 champion: Quantiles::of(&latency.champion),
                 challenger: Quantiles::of(&latency.challenger),
             },
-            errors: evidence.errors,
+            errors: evidence.active.failed(),
             slow: evidence.slow,
             statistics: statistics.clone(),
         }
@@ -120,10 +127,11 @@ fn labels(evidence: &Evidence) -> BTreeMap<Source, BTreeMap<&'static str, Counte
     let mut labels = BTreeMap::new();
     for (source, (anomalies, normals)) in Source::LABELS.into_iter().zip(anomalies.into_iter().zip(normals)) {
         let agreed = evidence.labels.get(&source).copied().unwrap_or_default();
-        let counted = |pairs: Discordant, concordant| Counted {
+        let counted = |Labelled { pairs, right }: Labelled, concordant| Counted {
             champion: pairs.champion,
             challenger: pairs.challenger,
             concordant,
+            right,
         };
         let kinds =
             [("anomalies", counted(anomalies, agreed.anomalies)), ("normals", counted(normals, agreed.normals))];

@@ -322,7 +322,7 @@ impl Contender {
         }
         match challenger {
             Some(challenger) => self.recorder.record(id, &Row { series, at, champion, challenger }),
-            None => self.recorder.fail(1),
+            None => self.recorder.fail(at, 1),
         }
         if challenger.is_some() && mark.anomaly.is_some() {
             let label = Label { target: Target::Row(id), anomaly: mark.anomaly, value: None, source: truth };

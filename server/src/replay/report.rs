@@ -85,7 +85,7 @@ impl Judge {
             let evidence = one.recorder.evidence();
             let decision = self.rule.decide(evidence, &seen(replay)).decision;
             if decision != Decision::Hold {
-                let age = replay.now.saturating_sub(evidence.since.unwrap_or(replay.now));
+                let age = replay.now.saturating_sub(evidence.since().unwrap_or(replay.now));
                 #[expect(clippy::cast_precision_loss, reason = "for people")]
                 let hours = age as f64 / 3600.0;
                 *first = Some(First { decision, at: replay.now, hours });

@@ -220,7 +220,7 @@ impl Seen {
         self.metrics.lost(self.role(), reason, rows as u64);
         self.statistics().lose(reason.name(), rows as u64);
         if reason.is_its_fault() {
-            self.record().fail(rows as u64);
+            self.record().fail(super::origin::now(), rows as u64);
         }
     }
 

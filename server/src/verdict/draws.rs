@@ -1,237 +1,229 @@
-//! One draw for each series and bucket of time: requests near in time resemble each other, so that more of them would
-//! be no more evidence. Draws keep their identity, so that two servers that saw the same series in the same bucket
-//! have, together, what one server would have.
+//! One draw an hour, over all series: rows near in time resemble each other, and so do the things that are measured, since
+//! what happens to one of them mostly happens to many. More of them would be no more evidence.
+//!
+//! Of all series that an hour could be drawn from, it is the one whose hash with the hour is the least: a fair sample, and
+//! one that servers agree on, so that they have, together, what one server would have. Nothing is rounded or folded.
 
 use std::collections::BTreeMap;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::buckets::SECONDS;
 use super::evidence::{Alarms, Discordant, Given};
+use super::latest;
 use super::state::Source;
 
-/// Draws of alarms that keep their identity, the latest; what is older is but counted.
-pub const MOST_ALARMS: usize = 4096;
-/// The same, of labels.
-pub const MOST_LABELS: usize = 2048;
+/// Seconds of which one draw is made.
+pub const SECONDS: u64 = 3600;
+/// Hours that are kept, up to the newest: 15 days, a day more than a challenger has.
+pub const MOST: u64 = 15 * 24;
 /// Sources of labels, each of which is tested for itself.
 pub const SOURCES: usize = 4;
+/// Each source with anomalies and with normal rows.
+const KINDS: usize = 2 * SOURCES;
+/// What a cell of alarms says.
+const CHAMPION: u16 = 1;
+const CHALLENGER: u16 = 2;
 
-/// What was drawn.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+/// What was drawn, by the hour.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draws {
-    alarms: Latest<Raised, 2, MOST_ALARMS>,
-    labels: Latest<Told, { 2 * SOURCES }, MOST_LABELS>,
+    hours: BTreeMap<u64, Hour>,
 }
 
 /// Alarms of both, over all draws.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Raised {
-    /// By whether each gave any in the bucket.
+    /// By whether each gave any in the hour, of a series that gave some.
     pub any: Alarms,
-    /// The champion's first of each bucket, by whether the challenger gave one on that very row: an answer that comes
-    /// minutes late is none.
+    /// The champion's first of the hour, of a series of which it gave some, by whether the challenger gave one on that very
+    /// row: an answer that comes minutes late is none.
     pub first: Given,
 }
 
-/// Labelled rows on which exactly one is right, the first of each draw.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+/// Labelled rows, by source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
-    /// By source, of anomalies.
-    pub anomalies: [Discordant; SOURCES],
-    /// By source, of normal rows.
-    pub normals: [Discordant; SOURCES],
+    /// Anomalies.
+    pub anomalies: [Labelled; SOURCES],
+    /// Normal rows.
+    pub normals: [Labelled; SOURCES],
+}
+
+/// Labelled rows of one source and kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Labelled {
+    /// Those on which exactly one is right, the first of the hour of a series that has such.
+    pub pairs: Discordant,
+    /// Hours in which both were right on some.
+    pub right: u64,
 }
 
 impl Draws {
     /// Counts a row's decisions.
     pub fn decided(&mut self, series: u64, at: u64, champion: bool, challenger: bool) {
         if champion || challenger {
-            let first = if champion { cell(at, challenger) } else { 0 };
-            self.alarms.draw((at / SECONDS, series), [first, u16::from(challenger)]);
+            let key = key(series, at);
+            let any = (CHAMPION * u16::from(champion)) | (CHALLENGER * u16::from(challenger));
+            let mut hour = Hour { any: Some(Drawn { key, cell: any }), ..Hour::default() };
+            hour.first = champion.then(|| Drawn { key, cell: cell(at, challenger) });
+            self.add(at / SECONDS, &hour);
         }
     }
 
-    /// Counts a labelled row on which exactly one is right. Labels of [`Source::Metric`] are of values alone.
-    pub fn labelled(&mut self, series: u64, at: u64, source: Source, anomaly: bool, challenger: bool) {
-        if let Some(number) = source.number() {
-            let mut cells = [0; 2 * SOURCES];
-            cells[2 * number + usize::from(!anomaly)] = cell(at, challenger);
-            self.labels.draw((at / SECONDS, series), cells);
+    /// Counts the decisions on a labelled row. Labels of [`Source::Metric`] are of values alone.
+    pub fn labelled(
+        &mut self,
+        series: u64,
+        at: u64,
+        (source, anomaly): (Source, bool),
+        champion: bool,
+        challenger: bool,
+    ) {
+        let Some(number) = source.number() else { return };
+        let kind = 2 * number + usize::from(!anomaly);
+        let mut hour = Hour::default();
+        if champion != challenger {
+            hour.labels[kind] = Some(Drawn { key: key(series, at), cell: cell(at, challenger == anomaly) });
+        } else if champion == anomaly {
+            hour.right = 1 << kind;
+        } else {
+            return;
         }
+        self.add(at / SECONDS, &hour);
     }
 
     /// Adds what was drawn elsewhere.
     pub fn merge(&mut self, other: &Self) {
-        self.alarms.merge(&other.alarms);
-        self.labels.merge(&other.labels);
+        other.hours.iter().for_each(|(number, hour)| self.add(*number, hour));
+    }
+
+    fn add(&mut self, number: u64, more: &Hour) {
+        if let Some(hour) = latest::entry(&mut self.hours, number, MOST) {
+            hour.merge(more);
+        }
     }
 
     /// Alarms of both.
     #[must_use]
     pub fn alarms(&self) -> Raised {
-        self.alarms.counts()
+        let mut raised = Raised::default();
+        for hour in self.hours.values() {
+            if let Some(Drawn { cell, .. }) = hour.any {
+                raised.any.record(cell & CHAMPION > 0, cell & CHALLENGER > 0);
+            }
+            if let Some(Drawn { cell, .. }) = hour.first {
+                raised.first.record(right(cell));
+            }
+        }
+        raised
     }
 
-    /// Labelled rows on which exactly one is right.
+    /// Labelled rows.
     #[must_use]
     pub fn labels(&self) -> Told {
-        self.labels.counts()
+        let mut told = Told::default();
+        for hour in self.hours.values() {
+            for (kind, drawn) in hour.labels.iter().enumerate() {
+                let counts = if kind % 2 == 0 { &mut told.anomalies } else { &mut told.normals };
+                let counts = &mut counts[kind / 2];
+                if let Some(Drawn { cell, .. }) = drawn {
+                    counts.pairs.record(right(*cell));
+                }
+                counts.right += u64::from(hour.right >> kind & 1);
+            }
+        }
+        told
     }
 }
 
-/// When in its bucket a row was, and whether the challenger was right. The lesser of two is the earlier; at the same
-/// second it is the one that speaks against the challenger. 0 is for none.
+/// What was drawn in one hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Hour {
+    /// Of the series of which either gave an alarm: whether each gave any.
+    any: Option<Drawn>,
+    /// Of those of which the champion gave some: its first.
+    first: Option<Drawn>,
+    /// By source and kind, of those with a label on which exactly one is right: the first.
+    labels: [Option<Drawn>; KINDS],
+    /// A bit for each source and kind: both were right on some.
+    right: u8,
+}
+
+/// A series that was drawn, by its hash with the hour, and what was seen of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Drawn {
+    key: u64,
+    cell: u16,
+}
+
+impl Hour {
+    fn merge(&mut self, other: &Self) {
+        // All that is known of the least series is known wherever it was seen: nothing of it was left out before.
+        draw(&mut self.any, other.any, |mine, theirs| mine | theirs);
+        draw(&mut self.first, other.first, u16::min);
+        self.labels.iter_mut().zip(other.labels).for_each(|(mine, theirs)| draw(mine, theirs, u16::min));
+        self.right |= other.right;
+    }
+}
+
+/// Takes the lesser of two; of the same series, both.
+fn draw(mine: &mut Option<Drawn>, theirs: Option<Drawn>, both: impl Fn(u16, u16) -> u16) {
+    let Some(theirs) = theirs else { return };
+    match mine {
+        Some(mine) if mine.key < theirs.key => {}
+        Some(mine) if mine.key == theirs.key => mine.cell = both(mine.cell, theirs.cell),
+        _ => *mine = Some(theirs),
+    }
+}
+
+/// The hash of a series with its hour (the finalizer of `SplitMix64`, twice): 53 bits, which every reader of JSON has.
+fn key(series: u64, at: u64) -> u64 {
+    let mix = |number: u64| {
+        let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        number ^ number >> 31
+    };
+    mix(mix(at / SECONDS) ^ series) >> 11
+}
+
+/// When in its hour a row was, and whether the challenger was right. The lesser of two is the earlier; at the same second
+/// it is the one that speaks against the challenger.
 fn cell(at: u64, right: bool) -> u16 {
-    let second = u16::try_from(at % SECONDS).expect("a bucket has 600 seconds");
-    1 + 2 * second + u16::from(right)
+    let second = u16::try_from(at % SECONDS).expect("an hour has 3600 seconds");
+    2 * second + u16::from(right)
 }
 
 /// What a cell says of the challenger.
 const fn right(cell: u16) -> bool {
-    cell.is_multiple_of(2)
+    cell % 2 == 1
 }
 
-/// What draws of a kind are counted as.
-trait Counts<const N: usize>: Copy + Default {
-    fn count(&mut self, cells: &[u16; N]);
-    fn merge(&mut self, other: &Self);
-}
-
-impl Counts<2> for Raised {
-    fn count(&mut self, [first, challenger]: &[u16; 2]) {
-        self.any.record(*first > 0, *challenger > 0);
-        if *first > 0 {
-            self.first.record(right(*first));
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.any.merge(other.any);
-        self.first.merge(other.first);
-    }
-}
-
-impl Counts<{ 2 * SOURCES }> for Told {
-    fn count(&mut self, cells: &[u16; 2 * SOURCES]) {
-        for (source, [anomaly, normal]) in cells.as_chunks().0.iter().enumerate() {
-            for (cell, counts) in [(*anomaly, &mut self.anomalies), (*normal, &mut self.normals)] {
-                if cell > 0 {
-                    counts[source].record(right(cell));
-                }
-            }
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        for source in 0..SOURCES {
-            self.anomalies[source].merge(other.anomalies[source]);
-            self.normals[source].merge(other.normals[source]);
-        }
-    }
-}
-
-/// The latest draws by bucket and series, at most `MOST`, and the counts of those before.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Latest<C, const N: usize, const MOST: usize> {
-    draws: BTreeMap<(u64, u64), Cells<N>>,
-    older: C,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cells<const N: usize>([u16; N]);
-
-impl<const N: usize> Cells<N> {
-    /// The first of either, cell by cell.
-    fn merge(&mut self, other: Self) {
-        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
-            if theirs > 0 && (*mine == 0 || theirs < *mine) {
-                *mine = theirs;
-            }
-        }
-    }
-}
-
-impl<C: Counts<N>, const N: usize, const MOST: usize> Latest<C, N, MOST> {
-    /// A row that comes after its draw may have been counted is left out, so that nothing is counted twice.
-    fn draw(&mut self, key: (u64, u64), cells: [u16; N]) {
-        let full = self.draws.len() >= MOST;
-        if full && self.draws.first_key_value().is_some_and(|(first, _)| key < *first) {
-            return;
-        }
-        self.add(key, Cells(cells));
-        self.fold();
-    }
-
-    fn add(&mut self, key: (u64, u64), cells: Cells<N>) {
-        self.draws.entry(key).and_modify(|mine| mine.merge(cells)).or_insert(cells);
-    }
-
-    fn fold(&mut self) {
-        while self.draws.len() > MOST
-            && let Some((_, cells)) = self.draws.pop_first()
-        {
-            self.older.count(&cells.0);
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        other.draws.iter().for_each(|(key, cells)| self.add(*key, *cells));
-        self.older.merge(&other.older);
-        self.fold();
-    }
-
-    fn counts(&self) -> C {
-        let mut counts = self.older;
-        self.draws.values().for_each(|cells| counts.count(&cells.0));
-        counts
-    }
-}
-
-/// As it is told: each draw is an array of its bucket, its series and its cells.
-#[derive(Serialize, Deserialize)]
-#[serde(default)]
-struct Plain<C> {
-    draws: Vec<Vec<u64>>,
-    older: C,
-}
-
-impl<C: Default> Default for Plain<C> {
-    fn default() -> Self {
-        Self { draws: vec![], older: C::default() }
-    }
-}
-
-impl<C: Counts<N> + Serialize, const N: usize, const MOST: usize> Serialize for Latest<C, N, MOST> {
+impl Serialize for Drawn {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let plain = |((bucket, series), Cells(cells)): (&(u64, u64), &Cells<N>)| {
-            [*bucket, *series].into_iter().chain(cells.iter().map(|cell| u64::from(*cell))).collect()
-        };
-        Plain { draws: self.draws.iter().map(plain).collect(), older: self.older }.serialize(serializer)
+        (self.key, self.cell).serialize(serializer)
     }
 }
 
-impl<'de, C, const N: usize, const MOST: usize> Deserialize<'de> for Latest<C, N, MOST>
-where
-    C: Counts<N> + Deserialize<'de>,
-{
+impl<'de> Deserialize<'de> for Drawn {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let plain = Plain::<C>::deserialize(deserializer)?;
-        let mut latest = Self { draws: BTreeMap::new(), older: plain.older };
-        for draw in plain.draws {
-            let [bucket, series, cells @ ..] = draw.as_slice() else {
-                return Err(D::Error::custom("`draws` has one without a bucket and a series"));
-            };
-            let cells: Vec<u16> = cells.iter().filter_map(|cell| u16::try_from(*cell).ok()).collect();
-            let cells = <[u16; N]>::try_from(cells)
-                .map_err(|_| D::Error::custom(format!("`draws` has one without {N} cells of 16 bits")))?;
-            latest.add((*bucket, *series), Cells(cells));
-        }
-        latest.fold();
-        Ok(latest)
+        let (key, cell) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { key, cell })
+    }
+}
+
+impl Serialize for Draws {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(&self.hours)
+    }
+}
+
+impl<'de> Deserialize<'de> for Draws {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let hours = BTreeMap::<u64, Hour>::deserialize(deserializer)?;
+        let mut draws = Self::default();
+        hours.iter().for_each(|(number, hour)| draws.add(*number, hour));
+        Ok(draws)
     }
 }

@@ -4,9 +4,9 @@
 use serde::Serialize;
 
 use super::buckets::{BURN_IN, MOST_MORE, least_that};
-use super::draws::SOURCES;
+use super::draws::{Labelled, SOURCES};
 use super::evidence::{Discordant, above, averaged, below, float};
-use super::rule::{Case, Circumstances, Kind, NOT_WORSE, RIGHT, Rule, SAME, agreed, hours, names};
+use super::rule::{Case, Circumstances, Kind, NOT_WORSE, RIGHT, Rule, SAME, active, hours, most_right, names};
 use super::state::{Events, Source};
 
 /// The same of labels, of which it takes the longer to know the more there are.
@@ -44,7 +44,7 @@ impl Outlook<'_> {
         let Case { evidence, told, .. } = self.case;
         match condition {
             names::HOURS => {
-                let left = hours(self.rule.least_time().saturating_sub(self.case.age));
+                let left = hours(self.rule.least_time.saturating_sub(active(evidence)));
                 let text = format!("{left:.1} more hours, for a daily cycle");
                 Missing { condition, unit: "hours", more: Some(ceiling(left)), hours: Some(left), text }
             }
@@ -80,6 +80,11 @@ impl Outlook<'_> {
             names::GIVES => self.alarms(condition),
             names::DECIDES => self.rare(condition, evidence.units, "decisions"),
             names::NEAR => self.rare(condition, evidence.far, "scores"),
+            names::OFF => self.rare(condition, evidence.off, "forecasts"),
+            names::COMPARED => {
+                let text = "rows that both answer with a decision, a score or a forecast".to_owned();
+                Missing { condition, unit: "requests", more: None, hours: None, text }
+            }
             _ => self.ratio(condition),
         }
     }
@@ -105,7 +110,14 @@ impl Outlook<'_> {
         let found = evidence.forecast.improvement(least, *now, *alpha);
         let buckets = found.map_or(0, |found| found.buckets);
         let burn_in = BURN_IN.saturating_sub(buckets) as u64;
-        let more = evidence.forecast.more(least, *now, *alpha, share).map(|more| more.max(burn_in));
+        if evidence.forecast.is_clipped() {
+            let text = "the forecast's range in the manifest: outputs_semantics.<forecast>.range".to_owned();
+            return Missing { condition, unit: "requests", more: None, hours: None, text };
+        }
+        let more = evidence
+            .forecast
+            .more(least, *now, *alpha, share, condition == names::BETTER)
+            .map(|more| more.max(burn_in));
         let mean = found.map_or(0.0, |found| found.mean);
         let stands = format!("{} by {:.1} %", if mean < 0.0 { "worse" } else { "better" }, 100.0 * mean.abs());
         let text = match more {
@@ -122,15 +134,18 @@ impl Outlook<'_> {
     }
 
     /// Labels on which exactly one is right, of the source that has most of them.
-    fn labels(&self, condition: &'static str, pairs: [Discordant; SOURCES], share: f64, of: &str) -> Missing {
+    fn labels(&self, condition: &'static str, labelled: [Labelled; SOURCES], share: f64, of: &str) -> Missing {
+        let pairs = labelled.map(|labelled| labelled.pairs);
         let best = (0..SOURCES).max_by_key(|number| pairs[*number].pairs()).expect("there are four");
         let now = pairs[best];
         if now.pairs() == 0 && share < 0.5 {
-            let more = SAME.saturating_sub(agreed(self.case.evidence, condition == names::CATCHES_NO_LESS));
+            let right = most_right(&labelled);
+            let more = SAME.saturating_sub(right);
+            let rate = if more == 0 { ", and alarms at a like rate" } else { "" };
             let text = format!(
-                "{more} more labels of {of} by one source, if there is none on which exactly one of both is right"
+                "{more} more hours with {of} labelled by one source on which both are right, without any on which just one is{rate}"
             );
-            return self.counted(condition, "labels", Some(more), 0, text);
+            return self.counted(condition, "labels", (more > 0).then_some(more), right, text);
         }
         if now.pairs() == 0 {
             let text = format!("no labels of {of} on which exactly one of both is right yet");
@@ -154,10 +169,10 @@ impl Outlook<'_> {
         let more = if right > share { least_that(MOST_LABELS, shown) } else { None };
         let source = source(Source::LABELS[best]);
         let text = more.map_or_else(
-            || format!("it is right on {:.0} % of the labels of {source} that decide: that is never enough", 100.0 * right),
+            || format!("it is right in {:.0} % of the hours in which labels of {source} decide: that is never enough", 100.0 * right),
             |more| {
                 format!(
-                    "{more} more labels of {of} by {source} on which exactly one is right, if it stays right on {:.0} %",
+                    "{more} more hours with labels of {of} by {source} on which exactly one is right, if it stays right on {:.0} %",
                     100.0 * right
                 )
             },
@@ -179,7 +194,9 @@ impl Outlook<'_> {
         let more = if share > limit { least_that(MOST_MORE, shown) } else { None };
         let text = more.map_or_else(
             || format!("it gives {:.0} % of the champion's alarms: that is never enough", 100.0 * share),
-            |more| format!("{more} more of the champion's alarms, if it gives {:.0} % of them", 100.0 * share),
+            |more| {
+                format!("{more} more hours with alarms of the champion's, if it gives {:.0} % of them", 100.0 * share)
+            },
         );
         self.counted(condition, "alarms", more, first.alarms(), text)
     }

@@ -122,14 +122,6 @@ impl Alarms {
         *count = count.saturating_add(1);
     }
 
-    /// Adds what was counted elsewhere.
-    pub const fn merge(&mut self, other: Self) {
-        self.both = self.both.saturating_add(other.both);
-        self.champion = self.champion.saturating_add(other.champion);
-        self.challenger = self.challenger.saturating_add(other.challenger);
-        self.neither = self.neither.saturating_add(other.neither);
-    }
-
     /// The challenger's alarms over the champion's; `None` without any of the latter.
     #[must_use]
     pub fn ratio(self) -> Option<f64> {
@@ -166,12 +158,6 @@ impl Given {
     pub const fn record(&mut self, given: bool) {
         let count = if given { &mut self.given } else { &mut self.missed };
         *count = count.saturating_add(1);
-    }
-
-    /// Adds what was counted elsewhere.
-    pub const fn merge(&mut self, other: Self) {
-        self.given = self.given.saturating_add(other.given);
-        self.missed = self.missed.saturating_add(other.missed);
     }
 
     /// The champion's alarms.

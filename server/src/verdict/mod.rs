@@ -5,12 +5,15 @@
 //! count or a whole number, so that the states of several servers merge by addition, exactly and in any order. The formulas
 //! are told in `docs/verdict.md`.
 
+pub mod active;
 pub mod buckets;
 pub mod draws;
 pub mod drift;
 pub mod estimate;
 pub mod evidence;
 pub mod histogram;
+pub mod interval;
+mod latest;
 mod packed;
 pub mod pending;
 pub mod recorder;

@@ -19,15 +19,17 @@ const NEVER_SLOW: u64 = 10_000_000;
 const SLOWER: f64 = 1.5;
 /// Runs without which that is not known, and after which it is looked at again.
 const RUNS: u64 = 128;
-/// Scores that differ by more than this are different.
+/// Scores that differ by more than this, or forecasts by this part, are different.
 pub const FAR: f64 = 1e-3;
 
 /// Counts the evidence on one challenger, and remembers rows until their labels come.
 ///
 /// Whatever it keeps is bounded: about 9 MB when there are as many rows as it keeps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Recorder {
     horizon: Option<u64>,
+    /// What a loss is told in, in the unit of the forecast's target.
+    unit: f64,
     evidence: Evidence,
     pending: Pending,
     windows: Vec<Window>,
@@ -61,11 +63,17 @@ struct Window {
     source: Source,
 }
 
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new(None)
+    }
+}
+
 impl Recorder {
     /// An empty one. `horizon` is how far ahead the champion's forecast looks, in seconds.
     #[must_use]
     pub fn new(horizon: Option<u64>) -> Self {
-        Self { horizon, ..Self::default() }
+        Self::restore(horizon, Saved::default())
     }
 
     /// Goes on where another one was saved.
@@ -74,7 +82,23 @@ impl Recorder {
         let Saved { evidence, pending, mut windows, seen, seen_before, limit } = saved;
         windows.truncate(MOST_WINDOWS);
         let (pending, seen) = (Pending::restore(pending), Seen::restore([seen, seen_before]));
-        Self { horizon, evidence, pending, windows, seen, limit }
+        Self { horizon, unit: 1.0, evidence, pending, windows, seen, limit }
+    }
+
+    /// Losses are told in this unit from now on, of which up to [`super::buckets::GREATEST_LOSS`] are counted: a hundredth of
+    /// the forecast's range, where the manifest declares one. It is not saved. What is no unit changes nothing.
+    #[must_use]
+    pub fn scaled(mut self, unit: f64) -> Self {
+        if unit.is_normal() && unit > 0.0 {
+            self.unit = unit;
+        }
+        self
+    }
+
+    /// So many challengers run at once from now on, this one among them: they share the error that is allowed, also after some
+    /// of them are gone.
+    pub fn beside(&mut self, challengers: u32) {
+        self.evidence.beside = self.evidence.beside.max(challengers);
     }
 
     /// What is to be kept over a restart.
@@ -105,11 +129,11 @@ impl Recorder {
         let (champion, challenger) = (finite(row.champion), finite(row.challenger));
         let evidence = &mut self.evidence;
         let later = evidence.until.is_none_or(|until| at / SECONDS > until / SECONDS);
-        evidence.since = Some(evidence.since.map_or(at, |since| since.min(at)));
         evidence.until = evidence.until.max(Some(at));
         evidence.requests = evidence.requests.saturating_add(1);
+        evidence.forecasts = evidence.forecasts.saturating_add(u64::from(champion.forecast.is_some()));
         // One that does not decide where the champion does is of no use in its place.
-        evidence.errors.record(champion.alarm.is_some() && challenger.alarm.is_none());
+        evidence.active.record(at, 1, champion.alarm.is_some() && challenger.alarm.is_none());
         evidence.name(series);
         let decisions = champion.alarm.zip(challenger.alarm);
         let scores = champion.score.zip(challenger.score);
@@ -120,11 +144,16 @@ impl Recorder {
             evidence.scores.record(champion, challenger);
         }
         if self.seen.first(series, at / SECONDS) {
-            if let Some((champion, challenger)) = decisions {
-                evidence.units.record(champion != challenger);
+            // What only the champion gives differs.
+            if let Some(alarm) = champion.alarm {
+                evidence.units.record(challenger.alarm != Some(alarm));
             }
-            if let Some((champion, challenger)) = scores {
-                evidence.far.record((champion - challenger).abs() > FAR);
+            if let Some(score) = champion.score {
+                evidence.far.record(challenger.score.is_none_or(|other| (score - other).abs() > FAR));
+            }
+            if let Some(forecast) = champion.forecast {
+                let most = FAR * forecast.abs().max(1.0);
+                evidence.off.record(challenger.forecast.is_none_or(|other| (forecast - other).abs() > most));
             }
         }
         let place = self.pending.push(Waiting::new(id, &Row { champion, challenger, ..*row }));
@@ -142,11 +171,9 @@ impl Recorder {
         }
     }
 
-    /// Counts rows that the challenger failed on, or that it answered with what is no number.
-    pub const fn fail(&mut self, rows: u64) {
-        let errors = &mut self.evidence.errors;
-        errors.events = errors.events.saturating_add(rows);
-        errors.trials = errors.trials.saturating_add(rows);
+    /// Counts rows of this second of Unix time that the challenger failed on, or that it answered with what is no number.
+    pub fn fail(&mut self, at: u64, rows: u64) {
+        self.evidence.active.record(at, rows, true);
     }
 
     /// Counts the time that both took for the same rows. The challenger's is too long if it is longer than 10 ms and than 1.5
@@ -219,9 +246,8 @@ impl Recorder {
         if let Some((champion, challenger)) = alarms {
             if champion == challenger {
                 labels.agreed(anomaly);
-            } else {
-                self.evidence.draws.labelled(row.series, row.at, source, anomaly, challenger == anomaly);
             }
+            self.evidence.draws.labelled(row.series, row.at, (source, anomaly), champion, challenger);
         }
         if let Some((champion, challenger)) = scores {
             labels.brier.record(champion, challenger, anomaly);
@@ -239,7 +265,8 @@ impl Recorder {
             return Joined { labelled: 0, known: 1 };
         }
         if row.first_score() {
-            self.evidence.forecast.record(row.at, (value - champion).abs(), (value - challenger).abs());
+            let loss = |forecast: f64| (value - forecast).abs() / self.unit;
+            self.evidence.forecast.record(row.at, loss(champion), loss(challenger));
         }
         Joined { labelled: 1, known: 0 }
     }

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::buckets::{BURN_IN, Improvement, Point};
-use super::draws::{Raised, SOURCES, Told};
+use super::buckets::{GREATEST_LOSS, Improvement, Point, SECONDS};
+use super::draws::{Labelled, Raised, SOURCES, Told};
 use super::estimate::{Missing, Outlook};
-use super::evidence::{Discordant, above, averaged, below, float};
-use super::state::{Events, Evidence, Source};
+use super::evidence::{averaged, below, float};
+use super::state::{Events, Evidence};
+use checked::Checked;
+pub use checked::{Condition, Route};
+
+mod against;
+mod checked;
 
 /// What a challenger has to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -32,7 +37,7 @@ pub struct Rule {
     pub alpha_reject: f64,
     /// Challengers that share both.
     pub challengers: u32,
-    /// Time before which nobody is promoted: a daily cycle. One that is equivalent needs none.
+    /// Time before which nobody is promoted: a daily cycle.
     pub least_time: Duration,
     /// Time after which a challenger that is not promoted is rejected.
     pub most_time: Duration,
@@ -52,9 +57,11 @@ pub struct Rule {
     pub errors: f64,
     /// Share of runs that may take too long.
     pub slow: f64,
-    /// The population stability index of the scores beyond which a person has to decide.
+    /// Whether nobody is promoted while inputs are not as in training.
+    pub inputs: bool,
+    /// The population stability index of the scores beyond which a person has to decide; infinite where it is not looked at.
     pub most_psi: f64,
-    /// Share of rows whose decision, or whose score by more than a thousandth, may differ in one that is equivalent.
+    /// Share of rows whose decision, or whose score or forecast by more than a thousandth, may differ in one that is equivalent.
     pub differs: f64,
     /// Share of the champion's alarms that may be missed by one that is equivalent.
     pub equivalent_missed: f64,
@@ -77,6 +84,7 @@ impl Default for Rule {
             alarms: (0.67, 1.5),
             errors: 0.001,
             slow: 0.01,
+            inputs: true,
             most_psi: 0.25,
             differs: 0.001,
             equivalent_missed: 0.05,
@@ -126,33 +134,20 @@ pub struct Verdict {
     pub estimate: Vec<Missing>,
 }
 
-/// A condition of the rule.
-#[derive(Clone, Debug, Serialize)]
-pub struct Condition {
-    /// Its name.
-    pub name: &'static str,
-    /// Whether it holds.
-    pub holds: bool,
-    /// What was measured; of evidence, its logarithm.
-    pub value: Option<f64>,
-    /// What is needed.
-    pub needs: f64,
-}
-
 /// Guards that can each reject a challenger: errors, time, misses, two for the ratio of alarms, two for labels, the forecast.
 const GUARDS: f64 = 8.0;
 /// Evidence for "no worse", which is not what a promotion's error is about.
 pub(super) const NOT_WORSE: f64 = 20.0;
 /// Share of the discordant pairs in which a challenger that is no worse is right.
 pub(super) const RIGHT: f64 = 1.0 / 3.0;
-/// Labelled pairs without any disagreement that show the same.
-pub(super) const SAME: u64 = 100;
+/// Hours in which both were right, without any in which just one was, that show the same.
+pub(super) const SAME: u64 = 30;
 /// Scores without which the index of their distributions says nothing.
 const LEAST_SCORES: u64 = 1000;
 
 /// Names of the conditions, which do not change.
 pub mod names {
-    /// Time since the first pair.
+    /// Ten minutes in which rows came, in hours.
     pub const HOURS: &str = "hours";
     /// Rows that both answered.
     pub const REQUESTS: &str = "requests";
@@ -184,32 +179,10 @@ pub mod names {
     pub const DECIDES: &str = "decides as the champion does";
     /// Evidence from scores, of one that is equivalent.
     pub const NEAR: &str = "scores within a thousandth";
-}
-
-/// Conditions, and what is said of those that do not hold.
-#[derive(Default)]
-struct Checked {
-    conditions: Vec<Condition>,
-    unmet: Vec<&'static str>,
-    reasons: Vec<String>,
-}
-
-impl Checked {
-    /// Looks at a condition, of which this is said if it does not hold; without words, it is not shown yet.
-    fn check(&mut self, name: &'static str, (value, needs): (Option<f64>, f64), holds: bool, words: &str) -> bool {
-        self.conditions.push(Condition { name, holds, value, needs });
-        if !holds {
-            self.unmet.push(name);
-            let not_shown = || format!("not shown yet: {name}");
-            self.reasons.push(if words.is_empty() { not_shown() } else { words.to_owned() });
-        }
-        holds
-    }
-
-    /// Evidence, as its logarithm, that has to reach this.
-    fn evidence(&mut self, name: &'static str, e: f64, needs: f64) -> bool {
-        self.check(name, (Some(e), needs), e >= needs, "")
-    }
+    /// Evidence from forecasts, of one that is equivalent.
+    pub const OFF: &str = "forecasts within a thousandth";
+    /// Rows on which anything could be compared, of one that is equivalent.
+    pub const COMPARED: &str = "answers to compare";
 }
 
 /// The evidence with what is counted from it once.
@@ -226,11 +199,15 @@ pub(super) struct Case<'a> {
     pub(super) superior: f64,
     /// Evidence that one is equivalent.
     pub(super) same: f64,
+    /// Whether labels show, though not beyond doubt, that it catches more, and that it gives fewer false alarms: then it is no
+    /// wonder that it gives more alarms than the champion, or fewer.
+    pub(super) catches_more: bool,
+    pub(super) quieter: bool,
 }
 
 impl Rule {
     /// For the champion before, beside the one that took its place: whether it is to be brought back, which is not to
-    /// take long.
+    /// take long, and not to wait for inputs or scores to be as before.
     #[must_use]
     pub fn bring_back() -> Self {
         Self {
@@ -239,15 +216,9 @@ impl Rule {
             most_time: Duration::MAX,
             least_requests: 0,
             least_series: 0,
+            inputs: false,
+            most_psi: f64::INFINITY,
             ..Self::default()
-        }
-    }
-
-    /// Answers that are the same need no daily cycle to show it.
-    pub(super) const fn least_time(&self) -> Duration {
-        match self.kind {
-            Kind::Better => self.least_time,
-            Kind::Equivalent => Duration::ZERO,
         }
     }
 
@@ -256,20 +227,24 @@ impl Rule {
     pub fn decide(&self, evidence: &Evidence, seen: &Circumstances) -> Verdict {
         let now = seen.now.saturating_sub(seen.settle);
         let shared = f64::from(self.challengers.max(1));
+        let told = evidence.draws.labels();
         let case = Case {
             evidence,
             raised: evidence.draws.alarms(),
-            told: evidence.draws.labels(),
+            told,
             now,
-            age: Duration::from_secs(now.saturating_sub(evidence.since.unwrap_or(now))),
+            age: Duration::from_secs(now.saturating_sub(evidence.since().unwrap_or(now))),
+            catches_more: wins(told.anomalies) >= NOT_WORSE.ln(),
+            quieter: wins(told.normals) >= NOT_WORSE.ln(),
             // Two routes lead to a promotion, and two sides to the second.
             alpha: self.alpha / shared / 2.0,
             superior: (4.0 * shared / self.alpha).ln(),
             same: (shared / self.alpha).ln(),
         };
         let beta = self.alpha_reject / shared / GUARDS;
-        let improvement = |alpha| evidence.forecast.improvement(self.least_pairs, now, alpha).filter(ready);
-        let found = improvement(case.alpha);
+        let clipped = evidence.forecast.is_clipped();
+        let found = evidence.forecast.improvements(self.least_pairs, now, [case.alpha, beta]);
+        let [found, surely] = found.map(|found| found.filter(|found| found.ready && !clipped));
         let mut exposure = Checked::default();
         self.exposure(&case, seen, &mut exposure);
         let mut shown = Checked::default();
@@ -278,7 +253,7 @@ impl Rule {
             Kind::Equivalent => self.equivalent(&case, &mut shown),
         };
         let against = match self.kind {
-            Kind::Better => self.against(&case, improvement(beta), beta),
+            Kind::Better => self.against(&case, surely, beta),
             Kind::Equivalent => self.against_equivalence(&case, beta),
         };
         let mut unmet = exposure.unmet;
@@ -289,8 +264,11 @@ impl Rule {
                 let mut reasons = exposure.reasons;
                 // What has shown enough waits for nothing else.
                 if route.is_none() {
+                    reasons.extend(match self.kind {
+                        Kind::Better => self.open(&case, &shown),
+                        Kind::Equivalent => shown.reasons,
+                    });
                     unmet.extend(shown.unmet);
-                    reasons.extend(shown.reasons);
                 }
                 (Decision::Hold, reasons)
             }
@@ -304,16 +282,16 @@ impl Rule {
             reasons,
             improvement: found,
             conditions: exposure.conditions.into_iter().chain(shown.conditions).collect(),
-            band: evidence.forecast.band(self.least_pairs, now, case.alpha),
+            band: if clipped { vec![] } else { evidence.forecast.band(self.least_pairs, now, case.alpha) },
             estimate,
         }
     }
 
     /// Whether what was seen stands for what is to come.
     fn exposure(&self, case: &Case<'_>, seen: &Circumstances, checked: &mut Checked) {
-        let Case { evidence, age, .. } = *case;
-        let least = self.least_time();
-        checked.check(names::HOURS, (Some(hours(age)), hours(least)), age >= least, "");
+        let Case { evidence, .. } = *case;
+        let (active, least) = (active(evidence), self.least_time);
+        checked.check(names::HOURS, (Some(hours(active)), hours(least)), active >= least, "");
         let requests = (Some(float(evidence.requests)), float(self.least_requests));
         checked.check(names::REQUESTS, requests, evidence.requests >= self.least_requests, "");
         let (series, least) = (evidence.series.len(), self.least_series);
@@ -326,45 +304,55 @@ impl Rule {
         checked.check(names::SERIES, (Some(counted(series)), counted(least)), series >= least, &words);
         let words = format!("{} of the servers did not tell its evidence", seen.missing);
         checked.check(names::SERVERS, (Some(counted(seen.missing)), 0.0), seen.missing == 0, &words);
-        let drifted = seen.drifted.join(", ");
-        let words =
-            format!("inputs are not as in training: {drifted}, so that what is compared does not stand for them");
-        checked.check(names::INPUTS, (Some(counted(seen.drifted.len())), 0.0), drifted.is_empty(), &words);
-        let psi = (evidence.scores.pairs() >= LEAST_SCORES).then(|| evidence.scores.psi());
+        if self.inputs {
+            let drifted = seen.drifted.join(", ");
+            let words =
+                format!("inputs are not as in training: {drifted}, so that what is compared does not stand for them");
+            checked.check(names::INPUTS, (Some(counted(seen.drifted.len())), 0.0), drifted.is_empty(), &words);
+        }
         let most = self.most_psi;
-        let words = format!(
-            "its scores are not distributed as the champion's (PSI {:.2}, beyond {most}): promote by hand if that is meant",
-            psi.unwrap_or_default()
-        );
-        checked.check(names::SCORES, (psi, most), psi.is_none_or(|psi| psi <= most), &words);
+        if most.is_finite() {
+            let psi = (evidence.scores.pairs() >= LEAST_SCORES).then(|| evidence.scores.psi());
+            let words = format!(
+                "its scores are not distributed as the champion's (PSI {:.2}, beyond {most}): promote by hand if that is meant",
+                psi.unwrap_or_default()
+            );
+            checked.check(names::SCORES, (psi, most), psi.is_none_or(|psi| psi <= most), &words);
+        }
     }
 
     /// The two routes of one that is better; tells what it is better by.
     fn better(&self, case: &Case<'_>, found: Option<Improvement>, checked: &mut Checked) -> Option<&'static str> {
         let lower = found.map(|found| found.lower);
-        let no_forecast = case.evidence.forecast.pairs() == 0;
         let better = lower.is_some_and(|lower| lower > 0.0);
-        checked.check(names::BETTER, (lower, 0.0), better, "");
+        checked.of(Route::Forecast).check(names::BETTER, (lower, 0.0), better, "");
         let margin = -self.margin;
-        let not_worse = no_forecast || lower.is_some_and(|lower| lower > margin);
-        checked.check(names::NOT_WORSE, (lower, margin), not_worse, "");
+        // It is not what the promotion is for: what was not seen would make it a matter of weeks.
+        let seen = found.map(|found| found.seen);
+        let not_worse = case.evidence.forecasts == 0 || seen.is_some_and(|seen| seen > margin);
+        checked.of(Route::Decisions).check(names::NOT_WORSE, (seen, margin), not_worse, "");
         let Told { anomalies, normals } = case.told;
-        let wins = |pairs: [Discordant; SOURCES]| averaged(pairs.map(Discordant::challenger_is_better));
         let catches_more = checked.evidence(names::CATCHES_MORE, wins(anomalies), case.superior);
         let quieter = checked.evidence(names::QUIETER, wins(normals), case.superior);
-        let mut no_worse = |name, pairs: [Discordant; SOURCES], anomalies: bool| {
-            let e = averaged(pairs.map(|pairs| pairs.challenger_is_right_beyond(RIGHT)));
-            let none = pairs.iter().all(|pairs| pairs.pairs() == 0);
-            let same = none && agreed(case.evidence, anomalies) >= SAME;
+        let ratio = case.raised.any.ratio();
+        let (least, most) = self.alarms;
+        let in_range = ratio.is_some_and(|ratio| (least..=most).contains(&ratio));
+        // Outside of it, labels may say why.
+        let explained =
+            ratio.is_some_and(|ratio| in_range || ratio < least && case.quieter || ratio > most && case.catches_more);
+        checked.of(Route::Both);
+        let mut no_worse = |name, labelled: [Labelled; SOURCES]| {
+            let e = averaged(labelled.map(|labelled| labelled.pairs.challenger_is_right_beyond(RIGHT)));
+            let none = labelled.iter().all(|labelled| labelled.pairs.pairs() == 0);
+            let same = none && explained && most_right(&labelled) >= SAME;
             checked.check(name, (Some(e), NOT_WORSE.ln()), same || e >= NOT_WORSE.ln(), "")
         };
-        let catches_no_less = no_worse(names::CATCHES_NO_LESS, anomalies, true);
-        let no_louder = no_worse(names::NO_LOUDER, normals, false);
+        let catches_no_less = no_worse(names::CATCHES_NO_LESS, anomalies);
+        let no_louder = no_worse(names::NO_LOUDER, normals);
+        checked.of(Route::Forecast);
         let agrees = case.raised.first.gives_beyond(1.0 - self.missed);
         let gives = checked.evidence(names::GIVES, agrees, NOT_WORSE.ln());
-        let ratio = case.raised.any.ratio();
-        let in_range = ratio.is_some_and(|ratio| (self.alarms.0..=self.alarms.1).contains(&ratio));
-        checked.check(names::RATIO, (ratio, self.alarms.1), in_range, "");
+        checked.check(names::RATIO, (ratio, most), in_range, "");
         // Models that only forecast have no decisions that could be worse.
         let decides = case.evidence.units.trials > 0;
         let decisions_hold = !decides || (catches_no_less && no_louder) || (gives && in_range);
@@ -375,106 +363,79 @@ impl Rule {
         (not_worse && decides_better).then_some("its decisions are better, and nothing else is worse")
     }
 
-    /// What one that is equivalent has to show.
+    /// What is open of each route, of those that the models have the answers for.
+    fn open(&self, case: &Case<'_>, checked: &Checked) -> Vec<String> {
+        let Evidence { forecasts, units, .. } = *case.evidence;
+        let holds = |name| checked.holds(name);
+        let mut reasons = vec![];
+        if case.evidence.forecast.is_clipped() {
+            reasons.push(format!(
+                "its forecast shows nothing: more than 5 % of the losses are beyond {GREATEST_LOSS} units; declare \
+                 outputs_semantics.<forecast>.range in the manifest"
+            ));
+        }
+        let mut say = |by: &str, open: Vec<&str>| {
+            reasons.push(format!("by its {by}, not shown yet: {}", open.join("; ")));
+        };
+        let labelled = holds(names::CATCHES_NO_LESS) && holds(names::NO_LOUDER);
+        let like = holds(names::GIVES) && holds(names::RATIO);
+        let no_worse = units.trials > 0 && !labelled && !like;
+        if forecasts > 0 || units.trials == 0 {
+            let words = "decisions are no worse (gives the champion's alarms at a like rate, or labels show it)";
+            let open = [(!holds(names::BETTER), names::BETTER), (no_worse, words)];
+            say("forecast", open.into_iter().filter_map(|(open, words)| open.then_some(words)).collect());
+        }
+        if units.trials > 0 || forecasts == 0 {
+            let words = match (holds(names::CATCHES_MORE), holds(names::QUIETER)) {
+                (false, false) => "catches more or gives fewer false alarms, and is no worse at the other (by labels)",
+                (true, _) => "gives no more false alarms (by labels)",
+                (false, true) => "catches no less (by labels)",
+            };
+            let better = holds(names::CATCHES_MORE) && holds(names::NO_LOUDER)
+                || holds(names::QUIETER) && holds(names::CATCHES_NO_LESS);
+            let open = [(!better, words), (!holds(names::NOT_WORSE), names::NOT_WORSE)];
+            say("decisions", open.into_iter().filter_map(|(open, words)| open.then_some(words)).collect());
+        }
+        reasons
+    }
+
+    /// What one that is equivalent has to show, of all outputs that the champion has.
     fn equivalent(&self, case: &Case<'_>, checked: &mut Checked) -> Option<&'static str> {
+        let Evidence { units, far, off, .. } = *case.evidence;
         let rare = |events: Events| below(events.events, events.trials, self.differs);
-        let gives = case.raised.first.gives_beyond(1.0 - self.equivalent_missed);
-        let shown = [
-            checked.evidence(names::DECIDES, rare(case.evidence.units), case.same),
-            checked.evidence(names::GIVES, gives, case.same),
-            checked.evidence(names::NEAR, rare(case.evidence.far), case.same),
-        ];
+        let compared = units.trials.max(far.trials).max(off.trials);
+        let mut shown = vec![];
+        if compared == 0 {
+            let words = "neither decisions nor scores nor forecasts could be compared yet";
+            shown.push(checked.check(names::COMPARED, (Some(0.0), 1.0), false, words));
+        }
+        if units.trials > 0 {
+            shown.push(checked.evidence(names::DECIDES, rare(units), case.same));
+            let gives = case.raised.first.gives_beyond(1.0 - self.equivalent_missed);
+            shown.push(checked.evidence(names::GIVES, gives, case.same));
+        }
+        for (name, events) in [(names::NEAR, far), (names::OFF, off)] {
+            if events.trials > 0 {
+                shown.push(checked.evidence(name, rare(events), case.same));
+            }
+        }
         shown.iter().all(|holds| *holds).then_some("its answers are those of the champion")
     }
-
-    /// What speaks against a challenger, each beyond doubt.
-    fn against(&self, case: &Case<'_>, found: Option<Improvement>, beta: f64) -> Vec<String> {
-        let enough = -beta.ln();
-        let mut reasons = self.fails(case, self.missed, enough);
-        let alarms = case.raised.any;
-        let (least, most) = self.alarms;
-        if alarms.ratio_above(most) >= enough || alarms.ratio_below(least) >= enough {
-            let ratio = alarms.ratio().map_or("countless".to_owned(), |ratio| format!("{ratio:.2}"));
-            reasons.push(format!("it gives {ratio} alarms for each of the champion's, outside of {least} to {most}"));
-        }
-        let Told { anomalies, normals } = case.told;
-        for (pairs, what) in [(anomalies, "catches less"), (normals, "gives more false alarms")] {
-            if averaged(pairs.map(Discordant::champion_is_better)) >= enough {
-                let mut all = Discordant::default();
-                pairs.into_iter().for_each(|pairs| all.merge(pairs));
-                let Discordant { challenger, champion } = all;
-                reasons.push(format!(
-                    "it {what}: where labels decide, it is right {challenger} times and wrong {champion}"
-                ));
-            }
-        }
-        if let Some(found) = found.filter(|found| found.upper < -self.margin) {
-            reasons.push(format!("its forecast is worse by at least {:.1} %", -PERCENT * found.upper));
-        }
-        reasons.extend(self.expired(case));
-        reasons
-    }
-
-    /// What speaks against one being equivalent, each beyond doubt.
-    fn against_equivalence(&self, case: &Case<'_>, beta: f64) -> Vec<String> {
-        let enough = -beta.ln();
-        let mut reasons = self.fails(case, self.equivalent_missed, enough);
-        let (units, far) = (case.evidence.units, case.evidence.far);
-        for (events, what) in [(units, "decides otherwise"), (far, "scores otherwise by more than a thousandth")] {
-            if beyond(events, self.differs, enough) {
-                let limit = PERCENT * self.differs;
-                reasons.push(format!("it {what} on {:.2} % of the rows, beyond {limit:.2} %", rate(events)));
-            }
-        }
-        reasons.extend(self.expired(case));
-        reasons
-    }
-
-    /// Guards of both kinds.
-    fn fails(&self, case: &Case<'_>, missed: f64, enough: f64) -> Vec<String> {
-        let Evidence { errors, slow, .. } = *case.evidence;
-        let mut reasons = vec![];
-        if beyond(errors, self.errors, enough) {
-            let limit = PERCENT * self.errors;
-            reasons.push(format!("it fails on {:.2} % of the rows, beyond {limit:.2} %", rate(errors)));
-        }
-        if beyond(slow, self.slow, enough) {
-            let limit = PERCENT * self.slow;
-            reasons.push(format!("{:.2} % of its runs take too long, beyond {limit:.2} %", rate(slow)));
-        }
-        let first = case.raised.first;
-        if first.misses_beyond(missed) >= enough {
-            let misses = PERCENT * (1.0 - first.share().unwrap_or_default());
-            let limit = PERCENT * missed;
-            reasons.push(format!("it misses {misses:.0} % of the champion's alarms, beyond {limit:.0} %"));
-        }
-        reasons
-    }
-
-    fn expired(&self, case: &Case<'_>) -> Option<String> {
-        let days = hours(self.most_time) / 24.0;
-        (case.age >= self.most_time).then(|| format!("it was not promoted within {days:.0} days"))
-    }
 }
 
-/// Rows of one kind on which both are right or both are wrong, by the source that labelled most of them.
-pub(super) fn agreed(evidence: &Evidence, anomalies: bool) -> u64 {
-    let labels = Source::LABELS.iter().filter_map(|source| evidence.labels.get(source));
-    labels.map(|labels| if anomalies { labels.anomalies } else { labels.normals }).max().unwrap_or_default()
+/// Evidence from labels of all sources that it is right more often than the champion.
+fn wins(labelled: [Labelled; SOURCES]) -> f64 {
+    averaged(labelled.map(|labelled| labelled.pairs.challenger_is_better()))
 }
 
-const PERCENT: f64 = 100.0;
-
-fn rate(events: Events) -> f64 {
-    PERCENT * float(events.events) / float(events.trials.max(1))
+/// Hours in which both were right, by the source that has most of them.
+pub(super) fn most_right(labelled: &[Labelled; SOURCES]) -> u64 {
+    labelled.iter().map(|labelled| labelled.right).max().unwrap_or_default()
 }
 
-fn beyond(events: Events, limit: f64, enough: f64) -> bool {
-    above(events.events, events.trials, limit) >= enough
-}
-
-const fn ready(found: &Improvement) -> bool {
-    found.buckets >= BURN_IN
+/// Ten minutes in which rows came, together.
+pub(super) fn active(evidence: &Evidence) -> Duration {
+    Duration::from_secs(SECONDS) * u32::try_from(evidence.active.buckets()).unwrap_or(u32::MAX)
 }
 
 pub(super) fn hours(time: Duration) -> f64 {

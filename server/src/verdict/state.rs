@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::active::Active;
 use super::buckets::Buckets;
 use super::draws::Draws;
 pub use super::recorder::{Recorder, Saved};
@@ -19,29 +20,34 @@ const PARTS: f64 = 16_777_216.0;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Evidence {
-    /// When the first pair was seen, in seconds of Unix time.
-    pub since: Option<u64>,
-    /// When the latest was.
+    /// When rows came, and when the challenger failed on some.
+    pub active: Active,
+    /// When the latest row was measured that both answered, in seconds of Unix time.
     pub until: Option<u64>,
     /// Rows that both answered.
     pub requests: u64,
+    /// Rows that the champion made a forecast of, whether or not its actual value came.
+    pub forecasts: u64,
+    /// The most challengers that ran at once, this one among them.
+    pub beside: u32,
     /// Hashes of the series that were named, at most the 16 smallest.
     pub series: BTreeSet<u64>,
     /// Losses of the forecasts.
     pub forecast: Buckets,
-    /// Alarms and labels, one draw for each series and bucket.
+    /// Alarms and labels, one draw an hour.
     pub draws: Draws,
     /// Labelled rows, by who labelled them.
     pub labels: BTreeMap<Source, Labels>,
-    /// Rows that the challenger failed on.
-    pub errors: Events,
     /// Runs of the challenger that took too long.
     pub slow: Events,
     /// Decisions that differ, one row for each series and bucket on each server: a series that moves from one server to
     /// another within a bucket may count once on each.
     pub units: Events,
-    /// Scores that differ by more than [`super::recorder::FAR`], of the same rows.
+    /// Scores that differ by more than [`super::recorder::FAR`], or that the challenger does not give, of the same rows.
     pub far: Events,
+    /// Forecasts that differ by more than this part of the champion's, or of one where that is less, or that the challenger
+    /// does not give, of the same rows.
+    pub off: Events,
     /// How the scores are distributed.
     pub scores: Scores,
     /// How long both took for the same rows.
@@ -95,24 +101,32 @@ pub struct Events {
 impl Evidence {
     /// Adds what was seen elsewhere.
     pub fn merge(&mut self, other: &Self) {
-        self.since = self.since.into_iter().chain(other.since).min();
+        self.active.merge(&other.active);
         self.until = self.until.max(other.until);
         self.requests = self.requests.saturating_add(other.requests);
+        self.forecasts = self.forecasts.saturating_add(other.forecasts);
+        self.beside = self.beside.max(other.beside);
         other.series.iter().for_each(|series| self.name(*series));
         self.forecast.merge(&other.forecast);
         self.draws.merge(&other.draws);
         other.labels.iter().for_each(|(source, labels)| self.labels.entry(*source).or_default().merge(*labels));
         for (mine, theirs) in [
-            (&mut self.errors, other.errors),
             (&mut self.slow, other.slow),
             (&mut self.units, other.units),
             (&mut self.far, other.far),
+            (&mut self.off, other.off),
         ] {
             mine.merge(theirs);
         }
         self.scores.merge(&other.scores);
         self.latency.champion.merge(&other.latency.champion);
         self.latency.challenger.merge(&other.latency.challenger);
+    }
+
+    /// When the first row came, in seconds of Unix time: the beginning of its ten minutes.
+    #[must_use]
+    pub fn since(&self) -> Option<u64> {
+        self.active.since()
     }
 
     /// Keeps the name of a series, unless it has none.

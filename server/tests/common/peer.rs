@@ -143,12 +143,14 @@ pub fn two_days(theirs: f64, share: u64, of: u64) -> Evidence {
     let mut random = fastrand::Rng::with_seed(5);
     let until = (now() / SECONDS - 6) * SECONDS;
     let since = until - 2 * DAY;
-    let mut evidence = Evidence { since: Some(since), until: Some(until), ..Evidence::default() };
+    let mut evidence = Evidence { until: Some(until), ..Evidence::default() };
     evidence.series.extend([1, 2, 3]);
     for second in (since..until).step_by(60) {
         let (champion, challenger) = (3.0 + random.f64(), theirs + random.f64());
         if second / 60 % of == share {
             evidence.requests += 1;
+            evidence.forecasts += 1;
+            evidence.active.record(second, 1, false);
             evidence.forecast.record(second, champion, challenger);
         }
         if second % SECONDS == 0 && second / SECONDS % of == share {
@@ -156,6 +158,6 @@ pub fn two_days(theirs: f64, share: u64, of: u64) -> Evidence {
         }
     }
     let rows = Events { events: 0, trials: evidence.requests };
-    (evidence.errors, evidence.slow, evidence.units, evidence.far) = (rows, rows, rows, rows);
+    (evidence.slow, evidence.units, evidence.far, evidence.off) = (rows, rows, rows, rows);
     evidence
 }

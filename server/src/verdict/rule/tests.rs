@@ -1,8 +1,9 @@
 //! What the rule makes of evidence.
 
 use super::*;
-use crate::verdict::buckets::SECONDS;
-use crate::verdict::draws::Draws;
+use crate::verdict::active::Active;
+use crate::verdict::draws::{Draws, SECONDS as HOUR};
+use crate::verdict::state::Source;
 
 const DAY: u64 = 24 * 3600;
 
@@ -10,7 +11,8 @@ const DAY: u64 = 24 * 3600;
 /// alarms: of both, of the champion alone, and of the challenger alone.
 fn seen(theirs: f64, [both, champion, challenger]: [u64; 3]) -> Evidence {
     let mut random = fastrand::Rng::with_seed(5);
-    let mut evidence = Evidence { since: Some(0), requests: 20_000, ..Evidence::default() };
+    let mut evidence = Evidence { requests: 20_000, forecasts: 20_000, ..Evidence::default() };
+    evidence.active = rows(0, 2 * DAY);
     evidence.series.extend([1, 2, 3]);
     for second in (0..2 * DAY).step_by(60) {
         evidence.forecast.record(second, 3.0 + random.f64(), theirs + random.f64());
@@ -19,18 +21,25 @@ fn seen(theirs: f64, [both, champion, challenger]: [u64; 3]) -> Evidence {
     let given =
         given.into_iter().flat_map(|(count, champion, challenger)| (0..count).map(move |_| (champion, challenger)));
     for (series, (champion, challenger)) in (1..).zip(given) {
-        evidence.draws.decided(series, SECONDS * series, champion, challenger);
+        evidence.draws.decided(series, HOUR * series, champion, challenger);
     }
     evidence.units.trials = 2000;
-    evidence.errors.trials = 20_000;
     evidence.slow.trials = 20_000;
     evidence
 }
 
+/// Rows in each ten minutes of a time.
+fn rows(from: u64, to: u64) -> Active {
+    let mut active = Active::default();
+    (from..to).step_by(600).for_each(|second| active.record(second, 70, false));
+    active
+}
+
 /// Labels of a person on which exactly one is right.
 fn label(evidence: &mut Evidence, anomaly: bool, right: u64, wrong: u64) {
-    for series in 1..=right + wrong {
-        evidence.draws.labelled(series, DAY, Source::Human, anomaly, series <= right);
+    for hour in 1..=right + wrong {
+        let right = hour <= right;
+        evidence.draws.labelled(7, HOUR * hour, (Source::Human, anomaly), right != anomaly, right == anomaly);
     }
 }
 
@@ -61,7 +70,7 @@ fn a_better_forecast_with_the_same_decisions_is_promoted() {
 #[test]
 fn challengers_that_decide_nothing_are_never_promoted() {
     decided(&seen(2.0, [0, 120, 0]), Decision::Reject, "misses 100 %");
-    decided(&seen(2.0, [120, 0, 19_880]), Decision::Reject, "166.67 alarms for each");
+    decided(&seen(2.0, [120, 0, 240]), Decision::Reject, "3.00 alarms for each");
     decided(&seen(2.0, [1, 119, 119]), Decision::Reject, "misses 99 %");
     decided(&seen(2.0, [20, 100, 100]), Decision::Reject, "misses 83 %");
     decided(&seen(2.0, [0, 0, 0]), Decision::Hold, "gives the champion's alarms");
@@ -82,7 +91,7 @@ fn labels_decide_where_alarms_differ() {
     label(&mut evidence, false, 30, 10);
     // It is worse by about a percent: whether by less, is not shown.
     decided(&evidence, Decision::Hold, "forecast is not worse");
-    evidence.forecast = seen(3.0, [0; 3]).forecast;
+    evidence.forecast = seen(2.96, [0; 3]).forecast;
     decided(&evidence, Decision::Promote, "its decisions are better");
     let mut worse = Draws::default();
     std::mem::swap(&mut worse, &mut evidence.draws);
@@ -96,8 +105,8 @@ fn labels_decide_where_alarms_differ() {
 fn sources_are_not_mixed() {
     let told = |sources: &[Source]| {
         let mut evidence = seen(3.0, [100, 30, 30]);
-        for (series, source) in (1..=16).zip(sources.iter().cycle()) {
-            evidence.draws.labelled(series, DAY, *source, true, true);
+        for (hour, source) in (1..=16).zip(sources.iter().cycle()) {
+            evidence.draws.labelled(7, HOUR * hour, (*source, true), false, true);
         }
         let verdict = Rule::default().decide(&evidence, &at(2 * DAY));
         verdict.conditions.iter().find(|condition| condition.name == names::CATCHES_MORE).expect("a condition").holds
@@ -106,18 +115,29 @@ fn sources_are_not_mixed() {
     assert!(!told(&Source::LABELS), "four of each are not");
 }
 
-/// Labels on which nobody disagrees show that nothing is worse, if there are enough.
+/// Labels on which both are right show that nothing is worse, if they are of enough hours; on which both are wrong, nothing.
 #[test]
 fn labels_that_agree_are_enough_for_no_worse() {
     let mut evidence = seen(2.0, [2, 0, 0]);
-    let labels = evidence.labels.entry(Source::Chaos).or_default();
-    (labels.anomalies, labels.normals) = (100, 60);
+    let agree = |evidence: &mut Evidence, anomaly: bool, hours: u64, right: bool| {
+        for hour in 1..=hours {
+            let alarm = anomaly == right;
+            evidence.draws.labelled(7, HOUR * hour, (Source::Chaos, anomaly), alarm, alarm);
+        }
+    };
+    agree(&mut evidence, true, 30, true);
+    agree(&mut evidence, false, 18, true);
+    agree(&mut evidence, false, 40, false);
     let verdict = Rule::default().decide(&evidence, &at(2 * DAY));
-    says(&verdict, Decision::Hold, names::NO_LOUDER);
+    says(&verdict, Decision::Hold, "decisions are no worse");
     let missing = verdict.estimate.iter().find(|missing| missing.condition == names::NO_LOUDER);
-    assert_eq!(missing.and_then(|missing| missing.more), Some(40), "{verdict:?}");
-    evidence.labels.entry(Source::Chaos).or_default().normals = 100;
+    assert_eq!(missing.and_then(|missing| missing.more), Some(12), "{verdict:?}");
+    agree(&mut evidence, false, 30, true);
     decided(&evidence, Decision::Promote, "forecast is better");
+    // One that gives no alarms at all is not shown to be no worse by what both were right on.
+    evidence.draws.decided(9, 100 * HOUR, true, false);
+    evidence.draws.decided(9, 101 * HOUR, true, false);
+    decided(&evidence, Decision::Hold, "decisions are no worse");
 }
 
 #[test]
@@ -135,9 +155,17 @@ fn challengers_share_the_error() {
 #[test]
 fn what_fails_or_takes_its_time_is_rejected() {
     let mut evidence = seen(2.0, [120, 2, 3]);
-    evidence.errors.events = 100;
+    evidence.active.record(0, 32, true);
     evidence.slow.events = 1000;
-    decided(&evidence, Decision::Reject, "it fails on 0.50 %");
+    decided(&evidence, Decision::Reject, "5.00 % of its runs");
+    // A batch that fails is one failure; such batches again and again are many.
+    evidence.slow.events = 0;
+    decided(&evidence, Decision::Promote, "forecast is better");
+    for second in (0..DAY).step_by(600) {
+        evidence.active.record(second, 1, true);
+    }
+    evidence.slow.events = 1000;
+    decided(&evidence, Decision::Reject, "it fails on 0.87 %");
     decided(&evidence, Decision::Reject, "5.00 % of its runs");
     let verdict = Rule::default().decide(&seen(3.0, [120, 2, 3]), &at(14 * DAY));
     assert_eq!((verdict.decision, verdict.reasons.len()), (Decision::Reject, 1), "{verdict:?}");
@@ -146,7 +174,11 @@ fn what_fails_or_takes_its_time_is_rejected() {
 #[test]
 fn nobody_is_promoted_before_enough_was_seen() {
     let good = seen(2.0, [120, 2, 3]);
-    decided(&Evidence { since: Some(2 * DAY - 3600), ..good.clone() }, Decision::Hold, "hours");
+    decided(&Evidence { active: rows(2 * DAY - 3600, 2 * DAY), ..good.clone() }, Decision::Hold, "hours");
+    // One row of long ago is no day of data.
+    let mut old = rows(2 * DAY - 3600, 2 * DAY);
+    old.record(0, 1, false);
+    decided(&Evidence { active: old, ..good.clone() }, Decision::Hold, "hours");
     decided(&Evidence { requests: 10, ..good.clone() }, Decision::Hold, "requests");
     let mut unnamed = good.clone();
     unnamed.series.clear();
@@ -170,12 +202,12 @@ fn nobody_is_promoted_before_enough_was_seen() {
 #[test]
 fn the_champion_before_is_brought_back_soon() {
     let mut evidence = seen(1.0, [120, 2, 3]);
-    (evidence.since, evidence.requests) = (Some(DAY), 500);
+    (evidence.active, evidence.requests) = (rows(DAY, DAY + 52 * 600), 500);
     evidence.forecast = Default::default();
-    for second in (DAY..DAY + 52 * SECONDS).step_by(60) {
+    for second in (DAY..DAY + 52 * 600).step_by(60) {
         evidence.forecast.record(second, 4.0 + (second % 7) as f64 / 7.0, 1.0);
     }
-    let now = at(DAY + 52 * SECONDS);
+    let now = Circumstances { drifted: vec!["x".into()], ..at(DAY + 52 * 600) };
     says(&Rule::default().decide(&evidence, &now), Decision::Hold, "hours");
     says(&Rule::bring_back().decide(&evidence, &now), Decision::Promote, "forecast is better");
     assert_eq!(Rule::bring_back().decide(&seen(3.0, [120, 2, 3]), &at(400 * DAY)).decision, Decision::Hold);
@@ -185,17 +217,89 @@ fn the_champion_before_is_brought_back_soon() {
 fn one_that_is_equivalent_shows_it_without_labels() {
     let rule = Rule { kind: Kind::Equivalent, ..Rule::default() };
     let events = |events, trials| Events { events, trials };
-    let mut evidence = seen(3.0, [400, 2, 1]);
-    (evidence.units, evidence.far) = (events(1, 20_000), events(0, 20_000));
-    says(&rule.decide(&evidence, &at(3600)), Decision::Promote, "its answers are those of the champion");
-    evidence.far = events(15, 20_000);
-    says(&rule.decide(&evidence, &at(3600)), Decision::Hold, "within a thousandth");
+    let mut evidence = seen(3.0, [340, 2, 1]);
+    (evidence.units, evidence.far, evidence.off) = (events(1, 20_000), events(0, 20_000), events(0, 20_000));
+    let now = at(2 * DAY);
+    says(&rule.decide(&evidence, &now), Decision::Promote, "its answers are those of the champion");
+    let young = Evidence { active: rows(0, 3600), ..evidence.clone() };
+    says(&rule.decide(&young, &now), Decision::Hold, "hours");
+    let nothing = Evidence { units: events(0, 0), far: events(0, 0), off: events(0, 0), ..evidence.clone() };
+    says(&rule.decide(&nothing, &now), Decision::Hold, "could be compared yet");
+    // Models without scores are not asked for any.
+    let no_scores = Evidence { far: events(0, 0), ..evidence.clone() };
+    says(&rule.decide(&no_scores, &now), Decision::Promote, "its answers are those of the champion");
+    evidence.off = events(20_000, 20_000);
+    says(&rule.decide(&evidence, &now), Decision::Reject, "forecasts otherwise by more than a thousandth on 100.00 %");
+    (evidence.far, evidence.off) = (events(15, 20_000), events(0, 20_000));
+    says(&rule.decide(&evidence, &now), Decision::Hold, "within a thousandth");
     evidence.far = events(100, 20_000);
-    says(&rule.decide(&evidence, &at(3600)), Decision::Reject, "scores otherwise by more than a thousandth on 0.50 %");
+    says(&rule.decide(&evidence, &now), Decision::Reject, "scores otherwise by more than a thousandth on 0.50 %");
     evidence.units = events(100, 20_000);
-    says(&rule.decide(&evidence, &at(3600)), Decision::Reject, "decides otherwise on 0.50 %");
-    evidence.draws = seen(3.0, [400, 100, 1]).draws;
-    says(&rule.decide(&evidence, &at(3600)), Decision::Reject, "misses 20 %");
+    says(&rule.decide(&evidence, &now), Decision::Reject, "decides otherwise on 0.50 %");
+    evidence.draws = seen(3.0, [240, 60, 1]).draws;
+    says(&rule.decide(&evidence, &now), Decision::Reject, "misses 20 %");
+}
+
+/// Fewer of the champion's alarms, because those were false; more alarms, because it catches more.
+#[test]
+fn guards_leave_alone_what_labels_explain() {
+    let mut quiet = seen(3.0, [30, 60, 0]);
+    decided(&quiet, Decision::Reject, "misses 67 %");
+    label(&mut quiet, false, 30, 0);
+    let verdict = Rule::default().decide(&quiet, &at(2 * DAY));
+    assert_ne!(verdict.decision, Decision::Reject, "{verdict:?}");
+    let mut more = seen(3.0, [30, 0, 90]);
+    decided(&more, Decision::Reject, "4.00 alarms for each");
+    label(&mut more, true, 30, 0);
+    let verdict = Rule::default().decide(&more, &at(2 * DAY));
+    assert_ne!(verdict.decision, Decision::Reject, "{verdict:?}");
+}
+
+/// Without actual values nothing is known of the forecast; nor is anything when losses are beyond what is counted.
+#[test]
+fn a_forecast_that_was_not_seen_is_not_shown() {
+    let mut evidence = seen(3.0, [100, 0, 0]);
+    label(&mut evidence, true, 30, 0);
+    label(&mut evidence, false, 30, 0);
+    evidence.forecast = Default::default();
+    decided(&evidence, Decision::Hold, "forecast is not worse");
+    evidence.forecasts = 0;
+    decided(&evidence, Decision::Promote, "its decisions are better");
+    let mut large = seen(3.0, [120, 0, 0]);
+    large.forecast = Default::default();
+    for second in (0..2 * DAY).step_by(60) {
+        large.forecast.record(second, 60.0, 5000.0);
+    }
+    decided(&large, Decision::Hold, "outputs_semantics.<forecast>.range");
+}
+
+#[test]
+fn what_is_open_is_told_by_route() {
+    let verdict = Rule::default().decide(&seen(3.0, [120, 2, 3]), &at(2 * DAY));
+    assert_eq!(
+        verdict.reasons,
+        [
+            "by its forecast, not shown yet: forecast is better",
+            "by its decisions, not shown yet: catches more or gives fewer false alarms, and is no worse at the other (by labels); \
+             forecast is not worse",
+        ]
+    );
+    let route = |name| verdict.conditions.iter().find(|condition| condition.name == name).expect("a condition").route;
+    assert_eq!((route(names::HOURS), route(names::BETTER)), (None, Some(Route::Forecast)));
+    assert_eq!((route(names::NOT_WORSE), route(names::NO_LOUDER)), (Some(Route::Decisions), Some(Route::Both)));
+    let none = Rule::default().decide(&Evidence::default(), &at(0));
+    let rounded = none
+        .conditions
+        .iter()
+        .filter_map(|condition| condition.value)
+        .all(|value| value.to_bits() != (-0.0f64).to_bits() && (value == 0.0 || value.abs() > 1e-9));
+    assert!(rounded, "{none:?}");
+    let mut absurd = seen(3.0, [120, 2, 3]);
+    absurd.forecast = Default::default();
+    for second in (0..2 * DAY).step_by(60) {
+        absurd.forecast.record(second, 0.1, 40.0);
+    }
+    decided(&absurd, Decision::Reject, "its forecast is worse by more than 10 times");
 }
 
 /// What is told to be missing is enough, and one less is not.
@@ -234,11 +338,11 @@ fn estimates_are_the_least_that_is_enough() {
     assert_eq!((never.more, never.hours), (None, None), "{never:?}");
     let mut early = seen(2.9, [10, 0, 0]);
     early.forecast = Default::default();
-    for second in (2 * DAY - 5 * SECONDS..2 * DAY).step_by(60) {
-        early.forecast.record(second, 3.0, 2.0);
+    for second in (2 * DAY - 5 * 600..2 * DAY).step_by(60) {
+        early.forecast.record(second, 3.0, 0.0);
     }
     assert_eq!(find(&early, names::BETTER).more, Some(45), "burn-in");
-    let young = Evidence { since: Some(2 * DAY - 6 * 3600), requests: 250, ..slightly };
+    let young = Evidence { active: rows(2 * DAY - 6 * 3600, 2 * DAY), requests: 250, ..slightly };
     let hours = find(&young, names::HOURS);
     assert_eq!((hours.more, hours.hours), (Some(18), Some(18.0)), "{hours:?}");
     let requests = find(&young, names::REQUESTS);
@@ -252,5 +356,5 @@ fn states_add_up() {
     other.merge(&a);
     a.merge(&b);
     assert_eq!(a, other);
-    assert_eq!((a.requests, a.errors.trials), (40_000, 40_000));
+    assert_eq!((a.requests, a.active.failed().trials), (40_000, 2 * 288 * 70));
 }
