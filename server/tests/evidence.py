@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betainc, betaln, gammaln, logsumexp, xlogy
@@ -68,13 +69,16 @@ def autoregression(d: np.ndarray, m: int) -> float:
     return m * x.var() * (1 + r) / (1 - r)
 
 
-def spread(d: np.ndarray) -> float:
-    """The long-run variance: the greatest of several."""
-    k, c = len(d), d - d.mean()
+def spread(d: np.ndarray, champion: np.ndarray) -> tuple[float, float]:
+    """The variance beyond the share of the champion's loss, and the long-run variance: the greatest of several."""
+    k, scale = len(d), max(champion.mean(), 1 / PARTS)
+    left = d - d.mean() / scale * champion
+    c = left - left.mean()
     lags = min(k // 4, 144)
     bartlett = np.sum(c * c) / k
     bartlett += 2 * sum((1 - lag / (lags + 1)) * np.sum(c[lag:] * c[:-lag]) / k for lag in range(1, lags + 1))
-    return 1.25 * max(d.var(), bartlett, *(autoregression(d, m) for m in (1, 6, 18, 36, 72, 144)))
+    greatest = max(c.var(), bartlett, *(autoregression(left, m) for m in (1, 6, 18, 36, 72, 144)))
+    return c.var(), 1.25 * greatest / (1 - champion.max() / (k * scale)) ** 2
 
 
 def radius(variance: float, k: int, alpha: float) -> float:
@@ -84,25 +88,40 @@ def radius(variance: float, k: int, alpha: float) -> float:
     return np.sqrt(variance) * width
 
 
-def bound(d: np.ndarray, champion: np.ndarray, k: int, alpha: float, sign: int) -> float:
+class Found(NamedTuple):
+    """What bounds are made of."""
+
+    mean: float
+    greatest: float
+    scale: float
+    variance: float
+    long_run: float
+
+
+def found(d: np.ndarray, champion: np.ndarray) -> Found:
+    """What is known of these buckets."""
+    return Found(d.mean(), np.abs(d).max(), max(champion.mean(), 1 / PARTS), *spread(d, champion))
+
+
+def bound(of: Found, k: int, alpha: float, sign: int) -> float:
     """A bound after k buckets like these, and one more that was not seen yet."""
-    scale = max(champion.mean(), 1 / PARTS)
-    unseen = sign * max(4 * scale, np.abs(d).max())
-    mean = (k * d.mean() + unseen) / (k + 1)
-    variance = spread(d) * k / (k + 1) + k / (k + 1) ** 2 * (unseen - d.mean()) ** 2
-    return (mean + sign * radius(variance, k + 1, alpha)) / scale
+    unseen = sign * max(4 * of.scale, of.greatest)
+    mean = (k * of.mean + unseen) / (k + 1)
+    variance = of.long_run * k / (k + 1) + k / (k + 1) ** 2 * (unseen - of.mean) ** 2
+    return (mean + sign * radius(variance, k + 1, alpha)) / of.scale
 
 
 def bounds(d: np.ndarray, champion: np.ndarray, alpha: float) -> list[float]:
     """Mean, lower and upper bound as shares of the champion's loss."""
-    lower, upper = (bound(d, champion, len(d), alpha, sign) for sign in (-1, 1))
-    return [d.mean() / max(champion.mean(), 1 / PARTS), lower, upper]
+    of = found(d, champion)
+    return [of.mean / of.scale, *(bound(of, len(d), alpha, sign) for sign in (-1, 1))]
 
 
 def improvement(pairs: list[list[float]], least: int, now: int, alpha: float) -> list[float]:
     """Mean, lower and upper bound of the relative improvement, and the lower one of what was seen."""
     d, champion = means(pairs, least, now)
-    seen = (d.mean() - radius(spread(d), len(d), alpha)) / champion.mean()
+    of = found(d, champion)
+    seen = (of.mean - radius(of.long_run, len(d), alpha)) / of.scale
     return [*bounds(d, champion, alpha), seen]
 
 
@@ -117,15 +136,15 @@ def band(pairs: list[list[float]], least: int, now: int, alpha: float) -> list[f
 def more(pairs: list[list[float]], least: int, now: int, alpha: float, share: float) -> int:
     """Buckets until the lower bound passes, one after the other."""
     d, champion = means(pairs, least, now)
-    k = len(d) + 1
-    effective = d.var() / spread(d)
-    while k < 50 or k * effective < 15 or bound(d, champion, k, alpha, -1) <= share:
+    of = found(d, champion)
+    k, effective = len(d) + 1, of.variance / of.long_run
+    while k < 50 or k * effective < 15 or bound(of, k, alpha, -1) <= share:
         k += 1
     return k - len(d)
 
 
-def rank(series: int, hour: int) -> int:
-    """The hash by which a series is drawn from an hour: SplitMix64 of the hour, mixed with the series."""
+def rank(series: int, slot: int) -> int:
+    """The hash by which a series is drawn from a slot: SplitMix64 of the slot, mixed with the series."""
     mask = 2**64 - 1
 
     def mix(n: int) -> int:
@@ -134,20 +153,20 @@ def rank(series: int, hour: int) -> int:
         n = ((n ^ n >> 27) * 0x94D049BB133111EB) & mask
         return n ^ n >> 31
 
-    return mix(mix(hour) ^ series) >> 11
+    return mix(mix(slot) ^ series) >> 11
 
 
 def first(rows: list[tuple]) -> list[tuple]:
-    """Of some rows of an hour, those of the series that is drawn from it."""
-    drawn = min((row[1] for row in rows), key=lambda series: rank(series, rows[0][2] // 3600), default=None)
+    """Of some rows of a slot, those of the series that is drawn from it."""
+    drawn = min((row[1] for row in rows), key=lambda series: rank(series, rows[0][2] // 1800), default=None)
     return [row for row in rows if row[1] == drawn]
 
 
-def raised(hour: list[tuple]) -> list[int]:
-    """Of one hour: both, the champion, the challenger alone; the champion's first given or missed."""
-    drawn = first([row for row in hour if row[3] or row[4]])
+def raised(slot: list[tuple]) -> list[int]:
+    """Of one slot: both, the champion, the challenger alone; the champion's first given or missed."""
+    drawn = first([row for row in slot if row[3] or row[4]])
     champion, challenger = any(row[3] for row in drawn), any(row[4] for row in drawn)
-    alarms = first([row for row in hour if row[3]])
+    alarms = first([row for row in slot if row[3]])
     at = min((row[2] for row in alarms), default=None)
     given = all(row[4] for row in alarms if row[2] == at)
     return [
@@ -159,10 +178,10 @@ def raised(hour: list[tuple]) -> list[int]:
     ]
 
 
-def told(hour: list[tuple], said: dict, kind: tuple[int, bool]) -> list[int]:
-    """Of one hour: the challenger alone right or wrong, and whether both are right on any."""
+def told(slot: list[tuple], said: dict, kind: tuple[int, bool]) -> list[int]:
+    """Of one slot: the challenger alone right or wrong, and whether both are right on any."""
     source, truth = kind
-    labelled = [row for row in hour if said.get((row[0], source)) is truth]
+    labelled = [row for row in slot if said.get((row[0], source)) is truth]
     marked = first([row for row in labelled if row[3] != row[4]])
     at = min((row[2] for row in marked), default=None)
     right = all(row[4] == truth for row in marked if row[2] == at)
@@ -171,15 +190,15 @@ def told(hour: list[tuple], said: dict, kind: tuple[int, bool]) -> list[int]:
 
 
 def draws(rows: list[list], labels: list[list]) -> list[int]:
-    """Alarms and labels, one draw an hour, from all rows and who labelled them how."""
-    hours = defaultdict(list)
+    """Alarms and labels, one draw a half hour, from all rows and who labelled them how."""
+    slots = defaultdict(list)
     for row in rows:
-        hours[row[2] // 3600].append(row)
+        slots[row[2] // 1800].append(row)
     said = {}
     for name, source, anomaly in labels:
         said.setdefault((name, source), anomaly)
     kinds = [(source, truth) for source in range(4) for truth in (True, False)]
-    counts = [raised(h) + [n for kind in kinds for n in told(h, said, kind)] for h in hours.values()]
+    counts = [raised(h) + [n for kind in kinds for n in told(h, said, kind)] for h in slots.values()]
     return np.sum(counts, axis=0).tolist()
 
 

@@ -330,10 +330,10 @@ fn pods(folder: &TempDir) -> Option<()> {
     Some(())
 }
 
-/// Two days of real pods, 18,992 rows with their faults: whoever decides nothing is rejected for that, though it forecasts as
-/// well. Losses go up and down with the hours, and alarms come in 14 of them: that is too little to promote the better one.
+/// Two days of real pods, 18,992 rows with their faults: the better forecast is promoted, the worse one rejected, and whoever
+/// decides nothing is rejected for that, though it forecasts as well.
 #[test]
-fn on_real_pods_two_days_are_enough_to_reject_what_decides_nothing() {
+fn on_real_pods_the_better_one_is_promoted_and_the_worse_one_rejected() {
     let folder = TempDir::new().expect("a folder");
     if pods(&folder).is_none() {
         return;
@@ -355,15 +355,26 @@ fn on_real_pods_two_days_are_enough_to_reject_what_decides_nothing() {
 
     let better = judged("naive", "trained");
     let verdict = &better["verdicts"][0];
-    assert_eq!((&verdict["decision"], &better["first"][0]), (&json!("hold"), &json!(null)), "{verdict}");
-    assert!(verdict["reasons"].to_string().contains("by its forecast, not shown yet: forecast is better"), "{verdict}");
-    let last = verdict["band"].as_array().and_then(|band| band.last()).expect("a point").clone();
-    let [mean, lower] = ["mean", "lower"].map(|name| last[name].as_f64().expect("a number"));
-    assert!((0.2..0.4).contains(&mean) && (-0.3..0.1).contains(&lower), "{last}");
+    assert_eq!(
+        (&verdict["decision"], &better["first"][0]["decision"]),
+        (&json!("promote"), &json!("promote")),
+        "{verdict}"
+    );
+    assert!(verdict["reasons"].to_string().contains("forecast is better"), "{verdict}");
+    // 24 hours are the least; the alarms of 16 half hours show that the decisions are the same.
+    assert!((24.0..44.0).contains(&hours(&better, 0)), "{}", better["first"]);
+    let improvement = verdict["improvement"]["mean"].as_f64().expect("a number");
+    assert!((0.2..0.4).contains(&improvement), "{improvement}");
 
     let worse = judged("trained", "naive");
     let verdict = &worse["verdicts"][0];
-    assert_eq!(verdict["decision"], json!("hold"), "{verdict}");
+    assert_eq!(
+        (&verdict["decision"], &worse["first"][0]["decision"]),
+        (&json!("reject"), &json!("reject")),
+        "{verdict}"
+    );
+    assert!(verdict["reasons"].to_string().contains("forecast is worse"), "{verdict}");
+    assert!((8.0..24.0).contains(&hours(&worse, 0)), "{}", worse["first"]);
 
     let controls = judged("naive", "silent,always,naive");
     for (of, decision, reason) in [

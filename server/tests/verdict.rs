@@ -205,75 +205,77 @@ fn normal(random: &mut Rng) -> f64 {
 enum Noise {
     /// An autoregression of this correlation, and white noise of this variance beside it.
     Lasting(f64, f64),
+    /// White noise in parts of a load that goes up and down for hours: both lose more at times.
+    Load,
     /// A little better always, and much worse once in 200 times: the same on average.
     Rare,
 }
 
-const NOISES: [Noise; 7] = [
+const NOISES: [Noise; 9] = [
     Noise::Lasting(0.0, 0.0),
+    Noise::Lasting(0.5, 0.0),
     Noise::Lasting(0.7, 0.0),
     Noise::Lasting(0.9, 0.0),
     Noise::Lasting(0.95, 0.0),
     Noise::Lasting(0.95, 1.0),
     Noise::Lasting(0.95, 4.0),
+    Noise::Load,
     Noise::Rare,
 ];
 
 impl Noise {
-    /// The next number of a variance of about one; `state` is kept for it.
-    fn next(self, random: &mut Rng, state: &mut f64) -> f64 {
-        match self {
+    /// The next losses of both, which differ by noise of a variance of about one, and by `effect`; `state` is kept for it.
+    fn losses(self, random: &mut Rng, state: &mut f64, effect: f64) -> (f64, f64) {
+        let mut lasting = |correlation: f64, random: &mut Rng| {
+            *state = correlation * *state + (1.0 - correlation * correlation).sqrt() * normal(random);
+            *state
+        };
+        let (champion, difference) = match self {
             Self::Lasting(correlation, white) => {
-                *state = correlation * *state + (1.0 - correlation * correlation).sqrt() * normal(random);
-                *state + white.sqrt() * normal(random)
+                (10.0, lasting(correlation, random) + white.sqrt() * normal(random) + effect)
             }
-            Self::Rare => 0.05 + 0.1 * normal(random) - if random.u32(..200) == 0 { 10.0 } else { 0.0 },
-        }
-    }
-
-    /// The champion's mean loss.
-    const fn loss(self) -> f64 {
-        match self {
-            Self::Lasting(..) => 10.0,
-            Self::Rare => 3.0,
-        }
+            Self::Load => {
+                let load = (0.5 * lasting(0.9, random)).exp();
+                (3.0 * load, load * (normal(random) + effect))
+            }
+            Self::Rare => {
+                let lost = if random.u32(..200) == 0 { 10.0 } else { 0.0 };
+                (3.0, 0.05 + 0.1 * normal(random) - lost + effect)
+            }
+        };
+        (champion + difference.max(0.0), champion - difference.min(0.0))
     }
 }
 
-/// Whether a challenger is found to be better, or worse, at any of the looks at each hour of 14 days. Its losses differ by
-/// `effect` and by noise.
+/// Whether a challenger is found to be better, or worse, at any of the looks after each ten minutes of 14 days. Its losses
+/// differ by `effect` and by noise.
 fn looked_at(random: &mut Rng, noise: Noise, effect: f64, alpha: f64) -> (bool, bool) {
     let mut buckets = Buckets::default();
-    let (mut better, mut worse, mut state) = (false, false, normal(random));
-    let loss = noise.loss();
+    let mut state = normal(random);
     for bucket in 0..14 * 24 * 6 {
-        let difference = noise.next(random, &mut state) + effect;
-        buckets.record(bucket * SECONDS, loss + difference.max(0.0), loss - difference.min(0.0));
-        let now = (bucket + 1) * SECONDS;
-        if now.is_multiple_of(3600)
-            && let Some(found) = buckets.improvement(1, now, alpha).filter(|found| found.ready)
-        {
-            better |= found.lower > 0.0;
-            worse |= found.upper < 0.0;
-        }
+        let (champion, challenger) = noise.losses(random, &mut state, effect);
+        buckets.record(bucket * SECONDS, champion, challenger);
     }
-    (better, worse)
+    let looks = buckets.after_each(1, 14 * 24 * 3600, alpha);
+    assert_eq!(looks.len(), 14 * 24 * 6 - 1);
+    let ready = || looks.iter().map(|(_, found)| found).filter(|found| found.ready);
+    (ready().any(|found| found.lower > 0.0), ready().any(|found| found.upper < 0.0))
 }
 
-/// An equal challenger is promoted no more often than promised, though it is looked at every ten minutes; a better one is
+/// An equal challenger is promoted with at most the probability that was promised, however often one looks; a better one is
 /// promoted and a worse one is found out.
 #[test]
 fn the_promised_error_holds_at_every_look() {
-    let (alpha, runs) = (0.05, 40);
+    let (alpha, runs) = (0.05, 400);
     for noise in NOISES {
         let mut random = Rng::with_seed(3);
         let promoted = (0..runs).filter(|_| looked_at(&mut random, noise, 0.0, alpha).0).count();
         println!("{promoted} of {runs} equal ones promoted by the interval at {noise:?}");
         // Three standard errors above the promise.
-        assert!(promoted <= 6, "{promoted} of {runs} at {noise:?}");
-        let better = (0..5).filter(|_| looked_at(&mut random, noise, 2.0, alpha).0).count();
-        let worse = (0..5).filter(|_| looked_at(&mut random, noise, -2.0, alpha).1).count();
-        assert!(better == 5 && worse == 5, "{better} and {worse} of 5 at {noise:?}");
+        assert!(promoted <= 33, "{promoted} of {runs} at {noise:?}");
+        let better = (0..10).filter(|_| looked_at(&mut random, noise, 2.0, alpha).0).count();
+        let worse = (0..10).filter(|_| looked_at(&mut random, noise, -2.0, alpha).1).count();
+        assert!(better >= 9 && worse >= 9, "{better} and {worse} of 10 at {noise:?}");
     }
 }
 
@@ -291,11 +293,10 @@ fn alike() -> Evidence {
 fn judged(random: &mut Rng, rule: &Rule, noise: Noise, effect: f64) -> Decision {
     let mut evidence = alike();
     let mut state = normal(random);
-    let loss = noise.loss();
     for bucket in 0..7 * 24 * 6 {
-        let difference = noise.next(random, &mut state) + effect;
+        let (champion, challenger) = noise.losses(random, &mut state, effect);
         for _ in 0..5 {
-            evidence.forecast.record(bucket * SECONDS, loss + difference.max(0.0), loss - difference.min(0.0));
+            evidence.forecast.record(bucket * SECONDS, champion, challenger);
         }
         let now = (bucket + 1) * SECONDS;
         if now.is_multiple_of(3600) {
@@ -313,7 +314,7 @@ fn judged(random: &mut Rng, rule: &Rule, noise: Noise, effect: f64) -> Decision 
 fn the_rule_keeps_its_promise_at_every_look() {
     let rule = Rule { alpha: 0.1, least_time: Duration::ZERO, ..Rule::default() };
     let runs = 40;
-    for noise in [NOISES[0], NOISES[1], NOISES[5], Noise::Rare] {
+    for noise in [NOISES[0], NOISES[2], NOISES[6], Noise::Load, Noise::Rare] {
         let mut random = Rng::with_seed(6);
         let promoted = (0..runs).filter(|_| judged(&mut random, &rule, noise, 0.0) == Decision::Promote).count();
         println!("{promoted} of {runs} equal ones promoted by the rule at {noise:?}");
@@ -323,20 +324,4 @@ fn the_rule_keeps_its_promise_at_every_look() {
         let better = (0..5).filter(|_| judged(&mut random, &rule, noise, 3.0) == Decision::Promote).count();
         assert!(better == 5 && worse == 5, "{better} and {worse} of 5 at {noise:?}");
     }
-}
-
-/// Servers judge every half a minute: two weeks of data must not take long.
-#[test]
-fn two_weeks_are_judged_in_no_time() {
-    let mut evidence = alike();
-    let mut random = Rng::with_seed(7);
-    let now = 14 * 24 * 3600;
-    for second in (0..now).step_by(60) {
-        evidence.forecast.record(second, 3.0 + random.f64(), 3.0 + random.f64());
-    }
-    let start = std::time::Instant::now();
-    let verdict = Rule::default().decide(&evidence, &Circumstances { now, ..Circumstances::default() });
-    let took = start.elapsed();
-    println!("judged in {took:?}");
-    assert!(verdict.band.len() == POINTS && took < Duration::from_secs(1), "{took:?}");
 }

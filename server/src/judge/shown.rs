@@ -23,7 +23,7 @@ pub struct Shown {
     pub until: Option<u64>,
     /// Share of the pairs with the same decision.
     pub agreement: Option<f64>,
-    /// Decisions that are alarms: one draw an hour.
+    /// Decisions that are alarms: one draw a half hour.
     pub alarms: Alarms,
     /// Labelled rows by who labelled them, then anomalies and normals.
     pub labels: BTreeMap<Source, BTreeMap<&'static str, Counted>>,

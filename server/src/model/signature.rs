@@ -292,6 +292,13 @@ impl Signature {
         self.outputs.get(self.forecast()?)?.semantics.as_ref()?.target_feature.as_deref()
     }
 
+    /// What errors of the forecast are told in: a hundredth of its range, if the manifest declares one.
+    #[must_use]
+    pub fn loss_unit(&self) -> f64 {
+        let range = || self.outputs.get(self.forecast()?)?.semantics.as_ref()?.range;
+        range().map_or(1.0, |(least, most)| (most - least) / 100.0)
+    }
+
     /// How far ahead the forecast looks, in seconds.
     #[must_use]
     pub fn horizon(&self) -> Option<u64> {

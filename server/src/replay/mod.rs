@@ -79,13 +79,13 @@ impl Replay {
     #[must_use]
     pub fn new(models: Models, server: String) -> Self {
         let Models { name, epoch, champion, challengers } = models;
-        let horizon = champion.signature.horizon();
+        let (horizon, unit) = (champion.signature.horizon(), champion.signature.loss_unit());
         let contender = |(index, model): (usize, Arc<Model>)| Contender {
             role: if index == 0 { "challenger".into() } else { format!("challenger-{}", index + 1) },
             outputs: Outputs::twins(&champion.signature, &model.signature),
             model,
             statistics: Statistics::default(),
-            recorder: Recorder::new(horizon),
+            recorder: Recorder::new(horizon).scaled(unit),
         };
         let contenders = challengers.into_iter().enumerate().map(contender).collect();
         let outputs = Outputs::of(&champion.signature);

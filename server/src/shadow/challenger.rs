@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use super::origin::Place;
 use super::queue::{Queue, Size};
 use super::scorer::Scorer;
 use super::stats::Statistics;
@@ -46,6 +47,8 @@ pub(super) struct Seen {
     role: AtomicUsize,
     /// How many share the CPU time that the shadow has.
     sharers: AtomicUsize,
+    /// Challengers that run at once, this one among them.
+    beside: AtomicUsize,
     statistics: Mutex<Statistics>,
     recorder: Mutex<Recorder>,
     /// Whether it recorded anything since it was asked.
@@ -74,6 +77,7 @@ impl Challenger {
             metrics,
             role: AtomicUsize::new(role.min(PREVIOUS)),
             sharers: AtomicUsize::new(1),
+            beside: AtomicUsize::new(1),
             statistics: Mutex::default(),
             recorder: Mutex::new(recorder),
             is_new: AtomicBool::new(false),
@@ -98,8 +102,9 @@ impl Challenger {
         self.seen.role.load(Ordering::Relaxed)
     }
 
-    /// Sets its role, and how many share the CPU time that the shadow has.
-    pub fn assign(&self, role: usize, sharers: usize) {
+    /// Sets its role, how many share the CPU time that the shadow has, and how many challengers run at once.
+    pub fn assign(&self, role: usize, sharers: usize, beside: usize) {
+        self.seen.beside.store(beside, Ordering::Relaxed);
         self.seen.role.store(role.min(PREVIOUS), Ordering::Relaxed);
         self.seen.sharers.store(sharers.max(1), Ordering::Relaxed);
     }
@@ -207,7 +212,9 @@ impl Seen {
     /// The same, to record something.
     pub(super) fn record(&self) -> MutexGuard<'_, Recorder> {
         self.is_new.store(true, Ordering::Relaxed);
-        self.recorder()
+        let mut recorder = self.recorder();
+        recorder.beside(u32::try_from(self.beside.load(Ordering::Relaxed)).unwrap_or(u32::MAX));
+        recorder
     }
 
     /// Counts requests on which the champion failed, and whether this one did not.
@@ -216,11 +223,14 @@ impl Seen {
         counters[usize::from(!answered)].fetch_add(requests, Ordering::Relaxed);
     }
 
-    pub(super) fn lose(&self, reason: Lost, rows: usize) {
-        self.metrics.lost(self.role(), reason, rows as u64);
-        self.statistics().lose(reason.name(), rows as u64);
+    /// Rows that were measured at these times were not compared.
+    pub(super) fn lose<'a>(&self, reason: Lost, places: impl IntoIterator<Item = &'a Place>) {
+        let places: Vec<&Place> = places.into_iter().collect();
+        self.metrics.lost(self.role(), reason, places.len() as u64);
+        self.statistics().lose(reason.name(), places.len() as u64);
         if reason.is_its_fault() {
-            self.record().fail(super::origin::now(), rows as u64);
+            let mut recorder = self.record();
+            places.iter().for_each(|place| recorder.fail(place.at, 1));
         }
     }
 

@@ -51,6 +51,11 @@ impl Stacked {
     }
 }
 
+/// Where the rows of a batch come from.
+fn places(batch: &[Pair]) -> Vec<Place> {
+    batch.iter().flat_map(Pair::places).collect()
+}
+
 /// What the challenger made of a batch.
 struct Scored {
     outputs: Vec<Tensor>,
@@ -104,7 +109,7 @@ impl Scorer {
             batch.push(pair);
         }
         if self.breaker.is_open() {
-            self.seen.lose(Lost::Paused, rows);
+            self.seen.lose(Lost::Paused, &places(&batch));
             return;
         }
         let start = threads::cpu_time();
@@ -149,11 +154,11 @@ impl Scorer {
         let inputs = tensor::stack(batch.iter().map(|pair| &pair.inputs[..]));
         let theirs = tensor::stack(batch.iter().map(Pair::answers));
         let (Some(inputs), Some(theirs)) = (inputs, theirs) else {
-            self.seen.lose(Lost::Failed, rows);
+            self.seen.lose(Lost::Failed, &places(batch));
             return Err((Lost::Failed, "the rows differ in shape".into()));
         };
         let champion = Arc::clone(&batch[0].champion);
-        let stacked = Stacked { champion, inputs, theirs, places: batch.iter().flat_map(Pair::places).collect() };
+        let stacked = Stacked { champion, inputs, theirs, places: places(batch) };
         let took = match self.compare(&stacked, 0..rows) {
             Ok(took) => took,
             Err(error) => return self.halves(&stacked, rows, error),
@@ -185,8 +190,8 @@ impl Scorer {
             };
             let hopeless = answered == 0 && failed >= HOPELESS;
             if part.len() == 1 || error.0 == Lost::Deadline || hopeless || self.queue.has_ended() {
-                self.seen.lose(error.0, part.len());
                 failed += part.len();
+                self.seen.lose(error.0, &stacked.places[part]);
             } else {
                 let middle = part.start + part.len() / 2;
                 parts.extend([part.start..middle, middle..part.end]);

@@ -129,9 +129,9 @@ impl Swapper {
             _ => self.observer(name, &now),
         };
         let set = ServingSet { champion, challengers, previous, tally, guard, observer, epoch: wanted.epoch };
-        let sharers = set.compared().count();
-        set.challengers.iter().enumerate().for_each(|(role, challenger)| challenger.assign(role, sharers));
-        set.former().iter().for_each(|former| former.assign(PREVIOUS, sharers));
+        let (sharers, beside) = (set.compared().count(), set.challengers.len());
+        set.challengers.iter().enumerate().for_each(|(role, challenger)| challenger.assign(role, sharers, beside));
+        set.former().iter().for_each(|former| former.assign(PREVIOUS, sharers, 1));
         let compared: Vec<Arc<Challenger>> = set.compared().map(Arc::clone).collect();
         match lanes.publish(name, set) {
             Ok(old) => {
@@ -244,6 +244,7 @@ impl Swapper {
             Some(saved) => Recorder::restore(horizon, saved),
             None => Recorder::new(horizon),
         };
+        let recorder = recorder.scaled(champion.signature.loss_unit());
         Challenger::start(model, role, self.context.shadow, metrics, recorder)
     }
 

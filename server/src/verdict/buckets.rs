@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::evidence::float;
-use super::interval::{Found, Mean, Sums};
+use super::interval::{Found, Losses, Mean, Sums};
 use super::latest;
 
 /// Seconds that count as one.
@@ -136,23 +136,34 @@ impl Buckets {
         alphas.map(|alpha| found.map(|found| found.improvement(alpha)))
     }
 
-    /// The improvement after each bucket from the second on, at most [`POINTS`] of them, of which the last is what is
-    /// known now.
+    /// The improvement after each bucket from the second on, with the time of its end, as it was or would have been known then.
+    #[must_use]
+    pub fn after_each(&self, least: u64, now: u64, alpha: f64) -> Vec<(u64, Improvement)> {
+        Self::after(&self.counted(least, now), alpha, |_| true)
+    }
+
+    /// The same of at most [`POINTS`] buckets, of which the last is what is known now.
     #[must_use]
     pub fn band(&self, least: u64, now: u64, alpha: f64) -> Vec<Point> {
         let counted = self.counted(least, now);
-        let chosen = counted.len().saturating_sub(1).min(POINTS);
-        let mut sums = Sums::new(&counted, LEAST_SCALE);
-        let mut band = Vec::with_capacity(chosen);
+        let rest = counted.len().saturating_sub(1);
+        let chosen = rest.min(POINTS);
+        // Of the places from one on, evenly spaced ones with the last.
+        let is_chosen = |number: usize| number * chosen / rest > (number - 1) * chosen / rest;
+        let points = Self::after(&counted, alpha, is_chosen).into_iter();
+        points.map(|(at, Improvement { mean, lower, upper, .. })| Point { at, mean, lower, upper }).collect()
+    }
+
+    fn after(counted: &[Mean], alpha: f64, wanted: impl Fn(usize) -> bool) -> Vec<(u64, Improvement)> {
+        let mut sums = Sums::new(counted, LEAST_SCALE);
+        let mut known = vec![];
         for (number, bucket) in counted.iter().enumerate() {
-            sums.add(bucket);
-            // Of the places from one on, evenly spaced ones with the last.
-            if number > 0 && number * chosen / (counted.len() - 1) > (number - 1) * chosen / (counted.len() - 1) {
-                let Improvement { mean, lower, upper, .. } = sums.found().improvement(alpha);
-                band.push(Point { at: bucket.ended, mean, lower, upper });
+            sums.add(bucket.losses);
+            if number > 0 && wanted(number) {
+                known.push((bucket.ended, sums.found().improvement(alpha)));
             }
         }
-        band
+        known
     }
 
     /// How many more buckets it takes until the improvement is greater than `share` beyond doubt, if the mean and the
@@ -179,8 +190,10 @@ impl Buckets {
         ended
             .map(|(number, bucket)| Mean {
                 ended: number.saturating_add(1).saturating_mul(SECONDS),
-                difference: whole(bucket.difference) / PARTS / float(bucket.pairs),
-                champion: whole(bucket.champion) / PARTS / float(bucket.pairs),
+                losses: Losses {
+                    difference: whole(bucket.difference) / PARTS / float(bucket.pairs),
+                    champion: whole(bucket.champion) / PARTS / float(bucket.pairs),
+                },
             })
             .collect()
     }

@@ -1,7 +1,7 @@
-//! One draw an hour, over all series: rows near in time resemble each other, and so do the things that are measured, since
+//! One draw a half hour, over all series: rows near in time resemble each other, and so do the things that are measured, since
 //! what happens to one of them mostly happens to many. More of them would be no more evidence.
 //!
-//! Of all series that an hour could be drawn from, it is the one whose hash with the hour is the least: a fair sample, and
+//! Of all series that such a slot could be drawn from, it is the one whose hash with the slot is the least: a fair sample, and
 //! one that servers agree on, so that they have, together, what one server would have. Nothing is rounded or folded.
 
 use std::collections::BTreeMap;
@@ -13,9 +13,9 @@ use super::latest;
 use super::state::Source;
 
 /// Seconds of which one draw is made.
-pub const SECONDS: u64 = 3600;
-/// Hours that are kept, up to the newest: 15 days, a day more than a challenger has.
-pub const MOST: u64 = 15 * 24;
+pub const SECONDS: u64 = 1800;
+/// Slots that are kept, up to the newest: 15 days, a day more than a challenger has.
+pub const MOST: u64 = 15 * 48;
 /// Sources of labels, each of which is tested for itself.
 pub const SOURCES: usize = 4;
 /// Each source with anomalies and with normal rows.
@@ -24,18 +24,18 @@ const KINDS: usize = 2 * SOURCES;
 const CHAMPION: u16 = 1;
 const CHALLENGER: u16 = 2;
 
-/// What was drawn, by the hour.
+/// What was drawn, by half hours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draws {
-    hours: BTreeMap<u64, Hour>,
+    slots: BTreeMap<u64, Slot>,
 }
 
 /// Alarms of both, over all draws.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Raised {
-    /// By whether each gave any in the hour, of a series that gave some.
+    /// By whether each gave any in the slot, of a series that gave some.
     pub any: Alarms,
-    /// The champion's first of the hour, of a series of which it gave some, by whether the challenger gave one on that very
+    /// The champion's first of the slot, of a series of which it gave some, by whether the challenger gave one on that very
     /// row: an answer that comes minutes late is none.
     pub first: Given,
 }
@@ -52,9 +52,9 @@ pub struct Told {
 /// Labelled rows of one source and kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Labelled {
-    /// Those on which exactly one is right, the first of the hour of a series that has such.
+    /// Those on which exactly one is right, the first of the slot of a series that has such.
     pub pairs: Discordant,
-    /// Hours in which both were right on some.
+    /// Slots in which both were right on some.
     pub right: u64,
 }
 
@@ -64,9 +64,9 @@ impl Draws {
         if champion || challenger {
             let key = key(series, at);
             let any = (CHAMPION * u16::from(champion)) | (CHALLENGER * u16::from(challenger));
-            let mut hour = Hour { any: Some(Drawn { key, cell: any }), ..Hour::default() };
-            hour.first = champion.then(|| Drawn { key, cell: cell(at, challenger) });
-            self.add(at / SECONDS, &hour);
+            let mut slot = Slot { any: Some(Drawn { key, cell: any }), ..Slot::default() };
+            slot.first = champion.then(|| Drawn { key, cell: cell(at, challenger) });
+            self.add(at / SECONDS, &slot);
         }
     }
 
@@ -81,25 +81,25 @@ impl Draws {
     ) {
         let Some(number) = source.number() else { return };
         let kind = 2 * number + usize::from(!anomaly);
-        let mut hour = Hour::default();
+        let mut slot = Slot::default();
         if champion != challenger {
-            hour.labels[kind] = Some(Drawn { key: key(series, at), cell: cell(at, challenger == anomaly) });
+            slot.labels[kind] = Some(Drawn { key: key(series, at), cell: cell(at, challenger == anomaly) });
         } else if champion == anomaly {
-            hour.right = 1 << kind;
+            slot.right = 1 << kind;
         } else {
             return;
         }
-        self.add(at / SECONDS, &hour);
+        self.add(at / SECONDS, &slot);
     }
 
     /// Adds what was drawn elsewhere.
     pub fn merge(&mut self, other: &Self) {
-        other.hours.iter().for_each(|(number, hour)| self.add(*number, hour));
+        other.slots.iter().for_each(|(number, slot)| self.add(*number, slot));
     }
 
-    fn add(&mut self, number: u64, more: &Hour) {
-        if let Some(hour) = latest::entry(&mut self.hours, number, MOST) {
-            hour.merge(more);
+    fn add(&mut self, number: u64, more: &Slot) {
+        if let Some(slot) = latest::entry(&mut self.slots, number, MOST) {
+            slot.merge(more);
         }
     }
 
@@ -107,11 +107,11 @@ impl Draws {
     #[must_use]
     pub fn alarms(&self) -> Raised {
         let mut raised = Raised::default();
-        for hour in self.hours.values() {
-            if let Some(Drawn { cell, .. }) = hour.any {
+        for slot in self.slots.values() {
+            if let Some(Drawn { cell, .. }) = slot.any {
                 raised.any.record(cell & CHAMPION > 0, cell & CHALLENGER > 0);
             }
-            if let Some(Drawn { cell, .. }) = hour.first {
+            if let Some(Drawn { cell, .. }) = slot.first {
                 raised.first.record(right(cell));
             }
         }
@@ -122,24 +122,24 @@ impl Draws {
     #[must_use]
     pub fn labels(&self) -> Told {
         let mut told = Told::default();
-        for hour in self.hours.values() {
-            for (kind, drawn) in hour.labels.iter().enumerate() {
+        for slot in self.slots.values() {
+            for (kind, drawn) in slot.labels.iter().enumerate() {
                 let counts = if kind % 2 == 0 { &mut told.anomalies } else { &mut told.normals };
                 let counts = &mut counts[kind / 2];
                 if let Some(Drawn { cell, .. }) = drawn {
                     counts.pairs.record(right(*cell));
                 }
-                counts.right += u64::from(hour.right >> kind & 1);
+                counts.right += u64::from(slot.right >> kind & 1);
             }
         }
         told
     }
 }
 
-/// What was drawn in one hour.
+/// What was drawn in one slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct Hour {
+struct Slot {
     /// Of the series of which either gave an alarm: whether each gave any.
     any: Option<Drawn>,
     /// Of those of which the champion gave some: its first.
@@ -150,14 +150,14 @@ struct Hour {
     right: u8,
 }
 
-/// A series that was drawn, by its hash with the hour, and what was seen of it.
+/// A series that was drawn, by its hash with the slot, and what was seen of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Drawn {
     key: u64,
     cell: u16,
 }
 
-impl Hour {
+impl Slot {
     fn merge(&mut self, other: &Self) {
         // All that is known of the least series is known wherever it was seen: nothing of it was left out before.
         draw(&mut self.any, other.any, |mine, theirs| mine | theirs);
@@ -177,7 +177,7 @@ fn draw(mine: &mut Option<Drawn>, theirs: Option<Drawn>, both: impl Fn(u16, u16)
     }
 }
 
-/// The hash of a series with its hour (the finalizer of `SplitMix64`, twice): 53 bits, which every reader of JSON has.
+/// The hash of a series with its slot (the finalizer of `SplitMix64`, twice): 53 bits, which every reader of JSON has.
 fn key(series: u64, at: u64) -> u64 {
     let mix = |number: u64| {
         let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -188,10 +188,10 @@ fn key(series: u64, at: u64) -> u64 {
     mix(mix(at / SECONDS) ^ series) >> 11
 }
 
-/// When in its hour a row was, and whether the challenger was right. The lesser of two is the earlier; at the same second
+/// When in its slot a row was, and whether the challenger was right. The lesser of two is the earlier; at the same second
 /// it is the one that speaks against the challenger.
 fn cell(at: u64, right: bool) -> u16 {
-    let second = u16::try_from(at % SECONDS).expect("an hour has 3600 seconds");
+    let second = u16::try_from(at % SECONDS).expect("a slot has 1800 seconds");
     2 * second + u16::from(right)
 }
 
@@ -215,15 +215,15 @@ impl<'de> Deserialize<'de> for Drawn {
 
 impl Serialize for Draws {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(&self.hours)
+        serializer.collect_map(&self.slots)
     }
 }
 
 impl<'de> Deserialize<'de> for Draws {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let hours = BTreeMap::<u64, Hour>::deserialize(deserializer)?;
+        let slots = BTreeMap::<u64, Slot>::deserialize(deserializer)?;
         let mut draws = Self::default();
-        hours.iter().for_each(|(number, hour)| draws.add(*number, hour));
+        slots.iter().for_each(|(number, slot)| draws.add(*number, slot));
         Ok(draws)
     }
 }

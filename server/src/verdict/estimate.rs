@@ -77,10 +77,15 @@ impl Outlook<'_> {
             names::QUIETER => self.labels(condition, told.normals, 0.5, "normal rows"),
             names::CATCHES_NO_LESS => self.labels(condition, told.anomalies, RIGHT, "anomalies"),
             names::NO_LOUDER => self.labels(condition, told.normals, RIGHT, "normal rows"),
+            names::GIVES if self.rule.kind == Kind::Equivalent => {
+                self.rare(condition, evidence.missed, self.rule.equivalent_missed, ["alarms", "are missed"])
+            }
             names::GIVES => self.alarms(condition),
-            names::DECIDES => self.rare(condition, evidence.units, "decisions"),
-            names::NEAR => self.rare(condition, evidence.far, "scores"),
-            names::OFF => self.rare(condition, evidence.off, "forecasts"),
+            names::DECIDES => {
+                self.rare(condition, evidence.units, self.rule.differs, ["requests", "are decided otherwise"])
+            }
+            names::NEAR => self.rare(condition, evidence.far, self.rule.differs, ["requests", "are scored otherwise"]),
+            names::OFF => self.rare(condition, evidence.off, self.rule.differs, ["requests", "are forecast otherwise"]),
             names::COMPARED => {
                 let text = "rows that both answer with a decision, a score or a forecast".to_owned();
                 Missing { condition, unit: "requests", more: None, hours: None, text }
@@ -143,7 +148,7 @@ impl Outlook<'_> {
             let more = SAME.saturating_sub(right);
             let rate = if more == 0 { ", and alarms at a like rate" } else { "" };
             let text = format!(
-                "{more} more hours with {of} labelled by one source on which both are right, without any on which just one is{rate}"
+                "{more} more half hours with {of} labelled by one source on which both are right, without any on which just one is{rate}"
             );
             return self.counted(condition, "labels", (more > 0).then_some(more), right, text);
         }
@@ -169,10 +174,10 @@ impl Outlook<'_> {
         let more = if right > share { least_that(MOST_LABELS, shown) } else { None };
         let source = source(Source::LABELS[best]);
         let text = more.map_or_else(
-            || format!("it is right in {:.0} % of the hours in which labels of {source} decide: that is never enough", 100.0 * right),
+            || format!("it is right in {:.0} % of the half hours in which labels of {source} decide: that is never enough", 100.0 * right),
             |more| {
                 format!(
-                    "{more} more hours with labels of {of} by {source} on which exactly one is right, if it stays right on {:.0} %",
+                    "{more} more half hours with labels of {of} by {source} on which exactly one is right, if it stays right on {:.0} %",
                     100.0 * right
                 )
             },
@@ -182,10 +187,7 @@ impl Outlook<'_> {
 
     fn alarms(&self, condition: &'static str) -> Missing {
         let first = self.case.raised.first;
-        let (limit, needs) = match self.rule.kind {
-            Kind::Better => (1.0 - self.rule.missed, NOT_WORSE.ln()),
-            Kind::Equivalent => (1.0 - self.rule.equivalent_missed, self.case.same),
-        };
+        let (limit, needs) = (1.0 - self.rule.missed, NOT_WORSE.ln());
         let share = first.share().unwrap_or(1.0);
         let shown = |more: u64| {
             let given = first.given.saturating_add(share_of(share, more));
@@ -195,7 +197,10 @@ impl Outlook<'_> {
         let text = more.map_or_else(
             || format!("it gives {:.0} % of the champion's alarms: that is never enough", 100.0 * share),
             |more| {
-                format!("{more} more hours with alarms of the champion's, if it gives {:.0} % of them", 100.0 * share)
+                format!(
+                    "{more} more half hours with alarms of the champion's, if it gives {:.0} % of them",
+                    100.0 * share
+                )
             },
         );
         self.counted(condition, "alarms", more, first.alarms(), text)
@@ -212,8 +217,7 @@ impl Outlook<'_> {
         self.counted(condition, "alarms", None, 0, text)
     }
 
-    fn rare(&self, condition: &'static str, events: Events, what: &str) -> Missing {
-        let limit = self.rule.differs;
+    fn rare(&self, condition: &'static str, events: Events, limit: f64, [of, what]: [&'static str; 2]) -> Missing {
         let rate = float(events.events) / float(events.trials.max(1));
         let shown = |more: u64| {
             let later = events.events.saturating_add(share_of(rate, more));
@@ -222,12 +226,10 @@ impl Outlook<'_> {
         let more = if rate < limit { least_that(MOST_MORE, shown) } else { None };
         let percent = 100.0 * rate;
         let text = more.map_or_else(
-            || format!("{what} differ on {percent:.2} % of the rows: that is never enough"),
-            |more| {
-                format!("{more} more requests, one of each series in 10 minutes, if {what} differ on {percent:.2} %")
-            },
+            || format!("{percent:.2} % of the {of} {what}: that is never enough"),
+            |more| format!("{more} more {of}, one of each series in 10 minutes, if {percent:.2} % of them {what}"),
         );
-        self.counted(condition, "requests", more, events.trials, text)
+        self.counted(condition, of, more, events.trials, text)
     }
 }
 

@@ -19,6 +19,8 @@ const NEVER_SLOW: u64 = 10_000_000;
 const SLOWER: f64 = 1.5;
 /// Runs without which that is not known, and after which it is looked at again.
 const RUNS: u64 = 128;
+/// Series are mixed with this where alarms of theirs are counted.
+const ALARMS: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Scores that differ by more than this, or forecasts by this part, are different.
 pub const FAR: f64 = 1e-3;
 
@@ -155,6 +157,9 @@ impl Recorder {
                 let most = FAR * forecast.abs().max(1.0);
                 evidence.off.record(challenger.forecast.is_none_or(|other| (forecast - other).abs() > most));
             }
+        }
+        if champion.alarm == Some(true) && self.seen.first(series ^ ALARMS, at / SECONDS) {
+            evidence.missed.record(challenger.alarm != Some(true));
         }
         let place = self.pending.push(Waiting::new(id, &Row { champion, challenger, ..*row }));
         if self.windows.is_empty() {

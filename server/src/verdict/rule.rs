@@ -140,7 +140,7 @@ const GUARDS: f64 = 8.0;
 pub(super) const NOT_WORSE: f64 = 20.0;
 /// Share of the discordant pairs in which a challenger that is no worse is right.
 pub(super) const RIGHT: f64 = 1.0 / 3.0;
-/// Hours in which both were right, without any in which just one was, that show the same.
+/// Half hours in which both were right, without any in which just one was, that show the same.
 pub(super) const SAME: u64 = 30;
 /// Scores without which the index of their distributions says nothing.
 const LEAST_SCORES: u64 = 1000;
@@ -401,8 +401,8 @@ impl Rule {
 
     /// What one that is equivalent has to show, of all outputs that the champion has.
     fn equivalent(&self, case: &Case<'_>, checked: &mut Checked) -> Option<&'static str> {
-        let Evidence { units, far, off, .. } = *case.evidence;
-        let rare = |events: Events| below(events.events, events.trials, self.differs);
+        let Evidence { units, far, off, missed, .. } = *case.evidence;
+        let rare = |events: Events, limit| below(events.events, events.trials, limit);
         let compared = units.trials.max(far.trials).max(off.trials);
         let mut shown = vec![];
         if compared == 0 {
@@ -410,13 +410,12 @@ impl Rule {
             shown.push(checked.check(names::COMPARED, (Some(0.0), 1.0), false, words));
         }
         if units.trials > 0 {
-            shown.push(checked.evidence(names::DECIDES, rare(units), case.same));
-            let gives = case.raised.first.gives_beyond(1.0 - self.equivalent_missed);
-            shown.push(checked.evidence(names::GIVES, gives, case.same));
+            shown.push(checked.evidence(names::DECIDES, rare(units, self.differs), case.same));
+            shown.push(checked.evidence(names::GIVES, rare(missed, self.equivalent_missed), case.same));
         }
         for (name, events) in [(names::NEAR, far), (names::OFF, off)] {
             if events.trials > 0 {
-                shown.push(checked.evidence(name, rare(events), case.same));
+                shown.push(checked.evidence(name, rare(events, self.differs), case.same));
             }
         }
         shown.iter().all(|holds| *holds).then_some("its answers are those of the champion")
@@ -428,7 +427,7 @@ fn wins(labelled: [Labelled; SOURCES]) -> f64 {
     averaged(labelled.map(|labelled| labelled.pairs.challenger_is_better()))
 }
 
-/// Hours in which both were right, by the source that has most of them.
+/// Half hours in which both were right, by the source that has most of them.
 pub(super) fn most_right(labelled: &[Labelled; SOURCES]) -> u64 {
     labelled.iter().map(|labelled| labelled.right).max().unwrap_or_default()
 }

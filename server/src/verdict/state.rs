@@ -34,7 +34,7 @@ pub struct Evidence {
     pub series: BTreeSet<u64>,
     /// Losses of the forecasts.
     pub forecast: Buckets,
-    /// Alarms and labels, one draw an hour.
+    /// Alarms and labels, one draw a half hour.
     pub draws: Draws,
     /// Labelled rows, by who labelled them.
     pub labels: BTreeMap<Source, Labels>,
@@ -48,6 +48,8 @@ pub struct Evidence {
     /// Forecasts that differ by more than this part of the champion's, or of one where that is less, or that the challenger
     /// does not give, of the same rows.
     pub off: Events,
+    /// The champion's alarms that the challenger does not give, the first of each series and bucket, as above.
+    pub missed: Events,
     /// How the scores are distributed.
     pub scores: Scores,
     /// How long both took for the same rows.
@@ -115,6 +117,7 @@ impl Evidence {
             (&mut self.units, other.units),
             (&mut self.far, other.far),
             (&mut self.off, other.off),
+            (&mut self.missed, other.missed),
         ] {
             mine.merge(theirs);
         }

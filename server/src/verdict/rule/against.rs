@@ -36,7 +36,7 @@ impl Rule {
                 labelled.into_iter().for_each(|labelled| all.merge(labelled.pairs));
                 let Discordant { challenger, champion } = all;
                 reasons.push(format!(
-                    "it {what}: where labels decide, it is right in {challenger} hours and wrong in {champion}"
+                    "it {what}: where labels decide, it is right in {challenger} half hours and wrong in {champion}"
                 ));
             }
         }
@@ -53,16 +53,16 @@ impl Rule {
     pub(super) fn against_equivalence(&self, case: &Case<'_>, beta: f64) -> Vec<String> {
         let enough = -beta.ln();
         let mut reasons = self.fails(case, enough);
-        reasons.extend(misses(case, self.equivalent_missed, enough));
-        let Evidence { units, far, off, .. } = *case.evidence;
-        for (events, what) in [
-            (units, "decides otherwise"),
-            (far, "scores otherwise by more than a thousandth"),
-            (off, "forecasts otherwise by more than a thousandth"),
+        let Evidence { units, far, off, missed, .. } = *case.evidence;
+        for (events, limit, what, of) in [
+            (missed, self.equivalent_missed, "gives no alarm", "champion's alarms"),
+            (units, self.differs, "decides otherwise", "rows"),
+            (far, self.differs, "scores otherwise by more than a thousandth", "rows"),
+            (off, self.differs, "forecasts otherwise by more than a thousandth", "rows"),
         ] {
-            if beyond(events, self.differs, enough) {
-                let limit = PERCENT * self.differs;
-                reasons.push(format!("it {what} on {:.2} % of the rows, beyond {limit:.2} %", rate(events)));
+            if beyond(events, limit, enough) {
+                let limit = PERCENT * limit;
+                reasons.push(format!("it {what} on {:.2} % of the {of}, beyond {limit:.2} %", rate(events)));
             }
         }
         reasons.extend(self.expired(case));

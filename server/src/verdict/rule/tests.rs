@@ -217,7 +217,8 @@ fn the_champion_before_is_brought_back_soon() {
 fn one_that_is_equivalent_shows_it_without_labels() {
     let rule = Rule { kind: Kind::Equivalent, ..Rule::default() };
     let events = |events, trials| Events { events, trials };
-    let mut evidence = seen(3.0, [340, 2, 1]);
+    let mut evidence = seen(3.0, [0; 3]);
+    evidence.missed = events(0, 120);
     (evidence.units, evidence.far, evidence.off) = (events(1, 20_000), events(0, 20_000), events(0, 20_000));
     let now = at(2 * DAY);
     says(&rule.decide(&evidence, &now), Decision::Promote, "its answers are those of the champion");
@@ -236,8 +237,9 @@ fn one_that_is_equivalent_shows_it_without_labels() {
     says(&rule.decide(&evidence, &now), Decision::Reject, "scores otherwise by more than a thousandth on 0.50 %");
     evidence.units = events(100, 20_000);
     says(&rule.decide(&evidence, &now), Decision::Reject, "decides otherwise on 0.50 %");
-    evidence.draws = seen(3.0, [240, 60, 1]).draws;
-    says(&rule.decide(&evidence, &now), Decision::Reject, "misses 20 %");
+    evidence.units = events(0, 20_000);
+    evidence.missed = events(24, 120);
+    says(&rule.decide(&evidence, &now), Decision::Reject, "gives no alarm on 20.00 % of the champion's alarms");
 }
 
 /// Fewer of the champion's alarms, because those were false; more alarms, because it catches more.
