@@ -7,7 +7,7 @@ One picture is of what `onnxd replay --json` said of two days of real pods, whos
     onnxd replay pods.csv --champion-file trained --challenger-file naive --label-source chaos --json > reject.json
     .venv/bin/python docs/verdict/plots.py --promote /tmp/pods/promote.json --reject /tmp/pods/reject.json
 
-The simulation has a seed and takes less than a minute. Its formulas are those of server/src/verdict/, written again.
+The simulation has a seed and takes some minutes. Its formulas are those of server/src/verdict/, written again.
 """
 
 import argparse
@@ -25,21 +25,20 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.special import betainc, betaln, ndtri
+from simulate import BURN_IN, NARROWEST, after_each, radius
 
 Numbers = NDArray[np.float64]
 
 SEED = 20261127
 BLUE, ORANGE, RED, GREY, GREEN = "#0b6e99", "#c2571a", "#d9485f", "#7a7f87", "#2e7d4f"
-# Buckets of ten minutes before which the interval is not used.
-BURN_IN = 50
-# The buckets at which it is narrowest.
-NARROWEST = 300
 MINUTES = 14 * 24 * 60
 BUCKET = 10
-RUNS = 4000
+RUNS = 1000
 AT_A_TIME = 100
 CORRELATIONS = (0.0, 0.3, 0.5, 0.7, 0.9)
 ALPHA = 0.05
+# The champion's, in standard deviations of a minute's difference.
+LOSS = 3.0
 PAIRS = 2000
 SERIES = 1000
 # Hours without a bucket that are told from one without enough pairs.
@@ -51,25 +50,11 @@ def say(*words: object) -> None:
     print(*words)  # noqa: T201
 
 
-def radius(variance: Numbers, k: Numbers, alpha: float, narrowest: float) -> Numbers:
-    """Half the width of the confidence sequence after k values."""
-    two = -2 * np.log(2 * alpha)
-    rho2 = (two + np.log(two + 1)) / narrowest
-    spread = k * rho2 + 1
-    return np.sqrt(variance * 2 * spread / (k * k * rho2) * np.log1p(np.sqrt(spread) / (2 * alpha)))
-
-
-def moments(values: Numbers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """After each value of each row: how many, mean, variance, and correlation of neighbours from 0 to 0.9."""
+def moments(values: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """After each value of each row: how many, mean and variance."""
     k = np.arange(1, values.shape[1] + 1, dtype=float)
-    total, squares = np.cumsum(values, axis=1), np.cumsum(values**2, axis=1)
-    mean = total / k
-    variance = np.maximum(squares / k - mean**2, 1e-300)
-    products = np.zeros_like(values)
-    products[:, 1:] = np.cumsum(values[:, 1:] * values[:, :-1], axis=1)
-    centred = products - mean * (2 * total - values[:, :1] - values) + (k - 1) * mean**2
-    correlation = np.clip(centred / np.maximum(k - 1, 1) / variance, 0, 0.9)
-    return k, mean, variance, correlation
+    mean = np.cumsum(values, axis=1) / k
+    return k, mean, np.maximum(np.cumsum(values**2, axis=1) / k - mean**2, 1e-300)
 
 
 def differences(random: np.random.Generator, correlation: float) -> Numbers:
@@ -83,24 +68,23 @@ def promoted(minutes: Numbers, alphas: tuple[float, ...]) -> dict[tuple[str, flo
     """How many of these are called better than an equal champion, by each way, with a look at each ten minutes."""
     counts = {}
     looks = slice(BURN_IN * BUCKET - 1, None, BUCKET)
-    k, mean, variance, _ = (part[..., looks] for part in moments(minutes))
+    k, mean, variance = (part[..., looks] for part in moments(minutes))
     buckets = minutes.reshape(len(minutes), -1, BUCKET).mean(axis=2)
     later = slice(BURN_IN - 1, None)
-    number, middle, spread, correlation = (part[..., later] for part in moments(buckets))
-    inflated = spread * (1 + correlation) / (1 - correlation)
+    number, middle, spread = (part[..., later] for part in moments(buckets))
+    found = list(after_each(buckets.T, np.full(buckets.T.shape, LOSS)))
     for alpha in alphas:
         z = -ndtri(alpha)
         once = mean[:, -1] > z * np.sqrt(variance[:, -1] / k[-1])
+        ours = np.any([look.ready() & (look.bounds(alpha)[0] > 0) for look in found], axis=0)
         ways = {
             "a t-test, once, after 14 days": once,
             "a t-test, every ten minutes": (mean > z * np.sqrt(variance / k)).any(axis=1),
             "an interval for all times, of minutes": (mean > radius(variance, k, alpha, NARROWEST * BUCKET)).any(
                 axis=1
             ),
-            "the same, of means of ten minutes": (middle > radius(spread, number, alpha, NARROWEST)).any(axis=1),
-            "the same, widened by correlation (onnxd)": (middle > radius(inflated, number, alpha, NARROWEST)).any(
-                axis=1
-            ),
+            "the same, of means of ten minutes": (middle > radius(spread, number, alpha)).any(axis=1),
+            "the same, for what lasts and what is rare (onnxd)": ours,
         }
         counts |= {(way, alpha): int(found.sum()) for way, found in ways.items()}
     return counts
@@ -123,12 +107,20 @@ def peeking(axes: Axes, random: np.random.Generator) -> None:
     styles = [(GREY, "o", ":"), (RED, "s", "-"), (ORANGE, "^", "-"), ("#b08900", "D", "-"), (BLUE, "o", "-")]
     drawn = [(way, found) for (way, alpha), found in shares.items() if alpha == ALPHA]
     for (way, found), (colour, marker, line) in zip(drawn, styles, strict=True):
-        axes.plot(CORRELATIONS, found, color=colour, marker=marker, linestyle=line, markersize=5, label=way)
+        axes.plot(
+            CORRELATIONS,
+            np.maximum(found, 0.0005),
+            color=colour,
+            marker=marker,
+            linestyle=line,
+            markersize=5,
+            label=way,
+        )
     axes.axhline(ALPHA, color="black", linewidth=0.8, linestyle="--")
     axes.text(0.3, ALPHA * 1.08, f"promised: {100 * ALPHA:.0f} %", fontsize=8, ha="center")
     axes.set_yscale("log")
-    axes.set_ylim(0.005, 1)
-    axes.set_yticks([0.01, 0.05, 0.1, 0.5, 1.0], ["1 %", "5 %", "10 %", "50 %", "100 %"])
+    axes.set_ylim(0.0005, 1)
+    axes.set_yticks([0.001, 0.01, 0.05, 0.1, 0.5, 1.0], ["0.1 %", "1 %", "5 %", "10 %", "50 %", "100 %"])
     axes.set_xticks(CORRELATIONS)
     axes.set_xlabel("correlation of the losses of neighbouring minutes")
     axes.set_ylabel("equal challengers called better")
