@@ -185,7 +185,7 @@ def band(axes: Axes, path: Path, colour: str) -> None:
         axes.text((hours[before[-1]] + hours[after[0]]) / 2, -100, "no data", fontsize=8, ha="center", color=GREY)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.axvline(BURN_IN / 6, color=GREY, linewidth=0.8, linestyle=":")
-    axes.text(BURN_IN / 6 + 0.3, 108, "50 buckets: it counts from here on", fontsize=8, color=GREY, va="top")
+    axes.text(BURN_IN / 6 + 0.3, 108, "50 buckets: it counts from here on, or later", fontsize=8, color=GREY, va="top")
     axes.axvline(decided["hours"], color="black", linewidth=0.8, linestyle="--")
     axes.text(decided["hours"] + 0.3, 88, f"{decided['decision']}, {decided['hours']:.1f} h", fontsize=9, va="top")
     axes.set_ylim(-120, 110)

@@ -18,6 +18,8 @@ const KAPPA: f64 = 100.0;
 const ENOUGH: f64 = 1000.0;
 /// PSI from which that matters.
 const MATTERS: f64 = 0.1;
+/// Values without which there is no alarm: the first of many pods at once are hardly independent.
+const LEAST_VALUES: u64 = 50;
 /// Features that share a map of what was drawn.
 const TOGETHER: usize = 64;
 /// All of them.
@@ -132,7 +134,8 @@ impl Feature {
     /// Whether values are distributed otherwise, beyond doubt and by so much that it matters.
     #[must_use]
     pub fn is_alarm(&self) -> bool {
-        self.log_e() >= ENOUGH.ln() && self.psi() >= MATTERS
+        let values = self.counts().iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
+        values >= LEAST_VALUES && self.log_e() >= ENOUGH.ln() && self.psi() >= MATTERS
     }
 }
 

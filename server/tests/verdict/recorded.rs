@@ -426,3 +426,15 @@ fn references_that_cannot_be_used_are_told() {
         assert!(error.contains(field), "{error}");
     }
 }
+
+#[test]
+fn few_values_are_no_drift() {
+    let entry = json!({"edges": [0.0, 1.0, 2.0], "p": [0.5, 0.5], "n": 1000});
+    let references = BTreeMap::from([("x".to_owned(), Reference::parse(&entry).expect("a reference"))]);
+    let mut drifts = Drifts::new(references);
+    for series in 1..=50 {
+        assert!(drifts.state().alarms().is_empty(), "{series}");
+        drifts.record(series, 0, 0, 1.5);
+    }
+    assert_eq!(drifts.state().alarms(), ["x"]);
+}
