@@ -3,6 +3,7 @@
 //! Counters and histograms are kept by the exporter. What merely mirrors a state (which model serves, how long the queue
 //! is) is written from that state at each scrape, so that no series outlives what it describes.
 
+mod document;
 mod page;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+pub use self::document::markdown;
 pub use self::page::{Loaded, Page};
 use crate::guard::End;
 use crate::model::signature::Signature;
@@ -86,47 +88,18 @@ metrics! {
     DISAGREEMENTS = "onnxd_shadow_disagreements_total" Kind::Counter, ["model", "role", "from", "to"], "Rows on which the decisions differ: champion's (from), challenger's (to).";
     DIFFERENCES = "onnxd_shadow_score_difference" Kind::Histogram(&stats::DIFFERENCE_BOUNDS), ["model", "role"], "Absolute difference of the scores.";
     FEEDBACK = "onnxd_feedback_total" Kind::Counter, ["model", "source", "outcome"], "Labels by who sent them: joined with a row, known before, or unknown (no row is remembered for it).";
-    VERDICT = "onnxd_verdict" Kind::Gauge, ["model", "role", "state"], "1 for what is to be done by what this server saw alone: promote, hold or reject; 0 for the others. For the role previous, promote means that it should come back.";
-    IMPROVEMENT = "onnxd_shadow_improvement" Kind::Gauge, ["model", "role", "bound"], "By what share the forecast is better, by what this server saw alone: mean, and the lower and upper bound at the rule's alpha.";
-    PEERS = "onnxd_peer_messages_total" Kind::Counter, ["outcome"], "Messages with labels to other servers (--peers): told, failed (it did not take one), dropped (too many waited).";
+    VERDICT = "onnxd_verdict" Kind::Gauge, ["model", "role", "state"], "1 for what is to be done: promote, hold or reject; 0 for the others. For the role previous, promote means that it should come back.";
+    IMPROVEMENT = "onnxd_shadow_improvement" Kind::Gauge, ["model", "role", "bound"], "By what share the forecast is better: mean, and the lower and upper bound at the rule's alpha.";
+    PEERS = "onnxd_peer_messages_total" Kind::Counter, ["outcome"], "Messages with labels to other servers (--peers): told, failed (it did not take one), dropped (too many waited for that server).";
     DRIFT_PSI = "onnxd_drift_psi" Kind::Gauge, ["model", "feature"], "How far a feature, or the score, is from the champion's training, as population stability index; from 0.1 on it matters.";
     DRIFT_LOG_E = "onnxd_drift_log_e" Kind::Gauge, ["model", "feature"], "Natural logarithm of the evidence that it is; 6.9 is one in a thousand.";
-    LOG_E = "onnxd_shadow_log_e" Kind::Gauge, ["model", "role", "test"], "Natural logarithm of the evidence for a condition of the verdict, by what this server saw alone.";
+    LOG_E = "onnxd_shadow_log_e" Kind::Gauge, ["model", "role", "test"], "Natural logarithm of the evidence for a condition of the verdict; the label is one of those below.";
     BUILD_INFO = "onnxd_build_info" Kind::Gauge, ["version", "onnxruntime"], "1, with the versions of the server and of ONNX Runtime.";
     PROCESS_CPU = "process_cpu_seconds_total" Kind::Counter, [], "CPU time used.";
     PROCESS_RSS = "process_resident_memory_bytes" Kind::Gauge, [], "Resident memory.";
     PROCESS_FDS = "process_open_fds" Kind::Gauge, [], "Open file descriptors.";
     PROCESS_THREADS = "process_threads" Kind::Gauge, [], "Threads.";
     PROCESS_START = "process_start_time_seconds" Kind::Gauge, [], "Start of the process (Unix time).";
-}
-
-/// `docs/metrics.md`.
-#[must_use]
-pub fn markdown() -> String {
-    let mut text = String::from(
-        "# Metrics\n\n\
-         Generated from `server/src/metrics.rs` by the test `documents`; do not edit. `GET /metrics` on the operations port,\n\
-         in Prometheus' text format. Label values are closed sets: model names of the repository, roles (champion, challenger,\n\
-         challenger-2, challenger-3, previous), stages, outcomes. A version stands in `onnxd_model_info` only.\n\n\
-         | metric | type | labels | meaning |\n|---|---|---|---|\n",
-    );
-    for m in ALL {
-        let kind = match m.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram(_) => "histogram",
-        };
-        let labels: Vec<_> = m.labels.iter().map(|l| format!("`{l}`")).collect();
-        text += &format!("| `{}` | {kind} | {} | {} |\n", m.name, labels.join(", "), m.help);
-    }
-    text += "\nHistograms of durations have bounds from 20 microseconds to 10 s, each twice the one before. Some questions:\n\n\
-             | question | query |\n|---|---|\n\
-             | p99 of requests | `histogram_quantile(0.99, sum by (le) (rate(onnxd_http_request_duration_seconds_bucket{route=\"/predict\"}[5m])))` |\n\
-             | mean rows a run | `rate(onnxd_inference_rows_total{role=\"champion\"}[5m]) / rate(onnxd_inference_runs_total{role=\"champion\"}[5m])` |\n\
-             | share of alerts, both models | `sum by (role) (rate(onnxd_predictions_total{decision=\"true\"}[1h])) / sum by (role) (rate(onnxd_predictions_total[1h]))` |\n\
-             | disagreement | `sum(rate(onnxd_shadow_disagreements_total{role=\"challenger\"}[1h])) / sum(rate(onnxd_shadow_pairs_total{role=\"challenger\",outcome=\"compared\"}[1h]))` |\n\
-             | refused models | `increase(onnxd_model_swaps_total{outcome=\"rejected\"}[1h])` |\n";
-    text
 }
 
 /// The registry of one server.

@@ -20,7 +20,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
@@ -126,7 +126,7 @@ impl Peers {
     pub async fn gather<T: DeserializeOwned>(&self, path: &str) -> Gathered<T> {
         let (peers, mut missing) = self.look_up().await;
         let asked = peers.into_iter().map(|peer| async move {
-            let answer = exchange(&peer, Method::GET, path, Bytes::new()).await?;
+            let answer = exchange(&peer, Method::GET, path, Bytes::new()).await.map_err(|wrong| wrong.reason)?;
             serde_json::from_slice::<T>(&answer)
                 .map_err(|e| cut(format!("{peer} answers {path} with what this version does not know: {e}"), SENTENCE))
         });
@@ -156,22 +156,27 @@ impl Peers {
         Ok(gathered)
     }
 
-    /// All addresses of all names, each once, and what is wrong with the others.
-    async fn look_up(&self) -> (Vec<Peer>, Vec<String>) {
+    /// What the addresses of each name are, or why they are not known.
+    async fn find(&self) -> Vec<(String, Result<Vec<SocketAddr>, String>)> {
         let asked = self.0.clone().into_iter().map(|name| async move {
             let found = timeout(PATIENCE, tokio::net::lookup_host((name.host.as_str(), name.port))).await;
-            let found = found.map(|found| found.map(Iterator::collect::<Vec<_>>));
-            match found {
-                Ok(Ok(addresses)) => Ok((name.to_string(), addresses)),
+            let found = match found.map(|found| found.map(Iterator::collect::<Vec<_>>)) {
+                Ok(Ok(addresses)) if addresses.is_empty() => Err(format!("{name} has no address")),
+                Ok(Ok(addresses)) => Ok(addresses),
                 Ok(Err(error)) => Err(format!("{name} cannot be looked up: {error}")),
                 Err(_) => Err(format!("{name} was not looked up within {} s", PATIENCE.as_secs())),
-            }
+            };
+            (name.to_string(), found)
         });
+        stream::iter(asked).buffered(AT_A_TIME).collect().await
+    }
+
+    /// All addresses of all names, each once, and what is wrong with the others.
+    async fn look_up(&self) -> (Vec<Peer>, Vec<String>) {
         let (mut peers, mut missing, mut known) = (vec![], vec![], BTreeSet::new());
-        for found in stream::iter(asked).buffered(AT_A_TIME).collect::<Vec<_>>().await {
+        for (name, found) in self.find().await {
             match found {
-                Ok((name, addresses)) if addresses.is_empty() => missing.push(format!("{name} has no address")),
-                Ok((name, addresses)) => {
+                Ok(addresses) => {
                     let new = addresses.into_iter().filter(|address| known.insert(*address));
                     peers.extend(new.map(|address| Peer { name: name.clone(), address }));
                 }
@@ -179,10 +184,28 @@ impl Peers {
             }
         }
         if peers.len() > MOST {
-            missing.push(format!("{} peers are beyond the {MOST} that are asked: name fewer", peers.len() - MOST));
+            missing.push(beyond(peers.len()));
             peers.truncate(MOST);
         }
         (peers, missing)
+    }
+}
+
+fn beyond(found: usize) -> String {
+    format!("{} peers are beyond the {MOST} that are asked: name fewer", found - MOST)
+}
+
+/// Why an exchange was no success.
+struct Wrong {
+    /// What was answered, if anything was.
+    status: Option<StatusCode>,
+    /// One sentence that names the peer.
+    reason: String,
+}
+
+impl From<String> for Wrong {
+    fn from(reason: String) -> Self {
+        Self { status: None, reason }
     }
 }
 
@@ -193,12 +216,12 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
 }
 
 /// One question and its answer, which must be a success.
-async fn exchange(peer: &Peer, method: Method, path: &str, body: Bytes) -> Result<Bytes, String> {
+async fn exchange(peer: &Peer, method: Method, path: &str, body: Bytes) -> Result<Bytes, Wrong> {
     let answer = timeout(PATIENCE, send(peer, method, path, body)).await;
-    answer.unwrap_or_else(|_| Err(format!("{peer} did not answer within {} s", PATIENCE.as_secs())))
+    answer.unwrap_or_else(|_| Err(format!("{peer} did not answer within {} s", PATIENCE.as_secs()).into()))
 }
 
-async fn send(peer: &Peer, method: Method, path: &str, body: Bytes) -> Result<Bytes, String> {
+async fn send(peer: &Peer, method: Method, path: &str, body: Bytes) -> Result<Bytes, Wrong> {
     let stream = TcpStream::connect(peer.address).await.map_err(|e| format!("{peer} cannot be reached: {e}"))?;
     let broken = |e: hyper::Error| format!("{peer} answers no HTTP: {e}");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -224,7 +247,8 @@ async fn send(peer: &Peer, method: Method, path: &str, body: Bytes) -> Result<By
         let said = String::from_utf8_lossy(&answer).into_owned();
         let detail = serde_json::from_slice::<serde_json::Value>(&answer).ok();
         let detail = detail.and_then(|problem| problem["detail"].as_str().map(str::to_owned)).unwrap_or(said);
-        return Err(cut(format!("{peer} answers {status}: {}", detail.trim()), SENTENCE));
+        let reason = cut(format!("{peer} answers {status}: {}", detail.trim()), SENTENCE);
+        return Err(Wrong { status: Some(status), reason });
     }
     Ok(answer)
 }

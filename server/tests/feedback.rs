@@ -2,11 +2,15 @@
 
 mod common;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::http::{self, Reply};
 use common::repo::Repo;
 use common::{Server, wait_for};
+use onnxd::shadow::state::Passed;
+use onnxd::verdict::state::{Label, Source, Target, hash};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -273,6 +277,38 @@ fn mistakes_name_their_field() {
     assert_eq!(http::request(server.http, "GET", "/feedback", &[], b"").status, 405);
 }
 
+/// What another server passes on may be large: it is read where it keeps nobody waiting who asks how the server is.
+#[test]
+fn many_labels_are_passed_on_at_once() {
+    let repo = repository();
+    let server = Server::start(repo.path(), &[]);
+    let base = now() - 60;
+    server.predict(&json!([row(false, "a", base), row(false, "b", base)]));
+    wait_for("two pairs", || (requests(&server) == 2).then_some(()));
+    let label = |series: u64| Label {
+        target: Target::At { series, at: base },
+        anomaly: Some(true),
+        value: None,
+        source: Source::Human,
+    };
+    let headers = [("content-type", "application/json")];
+    let pass = |body: &[u8]| http::request(server.ops, "POST", "/models/anomaly/labels", &headers, body).status;
+    let body = |labels: Vec<Label>| serde_json::to_vec(&Passed { server: "peer".into(), labels }).expect("JSON");
+    let [a, b] = ["a", "b"].map(|series| hash(series.as_bytes()));
+    let many = body((0..4000).chain([a]).map(label).collect());
+    assert!(many.len() > 256 << 10, "{}", many.len());
+    assert_eq!(pass(&many), 202);
+    becomes(&server, "human", "joined", 1.0);
+    assert_eq!(pass(&many[..many.len() - 1]), 400, "a part of it");
+    let window =
+        |number| Label { target: Target::Window { series: number, from: now(), to: now() + 60 }, ..label(number) };
+    assert_eq!(pass(&body((0..257).map(window).collect())), 422, "too many windows");
+    // Windows that no server would take are left out, and the others are taken.
+    let endless = Label { target: Target::Window { series: a, from: 0, to: now() }, ..label(1) };
+    assert_eq!(pass(&body(vec![endless, label(b)])), 202);
+    becomes(&server, "human", "joined", 2.0);
+}
+
 #[test]
 fn without_a_challenger_labels_are_of_no_use_and_that_is_said() {
     let repo = Repo::serving("good", None);
@@ -315,15 +351,51 @@ fn evidence_outlives_a_restart() {
     server.stop();
 
     // What was damaged is told, and begins anew.
-    let kept = std::fs::read_dir(state.path().join("anomaly")).expect("files");
+    let kept = fs::read_dir(state.path().join("anomaly")).expect("files");
     for file in kept {
-        std::fs::write(file.expect("a file").path(), "{").expect("written");
+        fs::write(file.expect("a file").path(), "{").expect("written");
     }
     repo.point(1, Some(2));
     let server = Server::start(repo.path(), &arguments);
     wait_for("the challenger", || evidence(&server).is_object().then_some(()));
     assert_eq!(requests(&server), 0);
     assert!(server.log().contains("cannot be read: it begins anew"), "{}", server.log());
+}
+
+/// Whatever became of the files, the server starts, says which one it leaves, and writes it anew.
+#[test]
+fn evidence_that_is_damaged_begins_anew() {
+    let repo = repository();
+    let state = TempDir::new().expect("a folder");
+    let arguments = ["--state", state.path().to_str().expect("a path")];
+    let server = Server::start(repo.path(), &arguments);
+    server.predict(&row(true, "a", now()));
+    wait_for("a pair", || (requests(&server) == 1).then_some(()));
+    server.stop();
+    let halve = |path: &Path| {
+        let bytes = fs::read(path).expect("a file");
+        fs::write(path, &bytes[..bytes.len() / 2]).expect("written");
+    };
+    let endless = |path: &Path| {
+        fs::remove_file(path).expect("a file");
+        std::os::unix::fs::symlink("/dev/zero", path).expect("a link");
+    };
+    let damages: [&dyn Fn(&Path); 2] = [&halve, &endless];
+    for damage in damages {
+        let files = fs::read_dir(state.path().join("anomaly")).expect("files");
+        let files: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
+        assert_eq!(files.len(), 2, "of the pair, and of the champion: {files:?}");
+        files.iter().for_each(|path| damage(path));
+        let server = Server::start(repo.path(), &arguments);
+        server.predict(&row(true, "a", now()));
+        wait_for("the only pair", || (requests(&server) == 1).then_some(()));
+        let log = server.log();
+        for path in files {
+            let told = log.lines().find(|line| line.contains(path.to_str().expect("a path")));
+            assert!(told.is_some_and(|line| line.contains("cannot be read: it begins anew")), "{path:?}: {log}");
+        }
+        server.stop();
+    }
 }
 
 /// A version that is taken out and challenges again is judged by what comes from then on, also after a restart.
@@ -336,7 +408,7 @@ fn a_version_that_challenges_again_begins_anew() {
     server.predict(&json!([row(true, "a", now()), row(false, "b", now())]));
     wait_for("two pairs", || (requests(&server) == 2).then_some(()));
     server.stop();
-    let files = || std::fs::read_dir(state.path().join("anomaly")).expect("files").count();
+    let files = || fs::read_dir(state.path().join("anomaly")).expect("files").count();
     assert_eq!(files(), 2, "of the pair, and of the champion");
     let server = Server::start(repo.path(), &arguments);
     wait_for("what was kept", || (requests(&server) == 2).then_some(()));

@@ -23,7 +23,7 @@ pub(super) struct Judging {
     latest: Mutex<Option<Instant>>,
     /// Whether it does at present.
     busy: AtomicBool,
-    /// By what this server saw alone, for the metrics.
+    /// By what all servers saw, for the metrics.
     judgements: Mutex<Vec<Judgement>>,
     /// When all servers of a model were asked last, and how many they are.
     asked: Mutex<BTreeMap<String, (Instant, usize)>>,
@@ -41,7 +41,7 @@ impl Drop for Busy {
 }
 
 impl Engine {
-    /// The latest verdicts and drifts of models, by what this engine saw alone.
+    /// The latest verdicts and drifts of models: by what all servers saw, as far as they were asked.
     #[must_use]
     pub fn judgements(&self) -> Vec<Judgement> {
         lock(&self.shared.judging.judgements).clone()
@@ -76,7 +76,7 @@ impl Shared {
     fn judge_all(&self, hints: &Sender<Hint>) {
         let settings = &self.options.verdict;
         let names: Vec<String> = self.lanes.load().keys().cloned().collect();
-        let mut alone = vec![];
+        let mut judgements = vec![];
         for name in names {
             if self.stop.load(Ordering::Relaxed) {
                 return;
@@ -86,12 +86,27 @@ impl Shared {
             if !compared && own.drift.features.is_empty() {
                 continue;
             }
-            alone.extend(judge::judge(std::slice::from_ref(&own), &[], settings, now()));
-            if compared && settings.mode == Mode::Auto {
-                self.decide(&name, own, hints);
-            }
+            let alone = |own| judge::judge(&[own], &[], settings, now()).ok();
+            let judgement = if !compared {
+                alone(own)
+            } else if self.is_its_turn(&name) {
+                let judgement = self.ask_all(&name, own);
+                if let Some(judgement) = judgement.as_ref().filter(|_| settings.mode == Mode::Auto) {
+                    self.decide(judgement, hints);
+                }
+                judgement
+            } else {
+                self.latest(&name, own.epoch).or_else(|| alone(own))
+            };
+            judgements.extend(judgement);
         }
-        *lock(&self.judging.judgements) = alone;
+        *lock(&self.judging.judgements) = judgements;
+    }
+
+    /// The latest verdict on a model, if it is of this epoch.
+    fn latest(&self, name: &str, epoch: u64) -> Option<Judgement> {
+        let judgements = lock(&self.judging.judgements);
+        judgements.iter().find(|judgement| judgement.model == name && judgement.epoch == epoch).cloned()
     }
 
     /// Each of many servers asks all others: the more there are, the more seldom each does, so that they tell no more often.
@@ -101,20 +116,22 @@ impl Shared {
         asked.is_none_or(|(at, servers)| at.elapsed() >= self.options.verdict.interval * (times(servers) - 1))
     }
 
-    /// Does what the verdict of all servers says.
-    fn decide(&self, name: &str, own: State, hints: &Sender<Hint>) {
+    /// The verdict of all servers; without peers, of this one.
+    fn ask_all(&self, name: &str, own: State) -> Option<Judgement> {
         let settings = &self.options.verdict;
-        if !self.is_its_turn(name) {
-            return;
-        }
-        let gathered = match settings.peers.gather_here::<State>(&format!("/models/{name}/shadow")) {
-            Ok(gathered) => gathered,
-            Err(error) => return tracing::warn!(model = name, error, "challengers could not be judged"),
-        };
+        let gathered = settings.peers.gather_here::<State>(&format!("/models/{name}/shadow"));
+        let gathered = gathered
+            .inspect_err(|error| tracing::warn!(model = name, error, "challengers could not be judged"))
+            .ok()?;
         let mut states = vec![own];
         states.extend(gathered.answers);
         lock(&self.judging.asked).insert(name.into(), (Instant::now(), states.len()));
-        let Ok(judgement) = judge::judge(&states, &gathered.missing, settings, now()) else { return };
+        judge::judge(&states, &gathered.missing, settings, now()).ok()
+    }
+
+    /// Does what the verdict of all servers says.
+    fn decide(&self, judgement: &Judgement, hints: &Sender<Hint>) {
+        let name = judgement.model.as_str();
         if !judgement.servers.missing.is_empty() {
             let missing = judgement.servers.missing.join("; ");
             tracing::debug!(model = name, missing, "nothing is decided before all servers have told");
@@ -133,7 +150,7 @@ impl Shared {
         let settle = || {
             lock(&self.judging.settled).insert(name.into(), judgement.epoch);
         };
-        let outcome = match promotion::carry_out(&self.source, &judgement, &step, &author, false) {
+        let outcome = match promotion::carry_out(&self.source, judgement, &step, &author, false) {
             Ok(done) => {
                 tracing::info!(model = name, version, reason, epoch = done.aliases.epoch, "a verdict was carried out");
                 if let Some(warning) = done.warning {

@@ -270,11 +270,13 @@ pub(super) async fn passed_on(
 ) -> Result<Response, Problem> {
     let lane = state.lane(Some(&model))?;
     let Received { bytes, _room } = body::order(&state, &headers, body).await?;
-    let Passed { server, labels } =
-        serde_json::from_slice(&bytes).map_err(|e| Problem::new(StatusCode::BAD_REQUEST, e.to_string()))?;
-    few_windows(&labels)?;
     let event_time = state.engine.options().event_time;
-    let labels: Vec<Label> = labels.into_iter().filter(|label| is_short(label, event_time).is_ok()).collect();
+    // One thread answers whoever asks on this port how the server is.
+    let Passed { server, labels } = if bytes.len() > LARGE_BODY {
+        elsewhere(move || passed(&bytes, event_time)).await
+    } else {
+        passed(&bytes, event_time)
+    }?;
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     // A server may be among its own peers.
     if server != state.engine.id() && !set.tell(labels, true) {
@@ -282,4 +284,12 @@ pub(super) async fn passed_on(
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.into()));
     }
     Ok(StatusCode::ACCEPTED.into_response())
+}
+
+fn passed(bytes: &[u8], event_time: bool) -> Result<Passed, Problem> {
+    let passed = serde_json::from_slice::<Passed>(bytes);
+    let mut passed = passed.map_err(|e| Problem::new(StatusCode::BAD_REQUEST, e.to_string()))?;
+    few_windows(&passed.labels)?;
+    passed.labels.retain(|label| is_short(label, event_time).is_ok());
+    Ok(passed)
 }

@@ -70,7 +70,7 @@ impl Merged {
             told: told.len(),
             missing,
             challengers: contenders(&told, |state| state.challengers.iter().collect()),
-            previous: contenders(&told, |state| state.previous.iter().collect()).into_iter().next(),
+            previous: former(&told),
         })
     }
 }
@@ -87,6 +87,13 @@ fn differs(state: &State, judged: &State) -> Option<String> {
         let name = |version: &Version| format!("{} ({:.12})", version.version, version.sha256);
         format!("serves version {} as champion, others {}", name(&state.champion), name(&judged.champion))
     })
+}
+
+/// The champion before. A server that has started since then, or that had no memory for it, has seen nothing of it: that is nothing
+/// that it owes.
+fn former(told: &[&State]) -> Option<Contender> {
+    let found = contenders(told, |state| state.previous.iter().collect()).into_iter().next();
+    found.map(|former| Contender { lacking: vec![], ..former })
 }
 
 /// The versions that any server runs, each with what all saw of it, in the order in which they are met first.
@@ -117,4 +124,54 @@ fn contenders<'a>(told: &[&'a State], run: impl Fn(&'a State) -> Vec<&'a Compare
         }
     }
     contenders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(number: &str) -> Version {
+        Version { version: number.into(), sha256: number.repeat(64) }
+    }
+
+    fn compared(role: &str, number: &str, rows: u64) -> Compared {
+        Compared {
+            role: role.into(),
+            version: version(number),
+            agreement: None,
+            statistics: Statistics::default(),
+            evidence: Evidence { requests: rows, ..Evidence::default() },
+        }
+    }
+
+    fn state(server: &str, challengers: Vec<Compared>, previous: Option<Compared>) -> State {
+        State {
+            model: "anomaly".into(),
+            server: server.into(),
+            epoch: 3,
+            event_time: false,
+            horizon_seconds: None,
+            champion: version("2"),
+            challengers,
+            drift: Drift::default(),
+            previous,
+        }
+    }
+
+    /// A challenger is to run everywhere; the champion before only where it was in memory.
+    #[test]
+    fn who_has_no_champion_before_lacks_none() {
+        let (challenger, previous) = (compared("challenger", "3", 5), compared("previous", "1", 7));
+        let states = [
+            state("started since", vec![], None),
+            state("a", vec![challenger.clone()], Some(previous.clone())),
+            state("b", vec![challenger], Some(previous)),
+        ];
+        let merged = Merged::of(&states, &[]).expect("three told");
+        let previous = merged.previous.expect("two compare it");
+        assert_eq!((previous.evidence.requests, previous.lacking.as_slice()), (14, [].as_slice()));
+        assert_eq!(merged.challengers[0].lacking, ["started since"]);
+        assert_eq!((merged.told, merged.missing.len()), (3, 0));
+        assert!(Merged::of(&states[..1], &[]).expect("one told").previous.is_none());
+    }
 }

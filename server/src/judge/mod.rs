@@ -74,23 +74,25 @@ pub struct Judged {
     pub shown: Shown,
 }
 
-/// Conditions whose value is a natural logarithm of evidence.
-const EVIDENCE: [&str; 8] = [
-    names::CATCHES_MORE,
-    names::QUIETER,
-    names::CATCHES_NO_LESS,
-    names::NO_LOUDER,
-    names::GIVES,
-    names::DECIDES,
-    names::NEAR,
-    names::OFF,
+/// Conditions whose value is a natural logarithm of evidence, and their names in metrics, which dashboards rely on.
+pub const EVIDENCE: [(&str, &str); 8] = [
+    (names::CATCHES_MORE, "catches_more"),
+    (names::QUIETER, "fewer_false_alarms"),
+    (names::CATCHES_NO_LESS, "catches_no_less"),
+    (names::NO_LOUDER, "no_more_false_alarms"),
+    (names::GIVES, "gives_alarms"),
+    (names::DECIDES, "same_decisions"),
+    (names::NEAR, "same_scores"),
+    (names::OFF, "same_forecasts"),
 ];
 
 impl Judged {
-    /// The evidence for each condition that needs some, as natural logarithms.
+    /// The evidence for each condition that needs some, as natural logarithms, by its name in metrics.
     pub fn log_e(&self) -> impl Iterator<Item = (&'static str, f64)> + use<'_> {
-        let conditions = self.verdict.conditions.iter().filter(|condition| EVIDENCE.contains(&condition.name));
-        conditions.filter_map(|condition| Some((condition.name, condition.value?)))
+        self.verdict.conditions.iter().filter_map(|condition| {
+            let (_, test) = EVIDENCE.into_iter().find(|(name, _)| *name == condition.name)?;
+            Some((test, condition.value?))
+        })
     }
 }
 

@@ -181,6 +181,9 @@ pub fn change(
         Change::Reject(_) => base.without_challenger(&version),
     };
     next.updated_at = now();
+    if matches!(change, Change::Promote(_) | Change::RollBack(_)) {
+        next.promoted_at.clone_from(&next.updated_at);
+    }
     (next.by, next.reason) = (author.by.clone(), author.reason.clone());
     let mut record = Record {
         model: model.into(),

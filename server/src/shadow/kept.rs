@@ -65,6 +65,7 @@ impl Kept {
         let path = self.path(of);
         let read = match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Ok(file) if !file.is_file() => Err("it is no file".into()),
             Ok(file) if file.len() > BYTES => Err(format!("it has {} bytes", file.len())),
             Ok(_) => fs::read(&path).map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),

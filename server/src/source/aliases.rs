@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{Revision, Wanted};
 
@@ -34,6 +36,9 @@ pub struct Aliases {
     /// When it was written (RFC 3339).
     #[serde(default)]
     pub updated_at: String,
+    /// When the champion was made it (RFC 3339), however often challengers came and went since.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub promoted_at: String,
     /// Who wrote it.
     #[serde(default)]
     pub by: String,
@@ -77,6 +82,8 @@ impl Aliases {
         }
         // It is only a fallback: one without a pin is as good as none.
         wanted.previous = self.previous.as_ref().and_then(|version| self.revision(version).ok());
+        let promoted = OffsetDateTime::parse(&self.promoted_at, &Rfc3339).ok();
+        wanted.promoted_at = promoted.and_then(|at| u64::try_from(at.unix_timestamp()).ok());
         Ok(wanted)
     }
 
@@ -199,6 +206,12 @@ mod tests {
             let pins = BTreeMap::from([("3".to_owned(), pin.to_owned())]);
             let odd = Aliases { manifest_sha256: pins, ..aliases() };
             assert!(odd.wanted().is_err_and(|e| e.contains("64 hexadecimal digits")), "{pin}");
+        }
+        let times =
+            [("1970-01-01T00:01:00Z", Some(60)), ("1969-01-01T00:00:00Z", None), ("yesterday", None), ("", None)];
+        for (at, seconds) in times {
+            let promoted = Aliases { promoted_at: at.into(), ..aliases() };
+            assert_eq!(promoted.wanted().expect("all is pinned").promoted_at, seconds, "{at}");
         }
         let misnamed = Aliases { challengers: vec!["x".into()], ..aliases() }.wanted().expect("the champion is good");
         assert_eq!(misnamed.misnamed.len(), 1);

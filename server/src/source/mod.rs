@@ -77,6 +77,9 @@ pub struct Wanted {
     /// The champion before; serves when nothing else can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub previous: Option<Revision>,
+    /// When the champion replaced it, in seconds of Unix time, where that is known.
+    #[serde(skip)]
+    pub promoted_at: Option<u64>,
     /// Counts the promotions; 0 without `aliases.json`.
     pub epoch: u64,
 }
@@ -85,7 +88,7 @@ impl Wanted {
     /// A champion alone.
     #[must_use]
     pub const fn of(champion: Revision) -> Self {
-        Self { champion, challengers: vec![], misnamed: vec![], previous: None, epoch: 0 }
+        Self { champion, challengers: vec![], misnamed: vec![], previous: None, promoted_at: None, epoch: 0 }
     }
 }
 

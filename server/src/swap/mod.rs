@@ -6,6 +6,7 @@
 //! challenger must never hold the champion back. One thread does all of it, the heavy parts at low priority,
 //! away from requests.
 
+mod recall;
 mod transact;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,7 +39,7 @@ const UNLOADED: &str = "it was unloaded by a call: load it to serve it again";
 /// A version that was refused, and why.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rejected {
-    /// champion or challenger.
+    /// champion, challenger or previous.
     pub role: &'static str,
     /// The version.
     pub version: String,
@@ -130,8 +131,10 @@ struct Outcome {
     rejected: Vec<Rejected>,
     /// The champion is being downloaded: what serves goes on.
     champion_comes: bool,
-    /// A challenger is being downloaded.
+    /// A challenger, or the champion before, is being downloaded.
     challenger_comes: bool,
+    /// There is more to do once this serves.
+    more: bool,
 }
 
 /// Where sets are published and reported.
@@ -299,8 +302,11 @@ impl Swapper {
                 Report { error: Some(error), ..Report::default() }
             }
             Ok(wanted) => {
-                let Outcome { rejected, champion_comes, challenger_comes } = self.transact(name, &wanted, lanes);
+                let Outcome { rejected, champion_comes, challenger_comes, more } = self.transact(name, &wanted, lanes);
                 (attempt.fetching, attempt.waits) = (champion_comes || challenger_comes, champion_comes);
+                if more {
+                    attempt.retry = Some((Instant::now(), 0));
+                }
                 if rejected.iter().any(|r| r.passing) {
                     self.context.source.forget(name);
                     let tries = last.retry.map_or(0, |(_, tries)| tries + 1);

@@ -101,6 +101,7 @@ impl Swapper {
                 && old.challengers.iter().zip(&challengers).all(|(a, b)| Arc::ptr_eq(a, b))
         });
         if unchanged {
+            self.recall(name, wanted, lanes, &mut outcome);
             return outcome;
         }
         let previous = old.as_ref().and_then(|old| {
@@ -140,6 +141,7 @@ impl Swapper {
             }
             Err(reason) => return Stage::Load.not_yet(reason).of("champion", &now.id.version).into(),
         }
+        outcome.more = lanes.serving(name).is_some_and(|set| self.forgotten(&set, wanted).is_some());
         let versions: Vec<&str> = shadowed.iter().map(|revision| revision.version.as_str()).collect();
         let (champion, sha256, versions) = (&now.id.version, &now.id.sha256, versions.join(","));
         let challengers = (!versions.is_empty()).then_some(versions);
@@ -236,7 +238,13 @@ impl Swapper {
     }
 
     /// The thread of one that is compared with a champion.
-    fn start(&self, name: &str, model: Arc<Model>, role: usize, champion: &Model) -> std::io::Result<Challenger> {
+    pub(super) fn start(
+        &self,
+        name: &str,
+        model: Arc<Model>,
+        role: usize,
+        champion: &Model,
+    ) -> std::io::Result<Challenger> {
         let metrics = Arc::new(ModelMetrics::new(&self.context.metrics, name));
         let horizon = champion.signature.horizon();
         let saved = self.context.kept.as_ref().and_then(|kept| kept.load(&[champion, &model]));
@@ -271,7 +279,7 @@ impl Swapper {
     }
 
     /// The model in memory if it is there, else fetched, probed and loaded; `None` while it is being downloaded.
-    fn obtain(
+    pub(super) fn obtain(
         &mut self,
         name: &str,
         wanted: &Revision,

@@ -48,7 +48,7 @@ impl Peer {
         Ok(Self { address, shared })
     }
 
-    /// From now on, this is the answer to `GET path`.
+    /// From now on, this is the answer to this path; without one, what is posted is taken.
     pub fn tell(&self, path: &str, status: u16, body: impl Into<Vec<u8>>) {
         self.shared.answers.lock().expect("no panic").insert(path.into(), (status, body.into()));
     }
@@ -90,12 +90,12 @@ impl Shared {
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         self.asked.fetch_add(1, Ordering::SeqCst);
+        let told = self.answers.lock().expect("no panic").get(&path).cloned();
         let (status, answer) = if method == "POST" {
             self.posted.lock().expect("no panic").push((path, body));
-            (202, b"{}".to_vec())
+            told.unwrap_or_else(|| (202, b"{}".to_vec()))
         } else {
-            let nothing = || (404, br#"{"detail": "there is nothing at this path"}"#.to_vec());
-            self.answers.lock().expect("no panic").get(&path).cloned().unwrap_or_else(nothing)
+            told.unwrap_or_else(|| (404, br#"{"detail": "there is nothing at this path"}"#.to_vec()))
         };
         let head = format!("HTTP/1.1 {status} told\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len());
         stream.write_all(head.as_bytes())?;
