@@ -6,7 +6,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::guard::{Guard, Tally};
 use crate::model::Model;
-use crate::shadow::{Challenger, Observer};
+use crate::shadow::{Challenger, Observer, PREVIOUS};
 use crate::verdict::state::Label;
 
 /// The models behind one name. Every request and every batch belongs to exactly one set.
@@ -45,6 +45,13 @@ impl ServingSet {
     /// All that are compared with the champion: the challengers and, for a while after a promotion, the champion before.
     pub fn compared(&self) -> impl Iterator<Item = &Arc<Challenger>> {
         self.challengers.iter().chain(self.former())
+    }
+
+    /// Tells all that are compared which role they have, and how many run beside them.
+    pub fn assign_roles(&self) {
+        let (sharers, beside) = (self.compared().count(), self.challengers.len());
+        self.challengers.iter().enumerate().for_each(|(role, challenger)| challenger.assign(role, sharers, beside));
+        self.former().iter().for_each(|former| former.assign(PREVIOUS, sharers, 1));
     }
 
     /// The champion before, while it is compared.

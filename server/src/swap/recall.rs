@@ -60,9 +60,7 @@ impl Swapper {
             observer: set.observer.clone(),
             epoch: set.epoch,
         };
-        let sharers = set.compared().count();
-        set.challengers.iter().enumerate().for_each(|(role, challenger)| challenger.assign(role, sharers));
-        set.former().iter().for_each(|former| former.assign(PREVIOUS, sharers));
+        set.assign_roles();
         match lanes.publish(name, set) {
             Ok(old) => self.retired.extend(old),
             Err(reason) => return outcome.rejected.push(Stage::Load.not_yet(reason).of("previous", version)),

@@ -130,9 +130,7 @@ impl Swapper {
             _ => self.observer(name, &now),
         };
         let set = ServingSet { champion, challengers, previous, tally, guard, observer, epoch: wanted.epoch };
-        let (sharers, beside) = (set.compared().count(), set.challengers.len());
-        set.challengers.iter().enumerate().for_each(|(role, challenger)| challenger.assign(role, sharers, beside));
-        set.former().iter().for_each(|former| former.assign(PREVIOUS, sharers, 1));
+        set.assign_roles();
         let compared: Vec<Arc<Challenger>> = set.compared().map(Arc::clone).collect();
         match lanes.publish(name, set) {
             Ok(old) => {
