@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use browser::{Browser, ENTER, ESCAPE, TAB};
+use browser::{Browser, ENTER, ESCAPE, TAB, console, opened, shows};
 use common::repo::{Repo, row, settled};
 use common::{Server, wait_for};
 use serde_json::{Value, json};
@@ -21,32 +21,6 @@ fn token() -> NamedTempFile {
 
 fn serve(repository: &Path, token: &NamedTempFile) -> Server {
     Server::start(repository, &["--admin-token-file", token.path().to_str().expect("UTF-8")])
-}
-
-fn console(server: &Server) -> String {
-    format!("http://{}/", server.ops)
-}
-
-/// Opens the console and waits until it shows the model.
-#[track_caller]
-fn opened(browser: &Browser, server: &Server) {
-    browser.open(&console(server));
-    shows(browser, "#main", "anomaly");
-    shows(browser, "#main", "Ledger");
-}
-
-#[track_caller]
-fn shows(browser: &Browser, selector: &str, text: &str) -> String {
-    let last = std::cell::RefCell::new(String::new());
-    let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        wait_for(text, || {
-            let seen = browser.text(selector);
-            let found = seen.contains(text).then(|| seen.clone());
-            *last.borrow_mut() = seen;
-            found
-        })
-    }));
-    waited.unwrap_or_else(|_| panic!("{selector} never showed {text:?}, but:\n{}", last.borrow()))
 }
 
 /// Presses Tab until this is focused.
@@ -115,7 +89,7 @@ fn the_verdict_is_shown_with_what_it_stands_on() {
     repo.point(1, Some(2));
     let server = Server::start(repo.path(), &["--event-time"]);
     let pods = ["a", "b", "c", "d"];
-    for minute in 0..600 {
+    for minute in 0..600_u64 {
         let rows: Vec<Value> = (0..)
             .zip(pods)
             .map(|(i, pod)| {
@@ -125,27 +99,31 @@ fn the_verdict_is_shown_with_what_it_stands_on() {
             })
             .collect();
         server.predict(&json!(rows));
+        if minute % 60 == 59 {
+            // The shadow, which waits for an idle CPU, has room for so many; on a busy machine some wait too long.
+            wait_for("an hour's rows", || {
+                let seen = server.shadow();
+                let lost = seen["lost"].as_object()?.values().filter_map(Value::as_u64).sum::<u64>();
+                (seen["pairs"].as_u64()? + lost == 4 * (minute + 1)).then_some(())
+            });
+        }
     }
     let label = json!({"series": "a", "from": 1_764_000_000, "to": 1_764_000_300, "anomaly": true, "source": "chaos"});
     assert_eq!(server.post("/feedback", &label.to_string()).status, 202);
-    wait_for("all pairs", || (server.shadow()["pairs"] == json!(2400)).then_some(()));
     opened(&browser, &server);
     browser.press("r");
-    let told = shows(&browser, ".comparison", "2,400 decided pairs");
     let verdict = server.ops("/models/anomaly/verdict").json();
     let judged = &verdict["verdicts"][0];
+    let buckets = judged["improvement"]["buckets"].as_u64().unwrap_or_else(|| panic!("too much was lost: {judged}"));
+    let told = shows(&browser, ".comparison", &format!("from {buckets} buckets of 10 minutes"));
+    assert!(told.contains("decided pairs"), "{told}");
     assert_eq!(browser.text("#verdict").to_lowercase(), judged["decision"]);
     for condition in judged["conditions"].as_array().expect("a list") {
         let name = condition["name"].as_str().expect("a name");
         assert!(told.contains(name), "{name} is not in {told}");
     }
-    for part in [
-        "hours",
-        "Each series counts once in 10 minutes.",
-        "Share of rows by score",
-        "chaos",
-        "from 59 buckets of 10 minutes",
-    ] {
+    for part in ["hours", "Half hours with alarms, by those of one series in each.", "Share of rows by score", "chaos"]
+    {
         shows(&browser, ".comparison", part);
     }
     shows(&browser, "#main", "cpu_zscore");
@@ -255,7 +233,7 @@ fn a_challenger_is_promoted_with_the_token_and_by_keys_alone() {
     tab_to(&browser, "#change-token");
     browser.press(&format!("wrong{ENTER}"));
     let refused = shows(&browser, "#change-error", "(401)");
-    assert!(refused.contains("the token is not the server's"), "{refused}");
+    assert!(refused.contains("nothing was changed") && refused.contains("--admin-token-file names"), "{refused}");
     assert_eq!(server.model_status("anomaly")["champion"]["version"], "1");
     browser.run("document.querySelector('#change-token').select()");
     browser.press(&format!("secret{ENTER}"));

@@ -4,31 +4,18 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use common::peer::{Peer, compared, running, state, two_days, version};
+use common::peer::{Peer, challenger, champion, compared, running, state, told, two_days, version};
 use common::repo::{Repo, row, serves, settled};
-use common::{Server, root, wait_for};
+use common::{Server, onnxd, wait_for};
 use onnxd::judge::{Judgement, Settings, StepKind, judge};
 use onnxd::promotion::{Author, ChangeError, carry_out};
 use onnxd::shadow::origin::now;
-use onnxd::shadow::state::{State, Version};
+use onnxd::shadow::state::State;
 use onnxd::source::{self, Source};
 use onnxd::verdict::rule::{Decision, Kind};
 use onnxd::verdict::state::Evidence;
 use serde_json::{Value, json};
-
-fn champion() -> Version {
-    version("1", &"a".repeat(64))
-}
-
-fn challenger() -> Version {
-    version("2", &"b".repeat(64))
-}
-
-fn told(server: &str, evidence: Evidence) -> State {
-    state(server, 7, champion(), vec![compared("challenger", challenger(), evidence)])
-}
 
 #[track_caller]
 fn judged(states: &[State], missing: &[&str]) -> Judgement {
@@ -197,8 +184,8 @@ fn a_judgement_is_told_as_documented() {
     let both = &verdict["alarms"]["both"];
     assert_eq!(verdict["alarms"], json!({"both": both, "champion": 0, "challenger": 0, "neither": 0}));
     assert!(
-        both.as_u64().is_some_and(|hours| (48..=49).contains(&hours)),
-        "two days, of which the ends are no full hours"
+        both.as_u64().is_some_and(|halves| (96..=97).contains(&halves)),
+        "two days of half hours, of which those at the ends are not full"
     );
     assert!(condition["route"].is_null(), "it is needed whatever the route");
     assert!(verdict["latency"]["champion"].as_object().is_some_and(|told| told.contains_key("p99")), "{verdict}");
@@ -219,31 +206,9 @@ fn open(repository: &Path) -> Source {
 
 /// The judgement of what these servers run, with this evidence.
 fn judgement_of(repo: &Repo, evidence: Evidence) -> Judgement {
-    let aliases = aliases(repo);
+    let aliases = repo.aliases();
     let epoch = aliases["epoch"].as_u64().expect("a number");
     judged(&[state("a", epoch, champion(), vec![compared("challenger", challenger(), evidence)])], &[])
-}
-
-fn aliases(repo: &Repo) -> Value {
-    let text = fs::read_to_string(repo.path().join("anomaly/aliases.json")).expect("a pointer");
-    serde_json::from_str(&text).expect("JSON")
-}
-
-fn record(repo: &Repo, epoch: u64) -> Value {
-    let path = repo.path().join(format!("anomaly/ledger/{epoch}.json"));
-    // It is written after the pointer.
-    let text = wait_for("the record", || fs::read_to_string(&path).ok());
-    serde_json::from_str(&text).expect("JSON")
-}
-
-/// The epochs of which there is a record.
-fn records(repo: &Repo) -> Vec<String> {
-    let Ok(folder) = fs::read_dir(repo.path().join("anomaly/ledger")) else { return vec![] };
-    let mut names: Vec<String> =
-        folder.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.retain(|name| name.ends_with(".json"));
-    names.sort();
-    names
 }
 
 /// Many that judge the same at the same time make one change.
@@ -263,9 +228,9 @@ fn one_of_many_carries_it_out() {
     });
     assert_eq!(results.iter().filter(|result| result.as_ref().is_ok_and(|done| done.changed)).count(), 1);
     assert_eq!(results.iter().filter(|result| matches!(result, Err(ChangeError::Lost(_)))).count(), 7, "{results:?}");
-    assert_eq!((&aliases(&repo)["champion"], &aliases(&repo)["epoch"]), (&json!("2"), &json!(2)));
+    assert_eq!((&repo.aliases()["champion"], &repo.aliases()["epoch"]), (&json!("2"), &json!(2)));
     // The record of the pointer that was written by hand is made up for.
-    assert_eq!(records(&repo), ["1.json", "2.json"]);
+    assert_eq!(repo.records(), ["1.json", "2.json"]);
 }
 
 #[test]
@@ -275,7 +240,7 @@ fn only_what_was_judged_is_promoted() {
     let step = judgement.step().expect("a promotion");
     let source = open(repo.path());
     let tried = carry_out(&source, &judgement, &step, &author(), true).expect("it could be promoted");
-    assert!(!tried.changed && tried.aliases.champion == "2" && records(&repo).is_empty());
+    assert!(!tried.changed && tried.aliases.champion == "2" && repo.records().is_empty());
     // Someone puts other bytes in the version's place: servers would go on with those that were judged.
     repo.edit(2, |manifest| manifest["created_by"] = json!({"tool": "another"}));
     let refused = carry_out(&source, &judgement, &step, &author(), false);
@@ -284,12 +249,12 @@ fn only_what_was_judged_is_promoted() {
         "{refused:?}"
     );
     // A pointer of the same epoch that names another champion is another pointer.
-    let mut other = aliases(&repo);
+    let mut other = repo.aliases();
     other["champion"] = json!("2");
     repo.write_aliases(&other.to_string());
     let lost = carry_out(&source, &judgement, &step, &author(), false);
     assert!(matches!(lost, Err(ChangeError::Lost(_))), "{lost:?}");
-    assert!(records(&repo).is_empty());
+    assert!(repo.records().is_empty());
 }
 
 /// A challenger can be taken out whatever is wrong with its files.
@@ -302,7 +267,7 @@ fn a_rejected_challenger_is_taken_out() {
     let author = Author { evidence: judgement.evidence(), reason: step.reason(), ..author() };
     let done = carry_out(&open(repo.path()), &judgement, &step, &author, false).expect("it is taken out");
     assert!(done.changed && done.aliases.challengers.is_empty() && done.aliases.champion == "1");
-    let record = record(&repo, 2);
+    let record = repo.record(2);
     assert_eq!((&record["action"], &record["champion"]), (&json!("reject"), &json!("1")));
     assert_eq!(record["evidence"]["verdicts"][0]["decision"], json!("reject"));
     assert!(
@@ -313,13 +278,6 @@ fn a_rejected_challenger_is_taken_out() {
     assert!(matches!(again, Err(ChangeError::Lost(_))), "{again:?}");
     let said = onnxd(&["status", "--model", "anomaly", "--repository", repo.path().to_str().expect("text")]);
     assert!(said.1.contains("reject") && said.0 == 0, "{said:?}");
-}
-
-/// Runs the program; gives exit code, output and errors.
-fn onnxd(args: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_onnxd")).args(args).current_dir(root()).output().expect("it runs");
-    let text = |bytes| String::from_utf8(bytes).expect("text");
-    (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
 }
 
 /// Servers of a repository that judge ten times a second, with a peer beside them.
@@ -351,7 +309,7 @@ fn in_auto_mode_one_of_three_servers_promotes() {
     for server in &servers {
         serves(server, 2);
     }
-    let record = record(&repo, 2);
+    let record = repo.record(2);
     assert_eq!((&record["action"], &record["replaced"]), (&json!("promote"), &json!("1")), "{record}");
     assert!(record["by"].as_str().is_some_and(|by| by.starts_with("verdict of onnxd at ")), "{record}");
     assert!(record["reason"].as_str().is_some_and(|why| why.contains("its forecast is better")), "{record}");
@@ -359,7 +317,7 @@ fn in_auto_mode_one_of_three_servers_promotes() {
     assert_eq!((&evidence["epoch"], &evidence["servers"]["missing"]), (&json!(1), &json!([])));
     assert_eq!(evidence["verdicts"][0]["decision"], json!("promote"));
     wait_for("the count", || (promoted(&servers, "auto_promoted") == 1.0).then_some(()));
-    assert_eq!(records(&repo), ["1.json", "2.json"]);
+    assert_eq!(repo.records(), ["1.json", "2.json"]);
     assert_eq!(promoted(&servers, "failed"), 0.0);
 }
 
@@ -369,8 +327,8 @@ fn in_auto_mode_a_worse_challenger_is_taken_out() {
     let servers = servers(1, &repo, "auto", &peer);
     tells(&peer, &servers[0], two_days(4.0, 0, 1));
     wait_for("its end", || (servers[0].model_status("anomaly")["challengers"] == json!([])).then_some(()));
-    assert_eq!(record(&repo, 2)["action"], json!("reject"));
-    assert_eq!(aliases(&repo)["champion"], json!("1"));
+    assert_eq!(repo.record(2)["action"], json!("reject"));
+    assert_eq!(repo.aliases()["champion"], json!("1"));
     wait_for("the count", || (promoted(&servers, "auto_rejected") == 1.0).then_some(()));
 }
 
@@ -389,7 +347,7 @@ fn without_all_servers_nothing_is_written() {
     let judgement = server.ops("/models/anomaly/verdict").json();
     let missing = judgement["servers"]["missing"][0].as_str().expect("one");
     assert!(missing.contains(&gone) && judgement["verdicts"][0]["decision"] == "hold", "{judgement}");
-    assert_eq!((&aliases(&repo)["epoch"], records(&repo)), (&json!(1), vec![]));
+    assert_eq!((&repo.aliases()["epoch"], repo.records()), (&json!(1), vec![]));
 }
 
 #[test]
@@ -408,112 +366,7 @@ fn in_manual_mode_a_verdict_is_told_and_nothing_is_written() {
     assert_eq!(server.metric(&series("hold")), Some(0.0));
     let log_e = "onnxd_shadow_log_e{model=\"anomaly\",role=\"challenger\",test=\"catches_more\"}";
     assert!(server.metric(log_e).is_some());
-    assert_eq!((&aliases(&repo)["epoch"], records(&repo)), (&json!(1), vec![]));
-}
-
-/// `onnxd verdict` with these flags, of a peer that tells this.
-fn verdict(evidence: Option<Evidence>, more: &[&str]) -> (i32, String, String) {
-    let (repo, peer) = (Repo::serving("good", Some("other")), Peer::start());
-    peer.tell("/status", 200, json!({"models": [{"name": "anomaly"}]}).to_string());
-    let challengers = evidence.map(|evidence| compared("challenger", challenger(), evidence));
-    peer.tell_state(&state("a", 1, champion(), challengers.into_iter().collect()));
-    let (peers, repository) = (peer.address.to_string(), repo.path().to_str().expect("text").to_owned());
-    let said = onnxd(&[&["verdict", "--peers", &peers, "--repository", &repository], more].concat());
-    if more.contains(&"--apply") {
-        return (said.0, said.1 + &aliases(&repo).to_string(), said.2);
-    }
-    assert_eq!(records(&repo).len(), 0, "nothing is changed without --apply");
-    said
-}
-
-#[test]
-fn the_command_says_what_is_to_be_done() {
-    let (code, said, errors) = verdict(Some(two_days(2.0, 0, 1)), &[]);
-    assert_eq!(code, 0, "{said}{errors}");
-    for part in [
-        "anomaly: champion 1, epoch 1, by what 1 server saw",
-        "promote: version 2 (challenger)",
-        "its forecast is better, and nothing else is worse",
-        "CONDITION",
-        "to do so: onnxd promote 2 --model anomaly",
-    ] {
-        assert!(said.contains(part), "{part} is not in\n{said}");
-    }
-    let (code, said, _) = verdict(Some(two_days(4.0, 0, 1)), &[]);
-    assert!(
-        code == 11 && said.contains("reject: version 2") && said.contains("its forecast is worse"),
-        "{code} {said}"
-    );
-    let (code, said, _) = verdict(None, &[]);
-    assert!(code == 10 && said.contains("there is no challenger"), "{code} {said}");
-    let (code, said, _) = verdict(Some(two_days(2.0, 0, 1)), &["--json"]);
-    let json: Value = serde_json::from_str(&said).expect("JSON");
-    assert_eq!((code, &json["verdicts"][0]["decision"], &json["change"]), (0, &json!("promote"), &json!(null)));
-    // A stricter error than the evidence is good for.
-    let little = two_days(3.05, 0, 1);
-    assert_eq!(verdict(Some(little), &["--verdict-alpha", "0.000001"]).0, 10);
-}
-
-#[test]
-fn the_command_explains_what_is_missing() {
-    let mut little = two_days(2.9, 0, 1);
-    little.active = onnxd::verdict::active::Active::default();
-    (0..36).for_each(|bucket| little.active.record(now() - 6 * 3600 + 600 * bucket, 14, false));
-    little.requests = 500;
-    little.series = [1].into();
-    little.forecast = onnxd::verdict::buckets::Buckets::default();
-    little.draws = onnxd::verdict::draws::Draws::default();
-    let (code, said, _) = verdict(Some(little), &["--explain"]);
-    assert_eq!(code, 10);
-    for part in [
-        "what it takes:",
-        "- hours: 18.0 more hours, for a daily cycle",
-        "- requests: 500 more requests: 6 hours at the rate so far",
-        "- series: rows of 2 more series",
-        "- forecast is better: at least 50 more buckets of 10 minutes",
-        "no labels of anomalies on which exactly one of both is right yet",
-        "what brings it:",
-        "outputs_semantics.<forecast>.target_feature",
-        "POST /feedback",
-    ] {
-        assert!(said.contains(part), "{part} is not in\n{said}");
-    }
-    let promoted = verdict(Some(two_days(2.0, 0, 1)), &["--explain"]);
-    assert!(promoted.0 == 0 && !promoted.1.contains("what it takes"), "{}", promoted.1);
-}
-
-#[test]
-fn the_command_does_what_the_verdict_says() {
-    let (code, said, errors) = verdict(Some(two_days(2.0, 0, 1)), &["--apply", "--by", "ann"]);
-    assert!(code == 0 && said.contains("done: anomaly: champion 2, challengers none, epoch 2"), "{said}{errors}");
-    assert!(said.contains(r#""by":"ann""#) && said.contains("its forecast is better"), "{said}");
-    let (code, said, errors) = verdict(Some(two_days(4.0, 0, 1)), &["--apply"]);
-    assert!(code == 11 && said.contains("done: anomaly: champion 1, challengers none, epoch 2"), "{said}{errors}");
-    let (code, said, _) = verdict(Some(two_days(2.0, 0, 1)), &["--apply", "--dry-run"]);
-    assert!(code == 0 && said.contains("would be: anomaly: champion 2") && said.contains(r#""epoch":1"#), "{said}");
-    let (code, said, _) = verdict(Some(Evidence::default()), &["--apply"]);
-    assert!(code == 10 && said.contains(r#""epoch":1"#), "{said}");
-}
-
-#[test]
-fn the_command_tells_mistakes() {
-    let (code, _, errors) = onnxd(&["verdict", "--peers", "127.0.0.1:1", "--model", "anomaly"]);
-    assert!(code == 1 && errors.contains("127.0.0.1:1 cannot be reached") && errors.contains("--peers"), "{errors}");
-    let (code, _, errors) = onnxd(&["verdict", "--peers", "nowhere"]);
-    assert!(code == 2 && errors.contains("\"nowhere\" is no peer: write HOST:PORT"), "{errors}");
-    let (code, _, errors) = onnxd(&["verdict", "--verdict-rule", "newer", "--verdict-alpha", "2"]);
-    assert!(code == 2 && errors.lines().count() == 2, "{errors}");
-    let peer = Peer::start();
-    peer.tell("/status", 200, json!({"models": [{"name": "a"}, {"name": "b"}]}).to_string());
-    let (code, _, errors) = onnxd(&["verdict", "--peers", &peer.address.to_string()]);
-    assert!(code == 2 && errors.contains("name one with --model: a, b"), "{errors}");
-    let (code, _, errors) = onnxd(&["verdict", "--peers", &peer.address.to_string(), "--model", "../x"]);
-    assert!(code == 2 && errors.contains("not a model's name"), "{errors}");
-    // Of two servers, one does not tell: on hold, although the other's evidence would be enough.
-    peer.tell_state(&told("a", two_days(2.0, 0, 1)));
-    let peers = format!("{},127.0.0.1:1", peer.address);
-    let (code, said, _) = onnxd(&["verdict", "--peers", &peers, "--model", "anomaly"]);
-    assert!(code == 10 && said.contains("missing: 127.0.0.1:1 cannot be reached"), "{said}");
+    assert_eq!((&repo.aliases()["epoch"], repo.records()), (&json!(1), vec![]));
 }
 
 /// Two real servers, each with rows of its own: one judges by what both saw, and so does the command.
@@ -549,7 +402,7 @@ fn in_auto_mode_the_champion_before_comes_back_when_it_is_better() {
     let previous = Some(compared("previous", before.version, two_days(2.0, 0, 1)));
     peer.tell_state(&State { server: "peer".into(), previous, ..own });
     serves(&servers[0], 1);
-    let record = record(&repo, 3);
+    let record = repo.record(3);
     assert_eq!((&record["action"], &record["replaced"]), (&json!("rollback"), &json!("2")), "{record}");
     assert!(record["by"].as_str().is_some_and(|by| by.starts_with("verdict of onnxd at ")), "{record}");
     assert_eq!(record["evidence"]["previous"]["decision"], json!("promote"));

@@ -1,6 +1,7 @@
 //! The commands beside `serve`: what they take, what they print, how they end.
 
 mod change;
+mod judged;
 mod replay;
 mod status;
 mod verdict;

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Failure, model, open, print_json, say, table, with_repository};
+use super::{Failure, judged, model, open, print_json, say, with_repository};
 use crate::codec::marks::{SERIES, TIME};
 use crate::config::Raw;
 use crate::config::verdict::RULE;
@@ -232,36 +232,26 @@ fn print(report: &Report, out: &mut dyn Write) -> Result<(), Failure> {
             let (what, at) = (word(first.decision), rfc3339(first.at));
             say(out, &format!("  first decided after {:.1} h, at {at}: {what}", first.hours))?;
         }
-        let rows = verdict.conditions.iter().map(|c| {
-            let value = c.value.map_or_else(|| "-".into(), short);
-            vec![c.name.to_owned(), if c.holds { "yes" } else { "no" }.into(), value, short(c.needs)]
-        });
-        let lines = table(&["CONDITION", "HOLDS", "VALUE", "NEEDS"], rows).trim_fmt();
-        lines.lines().try_for_each(|line| writeln!(out, "  {line}"))?;
+        judged::print_conditions(&verdict.conditions, out)?;
         for missing in &verdict.estimate {
-            say(out, &format!("  {}: {}", missing.condition, missing.text))?;
+            say(out, &format!("  {}: {}", judged::label(missing.condition), missing.text))?;
         }
         print_seen(verdict, seen, out)?;
     }
-    Ok(())
+    judged::print_legend(judgement.verdicts.iter().flat_map(|judged| &judged.verdict.conditions), out)
 }
 
 /// What the decision stands on.
 fn print_seen(verdict: &Verdict, seen: &Compared, out: &mut dyn Write) -> Result<(), Failure> {
-    if let Some(found) = verdict.improvement {
-        let [mean, lower, upper] = [found.mean, found.lower, found.upper].map(|share| 100.0 * share);
-        let buckets = found.buckets;
-        say(
-            out,
-            &format!("  forecast better by {mean:.1} % ({lower:.1} to {upper:.1}) in {buckets} times ten minutes"),
-        )?;
+    if let Some(found) = &verdict.improvement {
+        judged::print_improvement(found, out)?;
     }
     let alarms = seen.evidence.draws.alarms();
     let (any, first) = (alarms.any, alarms.first);
     say(
         out,
         &format!(
-            "  hours with alarms of both {}, champion's alone {}, challenger's alone {}, of one series each; of the champion's \
+            "  half hours with alarms of both {}, champion's alone {}, challenger's alone {}, of one series each; of the champion's \
              first alarms {} on the same row, {} not",
             any.both, any.champion, any.challenger, first.given, first.missed
         ),
@@ -276,7 +266,7 @@ fn print_seen(verdict: &Verdict, seen: &Compared, out: &mut dyn Write) -> Result
             let (source, pairs, both) = (source.name(), counted.pairs, counted.right);
             let (right, wrong) = (pairs.challenger, pairs.champion);
             let line = format!(
-                "  {what} by {source}: {alike} rows alike, hours with both right {both}; of the hours with just one right, \
+                "  {what} by {source}: {alike} rows alike, half hours with both right {both}; of those with just one right, \
                  challenger {right}, champion {wrong}"
             );
             say(out, &line)?;
@@ -291,11 +281,6 @@ const fn word(decision: Decision) -> &'static str {
         Decision::Hold => "hold",
         Decision::Reject => "reject",
     }
-}
-
-/// A number with as many digits as are of interest.
-fn short(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value:.0}") } else { format!("{value:.4}") }
 }
 
 fn rfc3339(seconds: u64) -> String {

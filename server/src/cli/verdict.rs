@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, author, open, print_json, say, table, with_author, with_repository};
+use super::{Failure, author, judged, open, print_json, say, with_author, with_repository};
 use crate::config::Raw;
 use crate::config::verdict::RULE;
 use crate::judge::{self, Judged, Judgement, Settings, Step, StepKind};
@@ -14,7 +14,7 @@ use crate::promotion::{self, Changed};
 use crate::shadow::origin::now;
 use crate::shadow::state::State;
 use crate::source::is_model_name;
-use crate::verdict::rule::{Condition, Decision};
+use crate::verdict::rule::Decision;
 
 /// The exit codes beside success.
 const HOLD: u8 = 10;
@@ -26,12 +26,20 @@ pub(super) fn command() -> Command {
     let command = Command::new("verdict")
         .about("Judges a model's challengers by what all of its servers saw")
         .long_about(
-            "Asks the servers named by --peers what they saw of a model's challengers, adds it up, and judges: promote, hold or \
-             reject, and why. Nothing is decided while a server that was named does not tell. --explain says what is \
-             missing, how long it takes and what brings it; --apply does what the verdict says, by one conditional write of \
-             aliases.json with the evidence in the ledger.\n\n\
-             Exit code: 0 promote (a challenger, or the champion before, which is better than the present one), 10 hold, 11 \
-             reject; 1 it failed, 2 a mistake in the command line, 3 someone else changed the model first.",
+            "Asks the servers named by --peers what they saw of a model's challengers, adds it up, and judges. --peers are \
+             operations ports (--ops of a server); unless named, 127.0.0.1:8082 is asked. Nothing is decided while a server \
+             that was named does not tell. --explain says what is missing, how long it takes and what brings it; --apply does \
+             what the verdict says, by one conditional write of aliases.json with the evidence in the ledger.\n\n\
+             Of each challenger it says\n  \
+             promote     it is better, and nothing that was looked at is worse\n  \
+             hold        not enough is known yet\n  \
+             reject      it is worse, or had its time\n\
+             and after a promotion, of the champion before (role previous)\n  \
+             bring back  it is better than the present one\n  \
+             leave       it is not, or that is not known\n\n\
+             One thing is done at a time: first bring back, then promote the best, then reject the first.\n\n\
+             Exit code: 0 promote or bring back, 10 hold (also where all that is said is leave), 11 reject; 1 it failed, 2 a \
+             mistake in the command line, 3 someone else changed the model first.",
         )
         .after_long_help(
             "Examples:\n  \
@@ -84,7 +92,10 @@ pub(super) fn run(matches: &ArgMatches, raw: &Raw, out: &mut dyn Write) -> Resul
     } else {
         print(&judgement, matches.get_flag("explain"), out)?;
         let hint = step.as_ref().filter(|_| !matches.get_flag("apply"));
-        hint.map_or(Ok(()), |step| say(out, &format!("to do so: {}", by_hand(&model, step))))?;
+        if let Some(step) = hint {
+            writeln!(out)?;
+            say(out, &format!("to do so: {}", by_hand(&judgement, step)))?;
+        }
         change.map_or(Ok(()), |change| print_change(&model, &change, matches.get_flag("dry-run"), out))?;
     }
     match step.map(|step| step.kind) {
@@ -107,10 +118,29 @@ fn settings(raw: &Raw) -> Result<Settings, Failure> {
 fn ask<T: serde::de::DeserializeOwned>(peers: &Peers, path: &str) -> Result<Gathered<T>, Failure> {
     let gathered = peers.gather_here::<T>(path).map_err(Failure::Failed)?;
     if gathered.answers.is_empty() {
-        let reasons = gathered.missing.join("; ");
-        return Err(Failure::Failed(format!("{reasons}: name the operations ports of its servers with --peers")));
+        let reasons: Vec<String> = gathered.missing.iter().map(|reason| with_next_step(reason)).collect();
+        return Err(Failure::Failed(reasons.join("; ")));
     }
     Ok(gathered)
+}
+
+/// Why a server did not tell, with what is to be done about it.
+fn with_next_step(reason: &str) -> String {
+    let has = |words: &[&str]| words.iter().any(|words| reason.contains(words));
+    let next = if has(&["there is nothing at this path", "speaks gRPC"]) {
+        "that is a data port: name the operations port (--ops of the server, 8082 unless it was told another) with --peers"
+    } else if has(&["there is no model"]) {
+        "name one of those with --model, or leave the server out of --peers"
+    } else if has(&["no model serves yet"]) {
+        "its /status says why"
+    } else if has(&[" on epoch ", " as champion, "]) {
+        "it follows within its --poll-interval; if it does not, its /status says what it refused"
+    } else if has(&["cannot be reached", "did not answer", "looked up"]) {
+        "start it, or name with --peers the operations ports of those that run"
+    } else {
+        "mend it, or leave it out of --peers"
+    };
+    format!("{reason}: {next}")
 }
 
 /// The model that the servers serve, when it is one.
@@ -129,7 +159,7 @@ fn only_model(peers: &Peers) -> Result<String, Failure> {
     let mut listed = names.iter();
     match (listed.next(), listed.next()) {
         (Some(name), None) if is_model_name(name) => Ok(name.clone()),
-        (None, _) => Err(Failure::Failed("the servers have no model yet".into())),
+        (None, _) => Err(Failure::Failed("the servers have no model yet: onnxd push adds one".into())),
         _ => Err(Failure::Usage(vec![format!(
             "name one with --model: {}",
             crate::text::listed(names.iter().map(String::as_str))
@@ -153,19 +183,18 @@ fn print(judgement: &Judgement, explain: bool, out: &mut dyn Write) -> Result<()
     let from = if told == 1 { "1 server".into() } else { format!("{told} servers") };
     say(out, &format!("{model}: champion {}, epoch {epoch}, by what {from} saw", champion.version))?;
     for missing in &servers.missing {
-        say(out, &format!("  missing: {missing}"))?;
+        say(out, &format!("  missing: {}", with_next_step(missing)))?;
     }
     if verdicts.is_empty() && previous.is_none() {
         say(out, "hold: there is no challenger; onnxd push --as challenger adds one")?;
     }
-    for judged in verdicts.iter().chain(previous) {
-        print_one(judged, explain, out)?;
-    }
-    Ok(())
+    let all = verdicts.iter().chain(previous);
+    all.clone().try_for_each(|judged| print_one(judged, &servers.missing, explain, out))?;
+    judged::print_legend(all.flat_map(|judged| &judged.verdict.conditions), out)
 }
 
-fn print_one(judged: &Judged, explain: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let decision = match (judged.verdict.decision, judged.role.as_str()) {
+fn print_one(one: &Judged, missing: &[String], explain: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let decision = match (one.verdict.decision, one.role.as_str()) {
         (Decision::Promote, "previous") => "bring back",
         (_, "previous") => "leave",
         (Decision::Promote, _) => "promote",
@@ -173,31 +202,30 @@ fn print_one(judged: &Judged, explain: bool, out: &mut dyn Write) -> Result<(), 
         (Decision::Reject, _) => "reject",
     };
     writeln!(out)?;
-    say(out, &format!("{decision}: version {} ({})", judged.version.version, judged.role))?;
-    for reason in &judged.verdict.reasons {
+    say(out, &format!("{decision}: version {} ({})", one.version.version, one.role))?;
+    // Who is missing was said of all of them together.
+    for reason in one.verdict.reasons.iter().filter(|reason| !missing.contains(reason)) {
         say(out, &format!("  {reason}"))?;
     }
-    let rows = judged.verdict.conditions.iter().map(|condition| {
-        let Condition { name, holds, value, needs, .. } = condition;
-        let value = value.map_or_else(|| "-".into(), number);
-        vec![(*name).to_owned(), if *holds { "yes" } else { "no" }.into(), value, number(*needs)]
-    });
-    writeln!(out, "{}", table(&["  CONDITION", "HOLDS", "VALUE", "NEEDS"], rows.map(indented)).trim_fmt())?;
+    if let Some(found) = &one.verdict.improvement {
+        judged::print_improvement(found, out)?;
+    }
+    judged::print_conditions(&one.verdict.conditions, out)?;
     if explain {
-        print_estimate(judged, out)?;
+        print_estimate(one, out)?;
     }
     Ok(())
 }
 
 /// What is missing, how much it takes, and what brings it.
-fn print_estimate(judged: &Judged, out: &mut dyn Write) -> Result<(), Failure> {
-    let missing = &judged.verdict.estimate;
+fn print_estimate(of: &Judged, out: &mut dyn Write) -> Result<(), Failure> {
+    let missing = &of.verdict.estimate;
     if missing.is_empty() {
         return Ok(());
     }
     writeln!(out, "  what it takes:")?;
     for one in missing {
-        say(out, &format!("  - {}: {}", one.condition, one.text))?;
+        say(out, &format!("  - {}: {}", judged::label(one.condition), one.text))?;
     }
     let mut brings: Vec<&str> = missing.iter().filter_map(|one| bring(one.unit)).collect();
     brings.dedup();
@@ -217,33 +245,37 @@ fn bring(unit: &str) -> Option<&'static str> {
              both gives an alarm decide most",
         ),
         "alarms" => Some(
-            "alarms: an hour with any of the champion's counts once; faults that an experiment makes in other hours count as well",
+            "alarms: a half hour with any of the champion's counts once; faults that an experiment makes in others count as well",
         ),
         "series" => Some("series: name what was measured by `series` in each row, or by the header x-series"),
         "requests" => {
             Some("requests: rows of the champion's that the shadow scores, see --shadow-sample and --shadow-cpu")
         }
-        "servers" => Some("servers: every address of --peers must answer, and run the same versions"),
+        "servers" => Some(
+            "servers: every address of --peers must answer, and run the same versions; the /status of one that does not says why",
+        ),
         _ => None,
     }
 }
 
-fn indented(mut row: Vec<String>) -> Vec<String> {
-    row[0].insert_str(0, "  ");
-    row
-}
-
-/// A number as people read it.
-fn number(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value:.0}") } else { format!("{value:.4}") }
-}
-
-fn by_hand(model: &str, step: &Step<'_>) -> String {
-    let version = &step.of.version.version;
+/// How to do what was said.
+fn by_hand(judgement: &Judgement, step: &Step<'_>) -> String {
+    let (model, version) = (&judgement.model, &step.of.version.version);
     match step.kind {
         StepKind::Promote => format!("onnxd promote {version} --model {model}, or this command with --apply"),
         StepKind::BringBack => format!("onnxd rollback --to {version} --model {model}, or this command with --apply"),
-        StepKind::Reject => "this command with --apply takes it out of the challengers".into(),
+        StepKind::Reject => {
+            let rejected = judgement.verdicts.iter().filter(|one| one.verdict.decision == Decision::Reject);
+            let named: Vec<String> =
+                rejected.map(|one| format!("version {} ({})", one.version.version, one.role)).collect();
+            let (first, others) = named.split_first().expect("the step's is one of them");
+            let then = if others.is_empty() {
+                String::new()
+            } else {
+                format!(", each further run with it the next: {}", others.join(", "))
+            };
+            format!("this command with --apply takes {first} out of the challengers{then}")
+        }
     }
 }
 

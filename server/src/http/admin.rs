@@ -190,8 +190,10 @@ pub(super) fn admit(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
     if token.is_some_and(|(_, token)| sha256(token.trim_ascii()) == sha256(expected)) {
         return Ok(());
     }
-    refuse(
-        StatusCode::UNAUTHORIZED,
-        "this call needs the header Authorization: Bearer TOKEN with the server's admin token",
-    )
+    let detail = if token.is_some() {
+        "that is not the admin token: it is the text of the file that the server's --admin-token-file names"
+    } else {
+        "this call needs the header Authorization: Bearer TOKEN, with the text of the file that the server's --admin-token-file names"
+    };
+    refuse(StatusCode::UNAUTHORIZED, detail)
 }

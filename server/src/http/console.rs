@@ -42,6 +42,7 @@ pub(super) async fn file(Path(name): Path<String>) -> Result<Response, Problem> 
         "charts.js" => (script, include_str!("console/charts.js")),
         "change.js" => (script, include_str!("console/change.js")),
         "kit.js" => (script, include_str!("console/kit.js")),
+        "words.js" => (script, include_str!("console/words.js")),
         "page.css" => ("text/css; charset=utf-8", include_str!("console/page.css")),
         "icon.svg" => ("image/svg+xml", include_str!("console/icon.svg")),
         _ => {
@@ -141,6 +142,7 @@ mod tests {
             include_str!("console/charts.js"),
             include_str!("console/change.js"),
             include_str!("console/kit.js"),
+            include_str!("console/words.js"),
             include_str!("console/page.css"),
             include_str!("console/icon.svg"),
         ];

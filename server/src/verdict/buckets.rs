@@ -81,6 +81,8 @@ pub struct Point {
     pub lower: f64,
     /// It is less than this, but with probability `alpha`.
     pub upper: f64,
+    /// Whether the bounds were used then.
+    pub ready: bool,
 }
 
 impl Buckets {
@@ -151,7 +153,15 @@ impl Buckets {
         // Of the places from one on, evenly spaced ones with the last.
         let is_chosen = |number: usize| number * chosen / rest > (number - 1) * chosen / rest;
         let points = Self::after(&counted, alpha, is_chosen).into_iter();
-        points.map(|(at, Improvement { mean, lower, upper, .. })| Point { at, mean, lower, upper }).collect()
+        points
+            .map(|(at, found)| Point {
+                at,
+                mean: found.mean,
+                lower: found.lower,
+                upper: found.upper,
+                ready: found.ready,
+            })
+            .collect()
     }
 
     fn after(counted: &[Mean], alpha: f64, wanted: impl Fn(usize) -> bool) -> Vec<(u64, Improvement)> {

@@ -59,7 +59,11 @@ impl Outlook<'_> {
             }
             names::SERVERS => {
                 let missing = self.seen.missing;
-                let text = format!("the evidence of {missing} more servers");
+                let text = if missing == 1 {
+                    "the evidence of another server".to_owned()
+                } else {
+                    format!("the evidence of {missing} more servers")
+                };
                 Missing { condition, unit: "servers", more: Some(missing as u64), hours: None, text }
             }
             names::INPUTS => {

@@ -302,7 +302,10 @@ impl Rule {
         };
         let counted = |count: usize| float(count as u64);
         checked.check(names::SERIES, (Some(counted(series)), counted(least)), series >= least, &words);
-        let words = format!("{} of the servers did not tell its evidence", seen.missing);
+        let words = format!(
+            "{} of the servers did not tell its evidence: mend what is named, or leave it out of --peers",
+            seen.missing
+        );
         checked.check(names::SERVERS, (Some(counted(seen.missing)), 0.0), seen.missing == 0, &words);
         if self.inputs {
             let drifted = seen.drifted.join(", ");

@@ -49,6 +49,13 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("server/ lies in the project").into()
 }
 
+/// Runs the program; gives exit code, output and errors.
+pub fn onnxd(args: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_onnxd")).args(args).current_dir(root()).output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+}
+
 /// A running `onnxd serve`.
 pub struct Server {
     child: Child,

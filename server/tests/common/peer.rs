@@ -108,6 +108,21 @@ pub fn version(version: &str, sha256: &str) -> Version {
     Version { version: version.into(), sha256: sha256.into() }
 }
 
+/// Version 1, which serves where nothing else is said.
+pub fn champion() -> Version {
+    version("1", &"a".repeat(64))
+}
+
+/// Version 2, beside it.
+pub fn challenger() -> Version {
+    version("2", &"b".repeat(64))
+}
+
+/// What a server tells that saw this of both.
+pub fn told(server: &str, evidence: Evidence) -> State {
+    state(server, 7, champion(), vec![compared("challenger", challenger(), evidence)])
+}
+
 /// What a server tells of these versions: epoch, champion, challengers.
 pub fn state(server: &str, epoch: u64, champion: Version, challengers: Vec<Compared>) -> State {
     let state = json!({
@@ -158,6 +173,7 @@ pub fn two_days(theirs: f64, share: u64, of: u64) -> Evidence {
         }
     }
     let rows = Events { events: 0, trials: evidence.requests };
-    (evidence.slow, evidence.units, evidence.far, evidence.off) = (rows, rows, rows, rows);
+    (evidence.slow, evidence.units, evidence.missed) = (rows, rows, rows);
+    (evidence.far, evidence.off) = (rows, rows);
     evidence
 }

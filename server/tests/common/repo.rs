@@ -95,6 +95,30 @@ impl Repo {
         fs::write(&temporary, text).expect("a file");
         fs::rename(temporary, self.path().join("anomaly/aliases.json")).expect("a rename");
     }
+
+    /// The pointer as it is.
+    pub fn aliases(&self) -> Value {
+        let text = fs::read_to_string(self.path().join("anomaly/aliases.json")).expect("a pointer");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// The ledger's record of an epoch.
+    pub fn record(&self, epoch: u64) -> Value {
+        let path = self.path().join(format!("anomaly/ledger/{epoch}.json"));
+        // It is written after the pointer.
+        let text = wait_for("the record", || fs::read_to_string(&path).ok());
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// The epochs of which there is a record.
+    pub fn records(&self) -> Vec<String> {
+        let Ok(folder) = fs::read_dir(self.path().join("anomaly/ledger")) else { return vec![] };
+        let mut names: Vec<String> =
+            folder.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| name.ends_with(".json"));
+        names.sort();
+        names
+    }
 }
 
 /// Waits until an epoch was taken up: published or refused.

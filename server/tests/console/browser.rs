@@ -1,6 +1,6 @@
 //! Chromium without a window, driven over `WebDriver`: what a person sees and presses.
 
-#![allow(clippy::print_stderr, unreachable_pub, reason = "a part of the tests of the console")]
+#![allow(clippy::print_stderr, dead_code, unreachable_pub, reason = "a part of the tests of the console")]
 
 use std::io::{BufRead, BufReader, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::PATIENCE;
+use crate::common::{PATIENCE, Server, wait_for};
 
 /// Says that the tests may do without.
 const WITHOUT: &str = "ONNXD_TEST_WITHOUT_BROWSER";
@@ -199,4 +199,32 @@ fn send(address: SocketAddr, method: &str, path: &str, body: &Value) -> Result<(
     let mut told = vec![0; length];
     stream.read_exact(&mut told)?;
     Ok((head, String::from_utf8_lossy(&told).into_owned()))
+}
+
+/// The console's address.
+pub fn console(server: &Server) -> String {
+    format!("http://{}/", server.ops)
+}
+
+/// Opens the console and waits until it shows the model.
+#[track_caller]
+pub fn opened(browser: &Browser, server: &Server) {
+    browser.open(&console(server));
+    shows(browser, "#main", "anomaly");
+    shows(browser, "#main", "Ledger");
+}
+
+/// Waits until an element shows this; gives its text.
+#[track_caller]
+pub fn shows(browser: &Browser, selector: &str, text: &str) -> String {
+    let last = std::cell::RefCell::new(String::new());
+    let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        wait_for(text, || {
+            let seen = browser.text(selector);
+            let found = seen.contains(text).then(|| seen.clone());
+            *last.borrow_mut() = seen;
+            found
+        })
+    }));
+    waited.unwrap_or_else(|_| panic!("{selector} never showed {text:?}, but:\n{}", last.borrow()))
 }

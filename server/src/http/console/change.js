@@ -9,7 +9,7 @@ const dialog = document.getElementById("change");
 let order = null;
 
 const outcomes = {
-  401: "Refused, the token is not the server's",
+  401: "Refused, nothing was changed",
   403: "Refused",
   404: "There is no such model",
   409: "Someone else was first, nothing was changed: close this, look again and decide anew",

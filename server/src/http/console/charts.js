@@ -35,31 +35,72 @@ const ticks = (least, most) => {
   return found;
 };
 
-// The improvement of the forecast over time, with its bounds.
-export const band = (key, band, latest) => {
-  const seen = band.filter(({ at }) => isNumber(at));
-  const told = `Improvement of the forecast over time: now ${percent(latest?.mean)}, between ${percent(latest?.lower)} and ${percent(latest?.upper)}`;
+// Buckets of ten minutes before which bounds are not used.
+export const BURN_IN = 50;
+const TEN_MINUTES = 600;
+// Points further apart than this many of the usual distance are not joined.
+const APART = 3;
+
+// Points that are joined: a run ends at a gap in time. Where bounds begin to be used, the next begins with the same point.
+export const runs = (seen) => {
+  const distances = seen.slice(1).map(({ at }, before) => at - seen[before].at).sort((a, b) => a - b);
+  const most = APART * Math.max(TEN_MINUTES, distances[Math.floor(distances.length / 2)] ?? 0);
+  const found = [];
+  seen.forEach((point, at) => {
+    const gap = at > 0 && point.at - seen[at - 1].at > most;
+    if (at === 0 || gap) found.push({ used: point.ready, points: [point] });
+    else if (point.ready !== seen[at - 1].ready) found.push({ used: point.ready, points: [seen[at - 1], point] });
+    else found.at(-1).points.push(point);
+  });
+  return found;
+};
+
+// The scale of a band: the first bounds are far apart, so that it is that of those that are used, or of the later half.
+export const scale = (seen) => {
+  const used = seen.filter(({ ready }) => ready);
+  const shown = used.length > 1 ? used : seen;
+  const late = shown.slice(Math.floor(shown.length / 2));
+  const values = late.flatMap(({ mean, lower, upper }) => [mean, lower, upper]).filter(isNumber).concat(0);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const room = (most - least || 0.01) * 0.15;
+  return [least - room, most + room];
+};
+
+// The improvement of the forecast over time, with its bounds: grey until they are used, dashed where they go on beyond the edge.
+export const band = (key, seen, latest) => {
+  const bounds = latest ? `between ${percent(latest.lower)} and ${percent(latest.upper)}` : "its bounds are not used yet";
+  const told = `Improvement of the forecast over time: now ${percent(latest?.mean ?? seen.at(-1).mean)}, ${bounds}`;
   return chart(key, told, (width) => {
-    const [height, left, right, top, bottom] = [230, 52, width - 8, 10, 204];
-    // The first bounds are far apart: the scale is that of the later half.
-    const late = seen.slice(Math.floor(seen.length / 2));
-    const values = late.flatMap(({ mean, lower, upper }) => [mean, lower, upper]).filter(isNumber).concat(0);
-    let [least, most] = [Math.min(...values), Math.max(...values)];
-    const room = (most - least || 0.01) * 0.15;
-    [least, most] = [least - room, most + room];
+    const [height, left, right, top, bottom] = [230, 58, width - 8, 10, 204];
+    const [least, most] = scale(seen);
     const [first, last] = [seen[0].at, seen.at(-1).at];
     const x = (at) => left + ((at - first) / (last - first || 1)) * (right - left);
     const y = (value) => bottom - ((Math.min(most, Math.max(least, value)) - least) / (most - least)) * (bottom - top);
-    const bound = (side, none) => seen.map((point) => [x(point.at), y(isNumber(point[side]) ? point[side] : none)]);
+    // Without a bound, it is anywhere.
+    const upper = (point) => (isNumber(point.upper) ? point.upper : Infinity);
+    const lower = (point) => (isNumber(point.lower) ? point.lower : -Infinity);
     const grid = ticks(least, most).flatMap((value) => [
       line(left, y(value), right, y(value), Math.abs(value) < 1e-12 ? "zero" : "grid"),
       text(left - 8, y(value) + 4, percent(value), { "text-anchor": "end" }),
     ]);
+    const joined = runs(seen);
+    const early = (used) => (used ? "" : " early");
+    const edge = (from, to, at) => line(x(from.at), at, x(to.at), at, "beyond");
+    const edges = (run) => run.slice(1).flatMap((to, before) => {
+      const from = run[before];
+      const above = upper(from) > most && upper(to) > most;
+      const below = lower(from) < least && lower(to) < least;
+      return [above && edge(from, to, top), below && edge(from, to, bottom)];
+    });
+    const outline = (run) => points([...run.map((point) => [x(point.at), y(upper(point))]), ...run.map((point) => [x(point.at), y(lower(point))]).reverse()]);
     return picture(width, height,
-      draw("polygon", { class: "band", points: points([...bound("upper", most), ...bound("lower", least).reverse()]) }),
+      ...joined.map(({ used, points: run }) => draw("polygon", { class: `band${early(used)}`, points: outline(run) })),
       ...grid,
-      draw("polyline", { class: "mean", points: points(seen.map(({ at, mean }) => [x(at), y(mean)])) }),
-      draw("circle", { class: "dot", cx: right, cy: y(seen.at(-1).mean), r: 3.5 }),
+      ...joined.flatMap(({ points: run }) => edges(run)),
+      ...joined.map(({ used, points: run }) => (run.length > 1
+        ? draw("polyline", { class: `mean${early(used)}`, points: points(run.map(({ at, mean }) => [x(at), y(mean)])) })
+        : draw("circle", { class: `dot${early(used)}`, cx: x(run[0].at), cy: y(run[0].mean), r: 2 }))),
+      draw("circle", { class: `dot${early(joined.at(-1).used)}`, cx: right, cy: y(seen.at(-1).mean), r: 3.5 }),
       text(left, height - 6, moment(first)),
       text(right, height - 6, moment(last), { "text-anchor": "end" }));
   });

@@ -64,14 +64,18 @@ export const counted = (value, what) => `${count(value)} ${what}${value === 1 ? 
 
 export const number = or((value) => {
   const size = Math.abs(value);
+  // Nothing that is told is as small, but for rounding.
+  if (size < 1e-9) return "0";
   if (size !== 0 && (size < 1e-4 || size >= 1e7)) return value.toExponential(1).replace(".0e", "e");
   return value.toLocaleString("en-US", size >= 1000 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 3 });
 });
 
 export const percent = or((value) => {
   const hundreds = value * 100;
-  const digits = Number.isInteger(hundreds) ? 0 : Math.abs(hundreds) > 99 || Math.abs(hundreds) < 0.1 ? 2 : 1;
-  return `${hundreds.toFixed(digits)} %`;
+  const size = Math.abs(hundreds);
+  const digits = Number.isInteger(hundreds) || size >= 100 ? 0 : size > 99 || size < 0.1 ? 2 : 1;
+  const text = hundreds.toFixed(digits);
+  return `${Number(text) === 0 ? "0" : text} %`;
 });
 
 export const seconds = or((value) => {

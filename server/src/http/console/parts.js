@@ -1,6 +1,7 @@
 // The parts of the page, each made of what the server told. Whatever was not told is a dash, or a word that says so.
 
-import { bars, band, overlaid, parts, ranges } from "./charts.js";
+import { BURN_IN, band, bars, overlaid, parts, ranges, runs, scale } from "./charts.js";
+import { evidence, label, needed, ways, written } from "./words.js";
 import { NONE, cell, count, counted, isNumber, make, moment, num, number, objects, percent, row, seconds, span, table, when } from "./kit.js";
 
 const dim = (...words) => make("p", { class: "dim" }, words);
@@ -76,14 +77,23 @@ export const cards = (model, compared, shown) => make("nav", { class: "cards", "
   make("span", { class: "dim small" }, `${counted(found.statistics?.pairs ?? 0, "pair")}, ${percent(found.agreement)} agree`))));
 
 // What is missing and how long it takes.
-const estimate = (list) => make("ul", {}, list.map(({ condition, text }) => make("li", { "data-key": condition }, make("strong", {}, condition), `: ${text}`)));
+const estimate = (list) => make("ul", {}, list.map(({ condition, text }) => make("li", { "data-key": condition }, make("strong", {}, label(condition)), `: ${text}`)));
 
-const limits = (name, value) => (/^forecast/.test(name) ? percent(value) : number(value));
+const condition = (found) => make("tr", { "data-key": found.name, class: found.holds ? "holds" : "open" },
+  make("th", { scope: "row" }, label(found.name)),
+  cell(make("span", { class: found.holds ? "yes" : "notyet" }, found.holds ? "✓ yes" : "not yet")), num(written(found)), num(needed(found)));
 
-const conditions = (list) => table("Conditions of the verdict", ["condition", "holds", "#value", "#needs"],
-  list.map(({ name, holds, value, needs }) =>
-    make("tr", { "data-key": name, class: holds ? "holds" : "open" }, make("th", { scope: "row" }, name),
-      cell(make("span", { class: holds ? "yes" : "notyet" }, holds ? "✓ yes" : "not yet")), num(limits(name, value)), num(limits(name, needs)))));
+// Grouped by the way to a promotion, of which one is enough.
+const conditions = (list) => {
+  const groups = ways(list);
+  return [
+    table("Conditions of the verdict", ["condition", "holds", "#value", "#needs"], groups.map(([way, of]) => [
+      make("tr", { "data-key": `way ${way}`, class: "way" }, make("th", { scope: "colgroup", colspan: 4 }, way)), of.map(condition)]), { class: "conditions" }),
+    groups.length > 1 && dim("One way is enough, with all that is needed always. By its forecast: it is better, and alarms are like the champion's, or both of “either way” hold. ",
+      "By its decisions: it catches more and gives no more false alarms, or gives fewer and catches no less; its forecast is not worse."),
+    list.some(evidence) && dim("1 in 20 is evidence that luck alone would give with a chance of at most 1 in 20."),
+  ];
+};
 
 const verdictOf = (found, told) => {
   if (!told.value) {
@@ -96,15 +106,32 @@ const verdictOf = (found, told) => {
       waits.length > 0 && make("div", { class: "estimate", "data-key": "estimate" }, make("h4", {}, "What it waits for"), estimate(waits)),
       improvement(found)),
     make("details", { class: "panel", open: true, "data-key": "conditions" }, make("summary", {}, "Conditions"),
-      objects(found.conditions).length ? [conditions(objects(found.conditions)), dim("Evidence is ln E; forecasts are told as shares of the champion's loss.")] : not_counted()));
+      objects(found.conditions).length ? conditions(objects(found.conditions)) : not_counted()));
 };
 
-const improvement = ({ improvement: latest, band: told }) => {
-  const seen = objects(told).filter(({ mean }) => isNumber(mean));
+// How far the bounds that are drawn go beyond the edges.
+const beyond = (seen, latest) => {
+  const [least, most] = scale(seen);
+  const all = (side) => seen.map((point) => point[side]).filter(isNumber);
+  const [low, high] = [Math.min(...all("lower")), Math.max(...all("upper"))];
+  const words = [high > most && `up to ${percent(high)}`, low < least && `down to ${percent(low)}`].filter(Boolean).join(" and ");
+  return words && ` Dashed at the edge: it goes on, ${words}.`;
+};
+
+const improvement = ({ improvement: found, band: told }) => {
+  const latest = found?.ready === false ? null : found;
+  const seen = objects(told).filter(({ at, mean }) => isNumber(at) && isNumber(mean));
+  const joined = seen.length > 1 ? runs(seen) : [];
+  const gaps = joined.slice(1).some(({ points }, before) => points[0] !== joined[before].points.at(-1));
   return panel("Improvement of the forecast",
     latest && make("p", { class: "figures" }, make("strong", { class: "big" }, percent(latest.mean)),
       ` between ${percent(latest.lower)} and ${percent(latest.upper)}, from ${count(latest.buckets)} buckets of 10 minutes`),
-    seen.length > 1 ? [band("band", seen, latest), dim("Share of the champion's loss that the challenger saves, with its confidence band. Above the zero line it is better.")]
+    seen.length > 1 ? [
+      !latest && make("p", { class: "figures" }, `Not used yet: bounds count from ${BURN_IN} buckets of 10 minutes on, and later where one resembles the next.`),
+      band("band", seen, latest),
+      dim("Share of the champion's loss that the challenger saves, with its confidence band. Above the zero line it is better.",
+        latest && joined.some(({ used }) => !used) && ` Grey: not used yet.`,
+        gaps && " Where the line breaks, nothing counted.", beyond(seen, latest))]
       : !latest && not_counted());
 };
 
@@ -131,8 +158,8 @@ const alarms = ({ alarms: told }) => {
   const list = [["both", told.both, "both"], ["champion alone", told.champion, "champion"], ["challenger alone", told.challenger, "challenger"]];
   return panel("Alarms",
     sum(list.map(([, value]) => value ?? 0)) > 0 && parts("alarms", list),
-    table("Alarms", ["", "#alarms"], list.map(([name, value, kind]) => row([make("span", { class: `mark ${kind}` }), name], num(count(value))))),
-    dim("Each series counts once in 10 minutes."));
+    table("Alarms", ["", "#half hours"], list.map(([name, value, kind]) => row([make("span", { class: `mark ${kind}` }), name], num(count(value))))),
+    dim("Half hours with alarms, by those of one series in each."));
 };
 
 const key = () => make("p", { class: "key small" }, make("span", { class: "mark champion" }), "champion ", make("span", { class: "mark challenger" }), "challenger");
@@ -184,7 +211,7 @@ const labels = ({ labels: told }) => {
     .map(([kind, counts]) => row(source, cell(kind), num(count(counts.champion)), num(count(counts.challenger)), num(count(counts.concordant)))));
   if (rows.length === 0) return panel("Labels", dim("No labels yet: POST /feedback brings them."));
   return panel("Labels", table("Labels by source", ["source", "of", "#champion right", "#challenger right", "#alike"], rows),
-    dim("Champion and challenger: only the one is right. Alike: both are, or neither."));
+    dim("Champion and challenger: half hours in which only the one is right. Alike: rows on which both are, or neither."));
 };
 
 const scoreDifference = ({ statistics }) => difference("Score difference", statistics?.score_difference, "differences");
