@@ -34,6 +34,7 @@ test: $(training) $(s3) $(clients)/.installed
 	@echo "==> Python"
 	$(venv)/bin/ruff check training server/tests
 	$(venv)/bin/ruff format --check training server/tests
+	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict
 	$(venv)/bin/python -m pytest --quiet training
 	$(venv)/bin/python server/tests/fixtures/make.py --check
 	@echo "==> other servers' clients"
