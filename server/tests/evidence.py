@@ -134,26 +134,34 @@ def band(pairs: list[list[float]], least: int, now: int, alpha: float) -> list[f
 
 
 def more(pairs: list[list[float]], least: int, now: int, alpha: float, share: float) -> int:
-    """Buckets until the lower bound passes, one after the other."""
+    """Buckets until the lower bound passes, one after the other; -1 if that takes more than two weeks have."""
     d, champion = means(pairs, least, now)
     of = found(d, champion)
     k, effective = len(d) + 1, of.variance / of.long_run
     while k < 50 or k * effective < 15 or bound(of, k, alpha, -1) <= share:
         k += 1
+        if k > 14 * 144:
+            return -1
     return k - len(d)
 
 
 def rank(series: int, slot: int) -> int:
     """The hash by which a series is drawn from a slot: SplitMix64 of the slot, mixed with the series."""
-    mask = 2**64 - 1
-
-    def mix(n: int) -> int:
-        n = (n + 0x9E3779B97F4A7C15) & mask
-        n = ((n ^ n >> 30) * 0xBF58476D1CE4E5B9) & mask
-        n = ((n ^ n >> 27) * 0x94D049BB133111EB) & mask
-        return n ^ n >> 31
-
     return mix(mix(slot) ^ series) >> 11
+
+
+def mix(n: int) -> int:
+    """The finalizer of SplitMix64."""
+    mask = 2**64 - 1
+    n = (n + 0x9E3779B97F4A7C15) & mask
+    n = ((n ^ n >> 30) * 0xBF58476D1CE4E5B9) & mask
+    n = ((n ^ n >> 27) * 0x94D049BB133111EB) & mask
+    return n ^ n >> 31
+
+
+def chance(row: tuple) -> int:
+    """The hash by which a row is drawn from those of its series."""
+    return mix(rank(row[1], row[2] // 1800) ^ row[2]) >> 50
 
 
 def first(rows: list[tuple]) -> list[tuple]:
@@ -165,7 +173,8 @@ def first(rows: list[tuple]) -> list[tuple]:
 def raised(slot: list[tuple]) -> list[int]:
     """Of one slot: both, the champion, the challenger alone; the champion's first given or missed."""
     drawn = first([row for row in slot if row[3] or row[4]])
-    champion, challenger = any(row[3] for row in drawn), any(row[4] for row in drawn)
+    chosen = min(drawn, key=lambda row: (chance(row), row[3] + 2 * row[4]), default=(0, 0, 0, False, False))
+    champion, challenger = chosen[3], chosen[4]
     alarms = first([row for row in slot if row[3]])
     at = min((row[2] for row in alarms), default=None)
     given = all(row[4] for row in alarms if row[2] == at)

@@ -138,7 +138,8 @@ fn nobody_is_promoted_while_inputs_drift() {
     let drift = |high: u64| {
         let reference = json!({"edges": [0.0], "p": [0.5, 0.5], "p_missing": 0.0, "n": 10_000});
         let values = json!({"counts": [40, high], "missing": 0});
-        serde_json::from_value(json!({"cpu_zscore": {"reference": reference, "values": values}})).expect("drift")
+        serde_json::from_value(json!({"cpu_zscore": {"reference": reference, "days": {"20000": values}}}))
+            .expect("drift")
     };
     let states = [0, 1].map(|i| State { drift: drift(90), ..told(&format!("server-{i}"), two_days(2.0, i, 2)) });
     let judgement = judged(&states, &[]);

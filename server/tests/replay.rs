@@ -219,8 +219,16 @@ fn versions_and_files_are_chosen_by_name() {
     assert_eq!(roles, [&json!("challenger"), &json!("challenger-2")]);
     assert_eq!(several["verdicts"][0]["sha256"], swapped["verdicts"][0]["sha256"]);
     assert_eq!(several["shadow"]["challengers"][1]["agreement"], json!(1.0), "a model agrees with itself");
+    let other = path(&folder, "other");
+    fs::create_dir(&other).expect("a folder");
+    fs::copy("../models/anomaly/1/model.onnx", folder.path().join("other/model.onnx")).expect("a model");
+    let manifest = fs::read_to_string("../models/anomaly/1/manifest.json").expect("a manifest");
+    let later = manifest.replace("\"horizon_seconds\": 300", "\"horizon_seconds\": 3600");
+    assert_ne!(manifest, later);
+    fs::write(folder.path().join("other/manifest.json"), later).expect("written");
     for (args, said) in [
-        (&["--repository", "models", "--challenger", "7"][..], "anomaly has no version 7; it has: 1, 2"),
+        (&["--champion-file", one, "--challenger-file", &other][..], "its horizon_seconds is 3600, the champion's 300"),
+        (&["--repository", "models", "--challenger", "7"], "anomaly has no version 7; it has: 1, 2"),
         (&["--repository", "models", "--model", "other"], "other"),
         (&["--champion-file", one], "--challenger-file"),
         (&["--champion-file", one, "--challenger-file", "models"], "name an .onnx file"),

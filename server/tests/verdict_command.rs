@@ -152,7 +152,7 @@ fn the_command_explains_what_is_missing() {
     assert_eq!(code, 10);
     for part in [
         "what it takes:",
-        "- hours: 18.0 more hours, for a daily cycle",
+        "- hours: 18.0 more hours with rows, for a daily cycle",
         "- requests: 500 more requests: 6 hours at the rate so far",
         "- series: rows of 2 more series",
         "- forecast is better: at least 50 more buckets of 10 minutes",

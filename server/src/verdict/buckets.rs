@@ -18,8 +18,8 @@ pub const SECONDS: u64 = 600;
 pub const MOST: usize = 14 * 24 * 6;
 /// Losses are kept as whole numbers of this many parts of one, so that sums do not depend on their order.
 const PARTS: f64 = 16_777_216.0;
-/// A champion that loses less counts as if it lost this.
-const LEAST_SCALE: f64 = 1.0 / PARTS;
+/// A champion that loses less counts as if it lost this, of a unit: nobody improves upon what is as good as exact.
+const LEAST_SCALE: f64 = 1e-3;
 /// A loss beyond this counts as this: one absurd answer must not decide.
 pub const GREATEST_LOSS: f64 = 50.0;
 /// Buckets before which the interval is not used: it is asymptotic.
@@ -46,9 +46,12 @@ pub struct Bucket {
     pub champion: i64,
     /// Sum of the champion's losses less the challenger's, in parts.
     pub difference: i64,
-    /// Pairs with a loss beyond [`GREATEST_LOSS`].
+    /// Pairs with a loss of the champion's beyond [`GREATEST_LOSS`].
     #[serde(default)]
-    pub clipped: u64,
+    pub champion_clipped: u64,
+    /// And of the challenger's.
+    #[serde(default)]
+    pub challenger_clipped: u64,
 }
 
 /// How much less the challenger loses than the champion, as a share of what the champion loses.
@@ -91,9 +94,15 @@ impl Buckets {
         if !champion.is_finite() || !challenger.is_finite() {
             return;
         }
-        let clipped = u64::from(champion.max(challenger) > GREATEST_LOSS);
+        let [champion_clipped, challenger_clipped] = [champion, challenger].map(|loss| u64::from(loss > GREATEST_LOSS));
         let (champion, challenger) = (parts(champion), parts(challenger));
-        let pair = Bucket { pairs: 1, champion, difference: champion.saturating_sub(challenger), clipped };
+        let pair = Bucket {
+            pairs: 1,
+            champion,
+            difference: champion.saturating_sub(challenger),
+            champion_clipped,
+            challenger_clipped,
+        };
         self.add(seconds / SECONDS, pair);
     }
 
@@ -107,7 +116,8 @@ impl Buckets {
             bucket.pairs = bucket.pairs.saturating_add(more.pairs);
             bucket.champion = bucket.champion.saturating_add(more.champion);
             bucket.difference = bucket.difference.saturating_add(more.difference);
-            bucket.clipped = bucket.clipped.saturating_add(more.clipped);
+            bucket.champion_clipped = bucket.champion_clipped.saturating_add(more.champion_clipped);
+            bucket.challenger_clipped = bucket.challenger_clipped.saturating_add(more.challenger_clipped);
         }
     }
 
@@ -117,11 +127,15 @@ impl Buckets {
         self.buckets.values().fold(0, |sum, bucket| sum.saturating_add(bucket.pairs))
     }
 
-    /// Whether too many losses are beyond what is counted for the rest to say anything.
+    /// Whether too many losses, of the champion's and of the challenger's, are beyond what is counted: then they are worse than
+    /// they look, and nothing speaks for whom they are of.
     #[must_use]
-    pub fn is_clipped(&self) -> bool {
-        let clipped = self.buckets.values().fold(0, |sum: u64, bucket| sum.saturating_add(bucket.clipped));
-        float(clipped) > MOST_CLIPPED * float(self.pairs())
+    pub fn are_clipped(&self) -> (bool, bool) {
+        let beyond = |clipped: fn(&Bucket) -> u64| {
+            let clipped = self.buckets.values().fold(0, |sum: u64, bucket| sum.saturating_add(clipped(bucket)));
+            float(clipped) > MOST_CLIPPED * float(self.pairs())
+        };
+        (beyond(|bucket| bucket.champion_clipped), beyond(|bucket| bucket.challenger_clipped))
     }
 
     /// Bounds for the improvement, each of which holds with probability `1 - alpha` at all times together; `None` before
@@ -177,17 +191,17 @@ impl Buckets {
     }
 
     /// How many more buckets it takes until the improvement is greater than `share` beyond doubt, if the mean and the
-    /// variance stay as they are, by the bound that reckons with what was `unseen` or by the other; `None` if it never would be, or
-    /// if that is not known yet.
+    /// variance stay as they are, by the bound that reckons with what was `unseen` or by the other; `None` if it never would be
+    /// within what is kept, or if that is not known yet.
     #[must_use]
     pub fn more(&self, least: u64, now: u64, alpha: f64, share: f64, unseen: bool) -> Option<u64> {
         let found = self.found(least, now).filter(|found| found.buckets > 1)?;
         let shown = |more: u64| {
-            let buckets = found.buckets + usize::try_from(more).unwrap_or(usize::MAX / 2);
+            let buckets = found.buckets + usize::try_from(more).unwrap_or(MOST);
             let lower = if unseen { found.bounds(buckets, alpha).0 } else { found.seen(buckets, alpha) };
             found.is_ready(buckets) && lower > share
         };
-        least_that(MOST_MORE, shown)
+        least_that((MOST - found.buckets.min(MOST)) as u64, shown)
     }
 
     fn found(&self, least: u64, now: u64) -> Option<Found> {
@@ -211,14 +225,13 @@ impl Buckets {
 
 /// The least number from one on, and up to `most`, for which something holds that holds for all greater ones.
 pub(super) fn least_that(most: u64, mut holds: impl FnMut(u64) -> bool) -> Option<u64> {
-    let mut enough = 1_u64;
+    let (mut few, mut enough) = (0_u64, most.min(1));
     while !holds(enough) {
-        enough = enough.saturating_mul(2);
-        if enough > most {
+        if enough >= most {
             return None;
         }
+        (few, enough) = (enough, enough.saturating_mul(2).min(most));
     }
-    let mut few = enough / 2;
     while few + 1 < enough {
         let middle = u64::midpoint(few, enough);
         if holds(middle) { enough = middle } else { few = middle }

@@ -33,7 +33,8 @@ pub struct Draws {
 /// Alarms of both, over all draws.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Raised {
-    /// By whether each gave any in the slot, of a series that gave some.
+    /// By which of both gave the alarm, on one row of a series that has alarms: who alarms on each row is not taken for one
+    /// that alarms at times.
     pub any: Alarms,
     /// The champion's first of the slot, of a series of which it gave some, by whether the challenger gave one on that very
     /// row: an answer that comes minutes late is none.
@@ -63,8 +64,8 @@ impl Draws {
     pub fn decided(&mut self, series: u64, at: u64, champion: bool, challenger: bool) {
         if champion || challenger {
             let key = key(series, at);
-            let any = (CHAMPION * u16::from(champion)) | (CHALLENGER * u16::from(challenger));
-            let mut slot = Slot { any: Some(Drawn { key, cell: any }), ..Slot::default() };
+            let who = (CHAMPION * u16::from(champion)) | (CHALLENGER * u16::from(challenger));
+            let mut slot = Slot { any: Some(Drawn { key, cell: chance(key, at) | who }), ..Slot::default() };
             slot.first = champion.then(|| Drawn { key, cell: cell(at, challenger) });
             self.add(at / SECONDS, &slot);
         }
@@ -140,7 +141,7 @@ impl Draws {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct Slot {
-    /// Of the series of which either gave an alarm: whether each gave any.
+    /// Of the series of which either gave an alarm: who did, on the row of the least hash.
     any: Option<Drawn>,
     /// Of those of which the champion gave some: its first.
     first: Option<Drawn>,
@@ -160,32 +161,38 @@ struct Drawn {
 impl Slot {
     fn merge(&mut self, other: &Self) {
         // All that is known of the least series is known wherever it was seen: nothing of it was left out before.
-        draw(&mut self.any, other.any, |mine, theirs| mine | theirs);
-        draw(&mut self.first, other.first, u16::min);
-        self.labels.iter_mut().zip(other.labels).for_each(|(mine, theirs)| draw(mine, theirs, u16::min));
+        draw(&mut self.any, other.any);
+        draw(&mut self.first, other.first);
+        self.labels.iter_mut().zip(other.labels).for_each(|(mine, theirs)| draw(mine, theirs));
         self.right |= other.right;
     }
 }
 
-/// Takes the lesser of two; of the same series, both.
-fn draw(mine: &mut Option<Drawn>, theirs: Option<Drawn>, both: impl Fn(u16, u16) -> u16) {
+/// Takes the lesser of two; of the same series, the lesser cell.
+fn draw(mine: &mut Option<Drawn>, theirs: Option<Drawn>) {
     let Some(theirs) = theirs else { return };
     match mine {
         Some(mine) if mine.key < theirs.key => {}
-        Some(mine) if mine.key == theirs.key => mine.cell = both(mine.cell, theirs.cell),
+        Some(mine) if mine.key == theirs.key => mine.cell = mine.cell.min(theirs.cell),
         _ => *mine = Some(theirs),
     }
 }
 
 /// The hash of a series with its slot (the finalizer of `SplitMix64`, twice): 53 bits, which every reader of JSON has.
 fn key(series: u64, at: u64) -> u64 {
-    let mix = |number: u64| {
-        let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ number >> 31
-    };
     mix(mix(at / SECONDS) ^ series) >> 11
+}
+
+const fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
+}
+
+/// The hash of a row's time in its slot, above the bits of who gave the alarm.
+fn chance(key: u64, at: u64) -> u16 {
+    u16::try_from(mix(key ^ at) >> 50 << 2).expect("16 bits")
 }
 
 /// When in its slot a row was, and whether the challenger was right. The lesser of two is the earlier; at the same second

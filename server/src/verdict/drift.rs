@@ -10,6 +10,7 @@ use super::buckets::SECONDS;
 use super::evidence::{differs, float};
 pub use super::histogram::Histogram;
 use super::histogram::SMOOTHING;
+use super::latest;
 use super::seen::Seen;
 
 /// Weight of the reference in [`differs`].
@@ -18,6 +19,9 @@ const KAPPA: f64 = 100.0;
 const ENOUGH: f64 = 1000.0;
 /// PSI from which that matters.
 const MATTERS: f64 = 0.1;
+const DAY: u64 = 24 * 3600;
+/// Days that are looked at.
+const DAYS: u64 = 7;
 /// Values without which there is no alarm: the first of many pods at once are hardly independent.
 const LEAST_VALUES: u64 = 50;
 /// Features that share a map of what was drawn.
@@ -93,17 +97,27 @@ fn numbers(entry: &Value, field: &str) -> Result<Vec<f64>, String> {
 pub struct Feature {
     /// The reference.
     pub reference: Reference,
-    /// One value of each series and bucket.
-    pub values: Histogram,
+    /// One value of each series and bucket, by the day, the last [`DAYS`] of them: what came long ago says nothing of now.
+    pub days: BTreeMap<u64, Histogram>,
 }
 
 impl Feature {
     /// Counts of each bin, and last of missing values.
     fn counts(&self) -> Vec<u64> {
-        let mut counts = self.values.counts.clone();
-        counts.resize(self.reference.p.len(), 0);
-        counts.push(self.values.missing);
+        let mut values = Histogram::new(self.reference.p.len());
+        self.days.values().for_each(|day| values.merge(day));
+        let Histogram { mut counts, missing } = values;
+        counts.push(missing);
         counts
+    }
+
+    /// Adds what was counted elsewhere, of the same reference.
+    fn merge(&mut self, other: &Self) {
+        for (day, values) in &other.days {
+            if let Some(mine) = of_day(&mut self.days, *day, self.reference.p.len()) {
+                mine.merge(values);
+            }
+        }
     }
 
     /// ln E against "values are distributed, or missing, as in training": see [`differs`].
@@ -139,6 +153,13 @@ impl Feature {
     }
 }
 
+/// What came on a day, unless that is too long ago.
+fn of_day(days: &mut BTreeMap<u64, Histogram>, day: u64, bins: usize) -> Option<&mut Histogram> {
+    let values = latest::entry(days, day, DAYS)?;
+    values.counts.resize(bins, 0);
+    Some(values)
+}
+
 /// The state of all features; those of several servers add up, exactly and in any order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -152,7 +173,7 @@ impl Drift {
     pub fn merge(&mut self, other: &Self) {
         for (name, theirs) in &other.features {
             match self.features.get_mut(name) {
-                Some(mine) if mine.reference == theirs.reference => mine.values.merge(&theirs.values),
+                Some(mine) if mine.reference == theirs.reference => mine.merge(theirs),
                 Some(_) => {}
                 None => {
                     self.features.insert(name.clone(), theirs.clone());
@@ -192,10 +213,7 @@ impl Drifts {
         let drawn = (0..references.len().div_ceil(TOGETHER)).map(|_| Drawn::default()).collect();
         let (names, features) = references
             .into_iter()
-            .map(|(name, reference)| {
-                let values = Histogram::new(reference.p.len());
-                (name, Feature { reference, values })
-            })
+            .map(|(name, reference)| (name, Feature { reference, days: BTreeMap::new() }))
             .unzip();
         Self { names, features, drawn }
     }
@@ -206,7 +224,7 @@ impl Drifts {
         let mut drifts = Self::new(references);
         for (name, feature) in zip(&drifts.names, &mut drifts.features) {
             if let Some(saved) = saved.features.get(name).filter(|saved| saved.reference == feature.reference) {
-                feature.values.merge(&saved.values);
+                feature.merge(saved);
             }
         }
         drifts
@@ -236,7 +254,10 @@ impl Drifts {
         }
         if drawn.features & bit == 0 {
             drawn.features |= bit;
-            known.values.record(&known.reference.edges, value);
+            let Feature { reference, days } = known;
+            if let Some(values) = of_day(days, at / DAY, reference.p.len()) {
+                values.record(&reference.edges, value);
+            }
         }
     }
 

@@ -27,6 +27,9 @@ pub struct Missing {
     pub text: String,
 }
 
+/// Rows come this much more seldom than all the time, when it is worth telling.
+const UNSTEADY: f64 = 1.2;
+
 /// What a case is judged by.
 pub(super) struct Outlook<'a> {
     pub(super) rule: &'a Rule,
@@ -44,9 +47,15 @@ impl Outlook<'_> {
         let Case { evidence, told, .. } = self.case;
         match condition {
             names::HOURS => {
+                let (so_far, age) = (hours(active(evidence)), hours(self.case.age));
                 let left = hours(self.rule.least_time.saturating_sub(active(evidence)));
-                let text = format!("{left:.1} more hours, for a daily cycle");
-                Missing { condition, unit: "hours", more: Some(ceiling(left)), hours: Some(left), text }
+                // Where rows come in half of the time, it takes twice as long.
+                let pace = if so_far > 0.0 { (age / so_far).max(1.0) } else { 1.0 };
+                let mut text = format!("{left:.1} more hours with rows, for a daily cycle");
+                if pace > UNSTEADY {
+                    text = format!("{text}: {} at the rate so far", lasting(pace * left));
+                }
+                Missing { condition, unit: "hours", more: Some(ceiling(left)), hours: Some(pace * left), text }
             }
             names::REQUESTS => {
                 let more = self.rule.least_requests.saturating_sub(evidence.requests);
@@ -109,7 +118,14 @@ impl Outlook<'_> {
     ) -> Missing {
         let known = so_far > 0 && !self.case.age.is_zero();
         let hours = more.filter(|_| known).map(|more| float(more) * hours(self.case.age) / float(so_far));
-        let text = hours.map_or_else(|| text.clone(), |hours| format!("{text}: {} at the rate so far", lasting(hours)));
+        let has = hours_left(self.rule, self.case);
+        let text = hours.map_or_else(
+            || text.clone(),
+            |hours| {
+                let late = if hours > has { format!(", of which it has {}", lasting(has)) } else { String::new() };
+                format!("{text}: {} at the rate so far{late}", lasting(hours))
+            },
+        );
         Missing { condition, unit, more, hours, text }
     }
 
@@ -119,8 +135,10 @@ impl Outlook<'_> {
         let found = evidence.forecast.improvement(least, *now, *alpha);
         let buckets = found.map_or(0, |found| found.buckets);
         let burn_in = BURN_IN.saturating_sub(buckets) as u64;
-        if evidence.forecast.is_clipped() {
-            let text = "the forecast's range in the manifest: outputs_semantics.<forecast>.range".to_owned();
+        if evidence.forecast.are_clipped().1 {
+            let text = "forecasts nearer to what came, or the range of what they are of in the champion's manifest: \
+                        outputs_semantics.<forecast>.range"
+                .to_owned();
             return Missing { condition, unit: "requests", more: None, hours: None, text };
         }
         let more = evidence
@@ -131,6 +149,9 @@ impl Outlook<'_> {
         let stands = format!("{} by {:.1} %", if mean < 0.0 { "worse" } else { "better" }, 100.0 * mean.abs());
         let text = match more {
             Some(more) if mean > share => format!("{more} more buckets of 10 minutes, if its forecast stays {stands}"),
+            None if mean > share && buckets > 1 => {
+                format!("its forecast is {stands} up to now: that takes more than the 14 days that are kept")
+            }
             _ if buckets < 2 => {
                 format!(
                     "at least {burn_in} more buckets of 10 minutes, each with {least} forecasts whose actual value was sent"
@@ -249,6 +270,11 @@ fn share_of(share: f64, number: u64) -> u64 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "hours are no less than zero")]
 fn ceiling(hours: f64) -> u64 {
     hours.ceil() as u64
+}
+
+/// Hours until a challenger had its time.
+fn hours_left(rule: &Rule, case: &Case<'_>) -> f64 {
+    hours(rule.most_time.saturating_sub(case.age))
 }
 
 fn lasting(hours: f64) -> String {

@@ -151,10 +151,11 @@ impl Recorder {
                 evidence.units.record(challenger.alarm != Some(alarm));
             }
             if let Some(score) = champion.score {
-                evidence.far.record(challenger.score.is_none_or(|other| (score - other).abs() > FAR));
+                let most = FAR * score.abs().max(1.0);
+                evidence.far.record(challenger.score.is_none_or(|other| (score - other).abs() > most));
             }
             if let Some(forecast) = champion.forecast {
-                let most = FAR * forecast.abs().max(1.0);
+                let most = FAR * forecast.abs().max(self.unit);
                 evidence.off.record(challenger.forecast.is_none_or(|other| (forecast - other).abs() > most));
             }
         }

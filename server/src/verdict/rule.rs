@@ -242,9 +242,11 @@ impl Rule {
             same: (shared / self.alpha).ln(),
         };
         let beta = self.alpha_reject / shared / GUARDS;
-        let clipped = evidence.forecast.is_clipped();
-        let found = evidence.forecast.improvements(self.least_pairs, now, [case.alpha, beta]);
-        let [found, surely] = found.map(|found| found.filter(|found| found.ready && !clipped));
+        let (champion_clipped, clipped) = evidence.forecast.are_clipped();
+        let [found, surely] = evidence.forecast.improvements(self.least_pairs, now, [case.alpha, beta]);
+        // What is clipped looks better than it is.
+        let found = found.filter(|found| found.ready && !clipped);
+        let surely = surely.filter(|found| found.ready && !champion_clipped);
         let mut exposure = Checked::default();
         self.exposure(&case, seen, &mut exposure);
         let mut shown = Checked::default();
@@ -326,6 +328,13 @@ impl Rule {
 
     /// The two routes of one that is better; tells what it is better by.
     fn better(&self, case: &Case<'_>, found: Option<Improvement>, checked: &mut Checked) -> Option<&'static str> {
+        let Evidence { requests, forecasts, units, .. } = *case.evidence;
+        if requests > 0 && forecasts == 0 && units.trials == 0 {
+            let words = "the champion decides and forecasts nothing, and scores alone are not compared: declare a decision or a \
+                         forecast in outputs_semantics, ask for --verdict-rule equivalent, or promote it by hand";
+            checked.check(names::COMPARED, (Some(0.0), 1.0), false, words);
+            return None;
+        }
         let lower = found.map(|found| found.lower);
         let better = lower.is_some_and(|lower| lower > 0.0);
         checked.of(Route::Forecast).check(names::BETTER, (lower, 0.0), better, "");
@@ -337,12 +346,15 @@ impl Rule {
         let Told { anomalies, normals } = case.told;
         let catches_more = checked.evidence(names::CATCHES_MORE, wins(anomalies), case.superior);
         let quieter = checked.evidence(names::QUIETER, wins(normals), case.superior);
-        let ratio = case.raised.any.ratio();
+        let any = case.raised.any;
+        let ratio = any.ratio();
         let (least, most) = self.alarms;
         let in_range = ratio.is_some_and(|ratio| (least..=most).contains(&ratio));
         // Outside of it, labels may say why.
-        let explained =
-            ratio.is_some_and(|ratio| in_range || ratio < least && case.quieter || ratio > most && case.catches_more);
+        let explained = match ratio {
+            Some(ratio) => in_range || ratio < least && case.quieter || ratio > most && case.catches_more,
+            None => any.challenger > 0 && case.catches_more,
+        };
         checked.of(Route::Both);
         let mut no_worse = |name, labelled: [Labelled; SOURCES]| {
             let e = averaged(labelled.map(|labelled| labelled.pairs.challenger_is_right_beyond(RIGHT)));
@@ -368,13 +380,16 @@ impl Rule {
 
     /// What is open of each route, of those that the models have the answers for.
     fn open(&self, case: &Case<'_>, checked: &Checked) -> Vec<String> {
+        if checked.unmet.contains(&names::COMPARED) {
+            return checked.reasons.clone();
+        }
         let Evidence { forecasts, units, .. } = *case.evidence;
         let holds = |name| checked.holds(name);
         let mut reasons = vec![];
-        if case.evidence.forecast.is_clipped() {
+        if case.evidence.forecast.are_clipped().1 {
             reasons.push(format!(
-                "its forecast shows nothing: more than 5 % of the losses are beyond {GREATEST_LOSS} units; declare \
-                 outputs_semantics.<forecast>.range in the manifest"
+                "its forecast shows nothing: more than 5 % of its errors are beyond {GREATEST_LOSS} units, which are hundredths of \
+                 outputs_semantics.<forecast>.range in the champion's manifest, or else of the value"
             ));
         }
         let mut say = |by: &str, open: Vec<&str>| {

@@ -233,6 +233,18 @@ fn an_incident_of_all_pods_is_one_draw() {
     assert_eq!((draws.alarms().any.challenger, draws.alarms().first.alarms()), (1, 0));
 }
 
+/// A champion that alarms on a row of each half hour is not matched by one that alarms on all of them.
+#[test]
+fn alarms_on_each_row_are_more_than_one_at_times() {
+    let mut draws = Draws::default();
+    for minute in 0..100 * 30 {
+        draws.decided(1 + minute / 30 % 3, 60 * minute, minute % 30 == 7, true);
+    }
+    let any = draws.alarms().any;
+    assert!(any.both + any.challenger == 100 && any.challenger > 90, "{any:?}");
+    assert_eq!(draws.alarms().first.given, 100);
+}
+
 #[test]
 fn a_restart_changes_nothing() {
     let mut random = Rng::with_seed(13);

@@ -1,7 +1,7 @@
 //! Whether one model may take the place of another, or score what was decoded for it.
 
 use super::{Input, Rows, Signature, Slot, show};
-use crate::model::manifest::{Feature, Missing};
+use crate::model::manifest::{Feature, Missing, Semantics};
 
 impl Signature {
     /// Whether a model with this signature can score, unchanged, the tensors decoded for `champion`.
@@ -24,7 +24,37 @@ impl Signature {
                 ));
             }
         }
+        self.means_the_same(champion)?;
         self.gives_all_of(champion)
+    }
+
+    /// What both manifests say of a forecast is the same: it is judged by what the champion's says.
+    fn means_the_same(&self, champion: &Self) -> Result<(), String> {
+        for theirs in &champion.outputs {
+            let mine = self.outputs.iter().find(|output| output.name == theirs.name);
+            let (Some(mine), Some(theirs)) = (mine.and_then(|output| output.semantics.as_ref()), &theirs.semantics)
+            else {
+                continue;
+            };
+            let told = |semantics: &Semantics| {
+                let Semantics { horizon_seconds, target_feature, unit, .. } = semantics;
+                [
+                    ("horizon_seconds", horizon_seconds.map(|seconds| seconds.to_string())),
+                    ("target_feature", target_feature.clone()),
+                    ("unit", unit.clone()),
+                ]
+            };
+            for ((key, mine), (_, theirs)) in told(mine).into_iter().zip(told(theirs)) {
+                if let (Some(mine), Some(theirs)) = (mine, theirs)
+                    && mine != theirs
+                {
+                    return Err(format!(
+                        "outputs_semantics: its {key} is {mine}, the champion's {theirs}, so that they cannot be compared"
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether every request and every reader of `old` would still be served.

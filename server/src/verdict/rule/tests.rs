@@ -275,6 +275,44 @@ fn a_forecast_that_was_not_seen_is_not_shown() {
     decided(&large, Decision::Hold, "outputs_semantics.<forecast>.range");
 }
 
+/// Whose losses are clipped looks better than it is: nothing speaks for it, and everything for the other.
+#[test]
+fn clipped_losses_speak_for_the_other() {
+    let with = |champion: f64, challenger: f64| {
+        let mut evidence = seen(3.0, [120, 0, 0]);
+        evidence.forecast = Default::default();
+        let mut random = fastrand::Rng::with_seed(9);
+        for second in (0..2 * DAY).step_by(60) {
+            evidence.forecast.record(second, champion + random.f64(), challenger + random.f64());
+        }
+        evidence
+    };
+    decided(&with(5000.0, 2.0), Decision::Promote, "forecast is better");
+    decided(&with(2.0, 5000.0), Decision::Reject, "forecast is worse");
+    decided(&with(5000.0, 6000.0), Decision::Hold, "outputs_semantics.<forecast>.range");
+}
+
+/// A champion that gives no alarm is replaced by one that labels show to be right.
+#[test]
+fn a_silent_champion_is_replaced_by_labels() {
+    let mut evidence = Evidence { forecasts: 0, ..seen(3.0, [0, 0, 40]) };
+    label(&mut evidence, true, 40, 0);
+    decided(&evidence, Decision::Hold, "gives no more false alarms");
+    for slot in 1..=40 {
+        evidence.draws.labelled(7, HOUR * slot, (Source::Human, false), false, false);
+    }
+    decided(&evidence, Decision::Promote, "its decisions are better");
+}
+
+/// Where there is nothing to compare, nothing is asked for that cannot come.
+#[test]
+fn scores_alone_are_not_compared() {
+    let evidence = Evidence { forecasts: 0, units: Events::default(), ..seen(3.0, [0; 3]) };
+    let verdict = Rule::default().decide(&evidence, &at(2 * DAY));
+    says(&verdict, Decision::Hold, "scores alone are not compared");
+    assert_eq!((verdict.reasons.len(), verdict.estimate.len()), (1, 1), "{verdict:?}");
+}
+
 #[test]
 fn what_is_open_is_told_by_route() {
     let verdict = Rule::default().decide(&seen(3.0, [120, 2, 3]), &at(2 * DAY));
@@ -333,7 +371,7 @@ fn estimates_are_the_least_that_is_enough() {
     assert!(with(3 + more) && !with(2 + more), "{more}");
     assert_eq!(find(&labelled, names::QUIETER).more, None);
 
-    let slightly = seen(2.99, [10, 0, 0]);
+    let slightly = seen(2.95, [10, 0, 0]);
     let found = find(&slightly, names::BETTER);
     let never = find(&seen(3.01, [10, 0, 0]), names::BETTER);
     assert!(found.unit == "buckets" && found.more.is_some_and(|more| more > 100), "{found:?}");
