@@ -6,8 +6,8 @@
 
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ pub struct Recording {
     path: PathBuf,
     sample: f64,
     most_bytes: u64,
-    file: Option<BufWriter<File>>,
+    file: Option<File>,
     /// Of the present file.
     bytes: u64,
     /// Rows without a series that were offered.
@@ -152,8 +152,11 @@ impl Recording {
             self.rotate()?;
         }
         let Some(file) = &mut self.file else { return Err(None) };
-        file.write_all(&self.line)?;
-        file.flush()?;
+        if let Err(error) = file.write_all(&self.line) {
+            // What was begun is no line.
+            file.set_len(self.bytes)?;
+            return Err(Some(error));
+        }
         self.bytes += self.line.len() as u64;
         Ok(())
     }
@@ -161,13 +164,18 @@ impl Recording {
     fn reopen(&mut self) -> std::io::Result<()> {
         // Without NONBLOCK, opening a FIFO would wait for a reader.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let file = OpenOptions::new().create(true).append(true).mode(MODE).custom_flags(flags).open(&self.path)?;
+        let file =
+            OpenOptions::new().create(true).read(true).append(true).mode(MODE).custom_flags(flags).open(&self.path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(std::io::Error::other("it is not a regular file"));
         }
-        self.bytes = metadata.len();
-        self.file = Some(BufWriter::new(file));
+        self.bytes = whole_lines(&file, metadata.len())?;
+        if self.bytes < metadata.len() {
+            // Whoever wrote it was killed amid a line.
+            file.set_len(self.bytes)?;
+        }
+        self.file = Some(file);
         self.failed_at = None;
         Ok(())
     }
@@ -178,6 +186,22 @@ impl Recording {
         std::fs::rename(&self.path, before)?;
         self.reopen()
     }
+}
+
+/// Bytes of a file up to the end of its last whole line.
+fn whole_lines(file: &File, bytes: u64) -> std::io::Result<u64> {
+    let mut end = bytes;
+    let mut part = [0; 4096];
+    while end > 0 {
+        let start = end.saturating_sub(part.len() as u64);
+        let part = &mut part[..usize::try_from(end - start).expect("a part")];
+        file.read_exact_at(part, start)?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 /// SplitMix64's last step (Steele and others, 2014): neighbours become strangers.
@@ -285,6 +309,24 @@ mod tests {
         let mut recording = Recording::open(&path, 1.0, MOST_BYTES).expect("it can be written");
         recording.write(&signature, &inputs, [Told::default()]);
         assert!(size("requests.ndjson") > before);
+    }
+
+    /// A server that was killed amid a line leaves a file that others can read, after the next start.
+    #[test]
+    fn what_was_begun_is_no_line() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let path = folder.path().join("requests.ndjson");
+        let signature = signature();
+        let inputs = rows(&signature, ROWS);
+        for (torn, whole) in [("{\"a\":1}\n{\"a\":".to_owned(), 1), ("x".repeat(10_000), 0), (String::new(), 0)] {
+            std::fs::write(&path, torn).expect("written");
+            let mut recording = Recording::open(&path, 1.0, MOST_BYTES).expect("it can be written");
+            recording.write(&signature, &inputs, [Told::default()]);
+            let text = std::fs::read_to_string(&path).expect("text");
+            let lines: Vec<serde_json::Value> =
+                text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            assert_eq!(lines.len(), whole + 1, "{text}");
+        }
     }
 
     #[test]

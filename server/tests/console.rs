@@ -325,7 +325,7 @@ fn every_control_is_reached_by_tab_and_keys_do_what_is_listed() {
     browser.press("p");
     shows(&browser, "#age", "live");
     browser.press("c");
-    shows(&browser, "#change", "The verdict on it is hold");
+    shows(&browser, "#change", "The verdict on it is to hold");
     browser.press(&ESCAPE.to_string());
 }
 

@@ -267,6 +267,7 @@ fn mistakes_name_their_field() {
         (json!({"request_id": "a", "row": -1, "anomaly": true, "source": "human"}), "row"),
         (json!({"series": "a", "from": 0, "to": 90_000, "anomaly": true, "source": "chaos"}), "to"),
         (json!({"series": "a", "from": now(), "to": now() + 100_000, "anomaly": true, "source": "chaos"}), "to"),
+        (json!({"series": "a", "ts": 1, "row": 3, "anomaly": true, "source": "human"}), "row"),
         (json!("a label"), ""),
     ] {
         let reply = server.post("/feedback", &label.to_string());
@@ -277,6 +278,9 @@ fn mistakes_name_their_field() {
         let inside = if field.is_empty() { "[0]".to_owned() } else { format!("[0].{field}") };
         assert_eq!((reply.status, told["field"].as_str().unwrap_or_default()), (422, inside.as_str()), "{told}");
     }
+    let twice = r#"{"series": "a", "ts": 1, "anomaly": true, "anomaly": false, "source": "human"}"#;
+    let told = server.post("/feedback", twice).json();
+    assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("anomaly is given twice")), "{told}");
     assert_eq!(server.post("/feedback", "no JSON").status, 400);
     assert_eq!(server.post("/models/nobody/feedback", "{}").status, 404);
     assert_eq!(http::request(server.http, "GET", "/feedback", &[], b"").status, 405);

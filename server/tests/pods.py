@@ -39,6 +39,7 @@ DAYS = ("2022-08-22", "2022-08-23", "2023-01-29")
 
 def tables(folder: Path, out: Path) -> None:
     """Writes each day as a table in the order of time. What is too near to a fault to be called either has no label."""
+    out.mkdir(parents=True, exist_ok=True)
     for name in DAYS:
         day = read_day(folder, name)
         rows = table(day, Config())
@@ -118,7 +119,7 @@ def models(folder: Path, out: Path) -> None:
     ]
     for version, (name, model) in enumerate(variants.items(), start=1):
         place = out / name
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         data = model.SerializeToString()
         (place / "model.onnx").write_bytes(data)
         manifest["version"] = str(version)

@@ -237,8 +237,8 @@ fn print_estimate(of: &Judged, out: &mut dyn Write) -> Result<(), Failure> {
 fn bring(unit: &str) -> Option<&'static str> {
     match unit {
         "buckets" => Some(
-            "forecasts: name what was measured by `series` in each row (or the header x-series) and send rows of it every few \
-             minutes; the manifest's outputs_semantics.<forecast>.target_feature says which feature is the actual value",
+            "forecasts: name what was measured by `series` in each row (or the header x-series) and send rows of it every minute, \
+             or at another period of which the forecast's horizon is a multiple; the manifest's outputs_semantics.<forecast>.target_feature says which feature is the actual value",
         ),
         "labels" => Some(
             "labels: POST /feedback with request_id, or series and ts, and anomaly true or false; those of rows where only one of \

@@ -7,7 +7,8 @@ use axum::body::Body;
 use axum::extract::{Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -131,6 +132,34 @@ const FIELDS: [&str; 8] = ["request_id", "row", "series", "ts", "from", "to", "a
 /// The field that says who says so.
 const SOURCE: &str = "source";
 
+/// An object in which each key stands once.
+struct Once(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Once;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Once, A::Error> {
+                let mut given = Map::new();
+                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                    if given.contains_key(&key) {
+                        return Err(A::Error::custom(format!("{} is given twice", shown(&key))));
+                    }
+                    given.insert(key, value);
+                }
+                Ok(Once(given))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
 /// The fields of one label, and where it stands among others.
 struct Fields<'a> {
     given: Map<String, Value>,
@@ -204,6 +233,9 @@ impl Fields<'_> {
                 row.ok_or_else(|| self.refuse("row", "row must be a whole number, counted from 0"))?
             }
         };
+        if id.is_none() && self.get("row").is_some() {
+            return Err(self.refuse("row", "row is there without a request_id, of which it would be"));
+        }
         let series = self.text("series", "a string is taken, the name of what was measured")?;
         if series.is_some_and(|series| series.is_empty() || series.len() > SERIES_BYTES) {
             let message =
@@ -228,10 +260,13 @@ impl Fields<'_> {
 }
 
 fn label(item: &RawValue, place: &str, event_time: bool) -> Result<Label, DecodeError> {
-    let given = serde_json::from_str::<Map<String, Value>>(item.get());
-    let fields = Fields { given: given.as_ref().cloned().unwrap_or_default(), place };
-    if given.is_err() {
-        return Err(fields.refuse("", "a label is an object, such as {\"series\": \"pod\", \"ts\": 1764200000, \"anomaly\": true, \"source\": \"human\"}"));
+    let given = serde_json::from_str::<Once>(item.get());
+    let (given, wrong) = given.map_or_else(|error| (Map::new(), Some(error)), |Once(given)| (given, None));
+    let fields = Fields { given, place };
+    if let Some(wrong) = wrong {
+        let takes = "a label is an object, such as {\"series\": \"pod\", \"ts\": 1764200000, \"anomaly\": true, \"source\": \"human\"}";
+        let is_object = item.get().starts_with('{');
+        return Err(fields.refuse("", &if is_object { format!("{takes}: {wrong}") } else { takes.to_owned() }));
     }
     if let Some(unknown) = fields.given.keys().find(|key| !FIELDS.contains(&key.as_str()) && *key != SOURCE) {
         let known = listed(FIELDS.into_iter().chain([SOURCE]));

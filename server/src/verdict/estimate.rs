@@ -1,6 +1,8 @@
 //! What is missing for a promotion, in words and numbers: how much more it takes if all goes on as before, and how long
 //! that is.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::buckets::{BURN_IN, MOST_MORE, least_that};
@@ -27,6 +29,11 @@ pub struct Missing {
     pub text: String,
 }
 
+/// Time before which a rate is not known.
+const LEAST_AGE: Duration = Duration::from_secs(3600);
+/// Each of these counts at most once in so long.
+const SLOT: Duration = Duration::from_secs(super::draws::SECONDS);
+const BUCKET: Duration = Duration::from_secs(super::buckets::SECONDS);
 /// Rows come this much more seldom than all the time, when it is worth telling.
 const UNSTEADY: f64 = 1.2;
 
@@ -116,8 +123,15 @@ impl Outlook<'_> {
         so_far: u64,
         text: String,
     ) -> Missing {
-        let known = so_far > 0 && !self.case.age.is_zero();
-        let hours = more.filter(|_| known).map(|more| float(more) * hours(self.case.age) / float(so_far));
+        // The rate of the first minutes says nothing.
+        let known = so_far > 0 && self.case.age >= LEAST_AGE;
+        let each = match unit {
+            "alarms" | "labels" => hours(SLOT),
+            "buckets" => hours(BUCKET),
+            _ => 0.0,
+        };
+        let each = each.max(hours(self.case.age) / float(so_far.max(1)));
+        let hours = more.filter(|_| known).map(|more| float(more) * each);
         let has = hours_left(self.rule, self.case);
         let text = hours.map_or_else(
             || text.clone(),

@@ -1,7 +1,7 @@
 // Promoting and rolling back: a dialog that says what will change, and the call with the token.
 
 import { make } from "./kit.js";
-import { epochOf } from "./parts.js";
+import { decided, epochOf } from "./parts.js";
 
 const part = (name) => document.getElementById(`change-${name}`);
 const dialog = document.getElementById("change");
@@ -30,14 +30,14 @@ export const open = (model, action, to, verdict) => {
   order = { model: model.name, action, to, from, epoch: epochOf(model) };
   const doing = action === "promote" ? `Promote version ${to}` : `Roll back to version ${to}`;
   part("title").textContent = `${doing} of ${model.name}?`;
-  const against = action === "promote" && verdict?.decision !== "promote";
+  const against = verdict?.decision !== "promote";
   part("what").replaceChildren(
     make("p", { class: "fromto" }, make("span", {}, "champion "), make("strong", {}, from ?? "none"), " → ", make("strong", {}, to)),
     make("ul", {},
       make("li", {}, `Version ${to} answers all requests for ${model.name}, on every server of this repository.`),
       from && make("li", {}, action === "promote" ? `Version ${from} is kept for a rollback.` : `Version ${from} is not kept: nothing is left to roll back to.`),
       make("li", {}, `It is done only if nobody changed it since epoch ${order.epoch}.`)),
-    against ? make("p", { class: "note warn" }, verdict?.decision ? `The verdict on it is ${verdict.decision}: ${(verdict.reasons ?? []).join("; ") || "no reason told"}.` : "There is no verdict on it.") : "");
+    make("p", { class: `note ${against ? "warn" : "plain"}` }, verdict?.decision ? `The verdict on it is to ${decided(verdict)}: ${(verdict.reasons ?? []).join("; ") || "no reason told"}.` : "There is no verdict on it."));
   part("do").textContent = doing;
   fail("");
   dialog.showModal();

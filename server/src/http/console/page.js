@@ -3,7 +3,7 @@
 import { open as openChange, prepare } from "./change.js";
 import { paint } from "./charts.js";
 import { count, counted, make, patchChildren, span, when } from "./kit.js";
-import { cards, careful, challengers, comparison, comparisons, drift, epochOf, ledger, members, troubles } from "./parts.js";
+import { cards, careful, challengers, comparison, comparisons, decided, drift, epochOf, ledger, members, troubles } from "./parts.js";
 
 const PERIOD = 2000;
 const LONGEST = 30_000;
@@ -58,7 +58,9 @@ const readLedger = async (model) => {
 const readVerdict = async (model) => {
   const { verdict: known } = state;
   if (known.model === model.name && known.epoch === model.epoch && Date.now() - known.asked < JUDGED) return known;
-  return { ...await ask(`/models/${encodeURIComponent(model.name)}/verdict`), model: model.name, epoch: model.epoch, asked: Date.now() };
+  // Of the same models, the last one that was told stays.
+  const before = known.model === model.name && known.epoch === model.epoch ? known.value : undefined;
+  return { value: before, ...await ask(`/models/${encodeURIComponent(model.name)}/verdict`), model: model.name, epoch: model.epoch, asked: Date.now() };
 };
 
 const read = async () => {
@@ -92,7 +94,7 @@ const read = async () => {
 const announce = (before) => {
   const model = chosen();
   const found = comparisons(state.verdict.value);
-  const words = found.map(({ role, version, decision }) => `${role} ${version}: ${decision}`).join(", ");
+  const words = found.map((one) => `${one.role} ${one.version}: ${decided(one)}`).join(", ");
   state.told = { model: model?.name, champion: model?.champion?.version, words };
   if (!before || before.model !== state.told.model) return;
   if (before.champion !== state.told.champion) say(`Version ${state.told.champion} of ${model.name} is the champion now.`);

@@ -63,7 +63,12 @@ export const troubles = (model) => {
   ];
 };
 
-const word = (verdict) => make("span", { class: `word ${verdict?.decision ?? "none"}` }, verdict?.decision ?? "no verdict");
+// What is to be done, in words: the champion before is brought back or left where it is.
+export const decided = (verdict) => {
+  const decision = verdict?.decision ?? "no verdict";
+  return verdict?.role === "previous" ? { promote: "bring back", reject: "leave" }[decision] ?? decision : decision;
+};
+const word = (verdict) => make("span", { class: `word ${verdict?.decision ?? "none"}` }, decided(verdict));
 const title = ({ role, version }) => `${role === "previous" ? "Previous" : "Challenger"} ${version ?? NONE}`;
 
 // One card for each version that is compared; the one that is shown in full is marked.
@@ -233,7 +238,7 @@ export const comparison = (model, found, told) => {
     make("div", { class: "bar" },
       make("h3", { id: "compared" }, title(found), make("span", { class: "dim" }, ` against champion ${model.champion?.version ?? NONE}`)),
       found.version && make("button", { type: "button", class: `push ${found.decision === "promote" ? "" : "plain"}`.trim(), "data-act": act, "data-to": found.version }, label)),
-    make("p", { class: `verdictword ${found.decision ?? "none"}`, id: "verdict" }, found.decision ?? "no verdict"),
+    make("p", { class: `verdictword ${found.decision ?? "none"}`, id: "verdict" }, decided(found)),
     careful(verdictOf, found, told),
     make("div", { class: "panels" }, [decisions, alarms, scores, scoreDifference, latency, forecastDifference, labels, lost].map((part) => careful(part, found))));
 };

@@ -8,6 +8,8 @@ use crate::verdict::state::{Events, Evidence};
 
 /// Buckets of ten minutes with failures, before which nobody is rejected for them.
 const LEAST_FAILURES: u64 = 2;
+/// Buckets before which nobody is rejected for what is counted by rows or runs: an hour.
+const LEAST_BUCKETS: usize = 6;
 const PERCENT: f64 = 100.0;
 /// Beyond this many percent, nobody wants to know how many.
 const MOST_PERCENT: f64 = 1000.0;
@@ -54,6 +56,9 @@ impl Rule {
         let enough = -beta.ln();
         let mut reasons = self.fails(case, enough);
         let Evidence { units, far, off, missed, .. } = *case.evidence;
+        if is_early(case) {
+            return reasons;
+        }
         for (events, limit, what, of) in [
             (missed, self.equivalent_missed, "gives no alarm", "champion's alarms"),
             (units, self.differs, "decides otherwise", "rows"),
@@ -79,7 +84,7 @@ impl Rule {
             let (rate, limit) = (rate(active.failed()), PERCENT * self.errors);
             reasons.push(format!("it fails on {rate:.2} % of the rows, beyond {limit:.2} %"));
         }
-        if beyond(*slow, self.slow, enough) {
+        if !is_early(case) && beyond(*slow, self.slow, enough) {
             let limit = PERCENT * self.slow;
             reasons.push(format!("{:.2} % of its runs take too long, beyond {limit:.2} %", rate(*slow)));
         }
@@ -90,6 +95,11 @@ impl Rule {
         let days = hours(self.most_time) / 24.0;
         (case.age >= self.most_time).then(|| format!("it was not promoted within {days:.0} days"))
     }
+}
+
+/// Whether all that was seen is of less than an hour: it may have one reason, that is not the challenger's.
+fn is_early(case: &Case<'_>) -> bool {
+    case.evidence.active.buckets() < LEAST_BUCKETS
 }
 
 fn misses(case: &Case<'_>, missed: f64, enough: f64) -> Option<String> {
