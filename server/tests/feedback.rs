@@ -387,9 +387,17 @@ fn evidence_that_is_damaged_begins_anew() {
     let repo = repository();
     let state = TempDir::new().expect("a folder");
     let arguments = ["--state", state.path().to_str().expect("a path")];
+    // Two threads count: of the pair, and of the champion's inputs.
+    let counted = |server: &Server| {
+        server.predict(&row(true, "a", now()));
+        wait_for("the only pair", || (requests(server) == 1).then_some(()));
+        wait_for("its values", || {
+            let drift = server.ops("/models/anomaly/shadow").json()["drift"]["cpu_zscore"]["days"].clone();
+            drift.as_object().is_some_and(|days| days.len() == 1).then_some(())
+        });
+    };
     let server = Server::start(repo.path(), &arguments);
-    server.predict(&row(true, "a", now()));
-    wait_for("a pair", || (requests(&server) == 1).then_some(()));
+    counted(&server);
     server.stop();
     let halve = |path: &Path| {
         let bytes = fs::read(path).expect("a file");
@@ -406,8 +414,7 @@ fn evidence_that_is_damaged_begins_anew() {
         assert_eq!(files.len(), 2, "of the pair, and of the champion: {files:?}");
         files.iter().for_each(|path| damage(path));
         let server = Server::start(repo.path(), &arguments);
-        server.predict(&row(true, "a", now()));
-        wait_for("the only pair", || (requests(&server) == 1).then_some(()));
+        counted(&server);
         let log = server.log();
         for path in files {
             let told = log.lines().find(|line| line.contains(path.to_str().expect("a path")));
