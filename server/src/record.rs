@@ -4,17 +4,19 @@
 //! series' name, its hash: no names, no answers. Recording never fails whoever calls it: what cannot be written is counted, and
 //! told once.
 
-use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
+
 use crate::codec::encode;
 use crate::codec::marks::{SERIES, TIME};
 use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
+use crate::verdict::state::mix;
 
 /// Bytes after which a file makes way for a new one.
 pub const MOST_BYTES: u64 = 64 << 20;
@@ -131,9 +133,9 @@ impl Recording {
     fn takes(&mut self, told: Told) -> bool {
         let drawn = if told.series == 0 {
             self.offered += 1;
-            mixed(self.offered)
+            mix(self.offered)
         } else {
-            mixed(told.series ^ mixed(told.at / STRETCH))
+            mix(told.series ^ mix(told.at / STRETCH))
         };
         #[expect(clippy::cast_precision_loss, reason = "a share")]
         let drawn = (drawn >> 11) as f64 / (1_u64 << 53) as f64;
@@ -202,14 +204,6 @@ fn whole_lines(file: &File, bytes: u64) -> std::io::Result<u64> {
         end = start;
     }
     Ok(0)
-}
-
-/// SplitMix64's last step (Steele and others, 2014): neighbours become strangers.
-const fn mixed(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
 
 /// Appends a row as a line of JSON; what is missing in it, a NaN, is left out.

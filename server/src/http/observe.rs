@@ -19,6 +19,7 @@ use tower::Service;
 use super::State;
 use super::error::Problem;
 use crate::metrics::{Metrics, RouteMetrics};
+use crate::verdict::state::mix;
 
 /// The request's name, its client's or ours.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -155,14 +156,6 @@ impl Routes {
 /// In an answer's extensions: what is counted in the place of its status, which gRPC tells otherwise.
 #[derive(Clone, Copy)]
 pub(super) struct Counted(pub(super) StatusCode);
-
-/// The finaliser of SplitMix64: neighbouring numbers become unlike ones, one to one.
-const fn mix(mut n: u64) -> u64 {
-    n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
-}
 
 /// Stands around all handlers: counts and times each request, names it, and turns a panic into an answer.
 ///

@@ -224,8 +224,7 @@ impl Seen {
     }
 
     /// Rows that were measured at these times were not compared.
-    pub(super) fn lose<'a>(&self, reason: Lost, places: impl IntoIterator<Item = &'a Place>) {
-        let places: Vec<&Place> = places.into_iter().collect();
+    pub(super) fn lose(&self, reason: Lost, places: &[Place]) {
         self.metrics.lost(self.role(), reason, places.len() as u64);
         self.statistics().lose(reason.name(), places.len() as u64);
         if reason.is_its_fault() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::evidence::{Alarms, Discordant, Given};
 use super::latest;
-use super::state::Source;
+use super::state::{Source, mix};
 
 /// Seconds of which one draw is made.
 pub const SECONDS: u64 = 1800;
@@ -181,13 +181,6 @@ fn draw(mine: &mut Option<Drawn>, theirs: Option<Drawn>) {
 /// The hash of a series with its slot (the finalizer of `SplitMix64`, twice): 53 bits, which every reader of JSON has.
 fn key(series: u64, at: u64) -> u64 {
     mix(mix(at / SECONDS) ^ series) >> 11
-}
-
-const fn mix(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ number >> 31
 }
 
 /// The hash of a row's time in its slot, above the bits of who gave the alarm.

@@ -172,12 +172,12 @@ impl Drift {
     /// Adds what was counted elsewhere; what has another reference is left out.
     pub fn merge(&mut self, other: &Self) {
         for (name, theirs) in &other.features {
-            match self.features.get_mut(name) {
-                Some(mine) if mine.reference == theirs.reference => mine.merge(theirs),
-                Some(_) => {}
-                None => {
-                    self.features.insert(name.clone(), theirs.clone());
-                }
+            if !self.features.contains_key(name) {
+                let (reference, days) = (theirs.reference.clone(), BTreeMap::new());
+                self.features.insert(name.clone(), Feature { reference, days });
+            }
+            if let Some(mine) = self.features.get_mut(name).filter(|mine| mine.reference == theirs.reference) {
+                mine.merge(theirs);
             }
         }
     }

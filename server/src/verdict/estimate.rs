@@ -131,8 +131,8 @@ impl Outlook<'_> {
             _ => 0.0,
         };
         let each = each.max(hours(self.case.age) / float(so_far.max(1)));
+        let has = hours(self.rule.most_time.saturating_sub(self.case.age));
         let hours = more.filter(|_| known).map(|more| float(more) * each);
-        let has = hours_left(self.rule, self.case);
         let text = hours.map_or_else(
             || text.clone(),
             |hours| {
@@ -284,11 +284,6 @@ fn share_of(share: f64, number: u64) -> u64 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "hours are no less than zero")]
 fn ceiling(hours: f64) -> u64 {
     hours.ceil() as u64
-}
-
-/// Hours until a challenger had its time.
-fn hours_left(rule: &Rule, case: &Case<'_>) -> f64 {
-    hours(rule.most_time.saturating_sub(case.age))
 }
 
 fn lasting(hours: f64) -> String {

@@ -312,6 +312,15 @@ impl Joined {
     }
 }
 
+/// SplitMix64's last step (Steele and others, 2014): neighbouring numbers become unlike ones, one to one.
+#[must_use]
+pub const fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
 /// FNV-1a: the same on every server and in every version, since states of several servers and of before a restart are joined
 /// by it.
 #[must_use]

@@ -28,6 +28,16 @@ fn seen(theirs: f64, [both, champion, challenger]: [u64; 3]) -> Evidence {
     evidence
 }
 
+/// The same with the champion's alarms, where the champion's forecast is off by about so much, and the challenger's.
+fn losing(champion: f64, challenger: f64) -> Evidence {
+    let mut evidence = Evidence { forecast: Default::default(), ..seen(3.0, [120, 0, 0]) };
+    let mut random = fastrand::Rng::with_seed(9);
+    for second in (0..2 * DAY).step_by(60) {
+        evidence.forecast.record(second, champion + random.f64(), challenger + random.f64());
+    }
+    evidence
+}
+
 /// Rows in each ten minutes of a time.
 fn rows(from: u64, to: u64) -> Active {
     let mut active = Active::default();
@@ -267,29 +277,15 @@ fn a_forecast_that_was_not_seen_is_not_shown() {
     decided(&evidence, Decision::Hold, "forecast is not worse");
     evidence.forecasts = 0;
     decided(&evidence, Decision::Promote, "its decisions are better");
-    let mut large = seen(3.0, [120, 0, 0]);
-    large.forecast = Default::default();
-    for second in (0..2 * DAY).step_by(60) {
-        large.forecast.record(second, 60.0, 5000.0);
-    }
-    decided(&large, Decision::Hold, "outputs_semantics.<forecast>.range");
+    decided(&losing(60.0, 5000.0), Decision::Hold, "outputs_semantics.<forecast>.range");
 }
 
 /// Whose losses are clipped looks better than it is: nothing speaks for it, and everything for the other.
 #[test]
 fn clipped_losses_speak_for_the_other() {
-    let with = |champion: f64, challenger: f64| {
-        let mut evidence = seen(3.0, [120, 0, 0]);
-        evidence.forecast = Default::default();
-        let mut random = fastrand::Rng::with_seed(9);
-        for second in (0..2 * DAY).step_by(60) {
-            evidence.forecast.record(second, champion + random.f64(), challenger + random.f64());
-        }
-        evidence
-    };
-    decided(&with(5000.0, 2.0), Decision::Promote, "forecast is better");
-    decided(&with(2.0, 5000.0), Decision::Reject, "forecast is worse");
-    decided(&with(5000.0, 6000.0), Decision::Hold, "outputs_semantics.<forecast>.range");
+    decided(&losing(5000.0, 2.0), Decision::Promote, "forecast is better");
+    decided(&losing(2.0, 5000.0), Decision::Reject, "forecast is worse");
+    decided(&losing(5000.0, 6000.0), Decision::Hold, "outputs_semantics.<forecast>.range");
 }
 
 /// A champion that gives no alarm is replaced by one that labels show to be right.
@@ -334,12 +330,7 @@ fn what_is_open_is_told_by_route() {
         .filter_map(|condition| condition.value)
         .all(|value| value.to_bits() != (-0.0f64).to_bits() && (value == 0.0 || value.abs() > 1e-9));
     assert!(rounded, "{none:?}");
-    let mut absurd = seen(3.0, [120, 2, 3]);
-    absurd.forecast = Default::default();
-    for second in (0..2 * DAY).step_by(60) {
-        absurd.forecast.record(second, 0.1, 40.0);
-    }
-    decided(&absurd, Decision::Reject, "its forecast is worse by more than 10 times");
+    decided(&losing(0.1, 40.0), Decision::Reject, "its forecast is worse by more than 10 times");
 }
 
 /// What is told to be missing is enough, and one less is not.
