@@ -1,19 +1,21 @@
 //! Every metric: name, help, labels, buckets; and small typed recorders. The names are a contract with dashboards.
 //!
-//! Counters and histograms are kept by the exporter. What merely mirrors a state (which model serves, how long the queue
+//! Counters are kept by the exporter, histograms by [`histogram`]. What merely mirrors a state (which model serves, how long the queue
 //! is) is written from that state at each scrape, so that no series outlives what it describes.
 
 mod document;
+mod histogram;
 mod page;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{Counter, Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 pub use self::document::markdown;
+use self::histogram::{Histogram, Histograms};
 pub use self::page::{Loaded, Page};
 use crate::guard::End;
 use crate::model::signature::Signature;
@@ -106,28 +108,17 @@ metrics! {
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    histograms: Histograms,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut builder = PrometheusBuilder::new();
-        for metric in ALL {
-            if let Kind::Histogram(bounds) = metric.kind {
-                builder = builder
-                    .set_buckets_for_metric(Matcher::Full(metric.name.into()), bounds)
-                    .expect("no bucket list is empty");
-            }
-        }
-        let recorder = builder.build_recorder();
-        for metric in ALL {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for metric in ALL.iter().filter(|metric| metric.kind == Kind::Counter) {
             let (name, help) = (KeyName::from_const_str(metric.name), SharedString::const_str(metric.help));
-            match metric.kind {
-                Kind::Counter => recorder.describe_counter(name, None, help),
-                Kind::Gauge => {}
-                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
-            }
+            recorder.describe_counter(name, None, help);
         }
-        Self { handle: recorder.handle(), recorder }
+        Self { handle: recorder.handle(), recorder, histograms: Histograms::default() }
     }
 }
 
@@ -145,18 +136,15 @@ impl Metrics {
     }
 
     fn histogram(&self, metric: &Metric, values: &[&str]) -> Histogram {
-        self.recorder.register_histogram(&key(metric, values), &METADATA)
+        self.histograms.get(metric, values)
     }
 
-    /// Moves recorded values into their buckets. Without a scrape, this is what bounds the memory of histograms.
-    pub fn upkeep(&self) {
-        self.handle.run_upkeep();
-    }
-
-    /// The exporter's text, without what [`Page`] adds from the state.
+    /// Counters and histograms, without what [`Page`] adds from the state.
     #[must_use]
     pub fn render(&self) -> String {
-        self.handle.render()
+        let mut text = self.handle.render();
+        self.histograms.render(&mut text);
+        text
     }
 
     /// Counts a swap's outcome; `stage` is the one that rejected, or `publish`.
@@ -166,7 +154,7 @@ impl Metrics {
 
     /// Records how long a stage of a swap took.
     pub fn stage(&self, stage: &str, took: Duration) {
-        self.histogram(&LOAD_SECONDS, &[stage]).record(took);
+        self.histogram(&LOAD_SECONDS, &[stage]).time(took);
     }
 
     /// Counts a change of `aliases.json`.
@@ -202,7 +190,7 @@ impl RouteMetrics {
 
     /// Counts an answer. `method` must be of a closed set.
     pub fn record(&self, method: &'static str, code: u16, took: Duration) {
-        self.seconds.record(took);
+        self.seconds.time(took);
         if method == "POST" && code == 200 {
             self.ok.increment(1);
         } else {
@@ -327,13 +315,13 @@ impl ModelMetrics {
             Outcome::Overloaded | Outcome::Draining => {
                 self.metrics.counter(&REJECTED, &[&self.model, outcome.name()]).increment(1);
             }
-            _ => self.request_seconds.record(took),
+            _ => self.request_seconds.time(took),
         }
     }
 
     /// Records how long a job waited.
     pub fn queued(&self, waited: Duration) {
-        self.queue_seconds.record(waited);
+        self.queue_seconds.time(waited);
     }
 
     /// Records a run of a challenger and what it answered.
@@ -425,7 +413,7 @@ impl RoleMetrics {
     pub fn run(&self, signature: &Signature, outputs: &[Tensor], rows: usize, took: Duration) {
         self.rows.increment(rows as u64);
         self.runs.increment(1);
-        self.seconds.record(took);
+        self.seconds.time(took);
         #[expect(clippy::cast_precision_loss, reason = "batches are small")]
         self.batch.record(rows as f64);
         match signature.score().and_then(|i| outputs.get(i)) {

@@ -183,7 +183,6 @@ impl Engine {
                     keeping.judge(&told);
                     if turn % 10 == 0 {
                         keeping.passing.send(&keeping.id);
-                        keeping.metrics.upkeep();
                         keeping.guard(&told);
                     }
                 }

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use axum::BoxError;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::Problem;
+use super::head::find;
+use super::observe::RequestId;
 use super::{BODY_UNIT, State, compress};
 
 /// How long a client may go on sending a body that nobody reads any more.
@@ -26,17 +28,19 @@ pub(super) struct Incoming {
     ended: bool,
     /// Whether the client waits to be told that its body is wanted: unless it is read, it is not sent.
     waits: bool,
+    /// Of the request that it is of.
+    pub(super) id: RequestId,
 }
 
 impl Incoming {
     /// The same request, whose body is read to its end.
-    pub(super) fn of(request: Request<hyper::body::Incoming>) -> Request<Self> {
-        let expects = request.headers().get(header::EXPECT).map(HeaderValue::as_bytes);
+    pub(super) fn of(request: Request<hyper::body::Incoming>, id: RequestId) -> Request<Self> {
+        let expects = find(request.headers(), "expect").map(HeaderValue::as_bytes);
         let waits = request.version() == Version::HTTP_11
             && expects.is_some_and(|expects| expects.eq_ignore_ascii_case(b"100-continue"));
         // On other connections, requests do not stand in each other's way.
         let ended = request.version() >= Version::HTTP_2;
-        request.map(|body| Self { body: Some(body), ended, waits })
+        request.map(|body| Self { body: Some(body), ended, waits, id })
     }
 }
 
@@ -99,15 +103,24 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
 {
     let receiving = async {
-        if headers.contains_key(header::CONTENT_ENCODING) {
+        if find(headers, "content-encoding").is_some() {
             read(compress::decompressed(headers, body)?, state.body_limit, &state.bodies).await
         } else {
             read(body, state.body_limit, &state.bodies).await
         }
     };
-    let received = tokio::time::timeout_at(deadline.into(), receiving).await;
-    received
-        .unwrap_or_else(|_| Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into())))
+    let received = until(deadline, receiving).await;
+    received.unwrap_or_else(|| Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into())))
+}
+
+/// What comes of `work` if it is there before a deadline. Mostly it is there at once, and no timer is set. The timer stands in
+/// a box since it is aligned to cache lines, and whatever holds it is too.
+pub(super) async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    if let Poll::Ready(done) = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        return Some(done);
+    }
+    Box::pin(tokio::time::timeout_at(deadline.into(), work)).await.ok()
 }
 
 /// Receives the body of a call that asks for no prediction.

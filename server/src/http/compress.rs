@@ -15,6 +15,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::BODY_UNIT;
 use super::error::Problem;
+use super::head::find;
 use crate::text::shown;
 
 /// An answer of ten packets arrives in one flight: smaller, it would arrive no sooner.
@@ -82,6 +83,7 @@ pub(super) fn gunzip(compressed: Bytes) -> Body {
 
 /// What a client takes, which may be told in several lines.
 pub(super) fn accepted(headers: &HeaderMap) -> Option<HeaderValue> {
+    find(headers, "accept-encoding")?;
     let mut lines = headers.get_all(header::ACCEPT_ENCODING).iter();
     let first = lines.next()?.clone();
     let Some(second) = lines.next() else { return Some(first) };
@@ -91,9 +93,13 @@ pub(super) fn accepted(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// The answer, compressed if it is large and the request's `Accept-Encoding` allows it.
 pub(super) fn answer(accepted: Option<&HeaderValue>, response: Response) -> Response {
-    // The answer to HEAD has lost its body, and must have the other's headers.
-    let told = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let small = told.or(response.body().size_hint().exact()).is_some_and(|size: u64| size < WORTH_IT);
+    let mut size = response.body().size_hint().exact();
+    if size == Some(0) {
+        // The answer to HEAD has lost its body, and must have the other's headers.
+        let told = find(response.headers(), "content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+        size = told.or(size);
+    }
+    let small = size.is_some_and(|size| size < WORTH_IT);
     if small || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }

@@ -109,6 +109,7 @@ async fn run<D: Dialect>(
     body: Incoming,
 ) -> Result<Response, Problem> {
     let call = wishes::narrow(state.engine.call(dialect.protocol()), headers)?;
+    let id = body.id.clone();
     let Received { bytes: body, _room } = body::whole(state, headers, body, call.deadline).await?;
     let max_rows = state.engine.options().max_rows;
     let large = dialect.is_large(&body);
@@ -124,7 +125,9 @@ async fn run<D: Dialect>(
         return Err(PredictError::Deadline.into());
     }
     let Request { inputs, rows, form, marks, .. } = request;
-    let origin = origin::of(state, lane, set, headers, dialect.id(&form), marks)?;
+    let own = dialect.id(&form).as_bytes();
+    let id = if own.is_empty() { id.as_bytes() } else { own };
+    let origin = origin::of(state, lane, set, headers, id, marks)?;
     let answers = lane.predict(set, inputs, rows, call, origin).await?;
     let heavy = large || answers.iter().map(weight).sum::<usize>() > LARGE_ANSWER;
     let encode = {

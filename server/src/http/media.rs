@@ -1,8 +1,9 @@
 //! What a body is, by its `Content-Type`.
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 
 use super::error::Problem;
+use super::head::find;
 use crate::text::shown;
 
 /// The value of a `Content-Type`; empty when there is none.
@@ -10,7 +11,12 @@ pub(super) struct Media<'a>(&'a str);
 
 impl<'a> Media<'a> {
     pub(super) fn of(headers: &'a HeaderMap) -> Self {
-        Self(headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default())
+        Self(find(headers, "content-type").and_then(|value| value.to_str().ok()).unwrap_or_default())
+    }
+
+    /// Whether it is exactly this, as most clients write it.
+    pub(super) fn is(&self, value: &str) -> bool {
+        self.0 == value
     }
 
     /// The type without its parameters, in small letters.

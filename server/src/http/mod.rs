@@ -3,11 +3,13 @@
 mod admin;
 mod body;
 mod compress;
+mod connection;
 mod console;
 mod dialect;
 mod error;
 mod feedback;
 pub mod grpc;
+mod head;
 mod kserve;
 mod media;
 mod mlflow;
@@ -32,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::http::header::X_CONTENT_TYPE_OPTIONS;
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{any, get, post};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
@@ -234,23 +236,25 @@ pub fn data(state: Arc<State>) -> impl Door {
         router = router.route(of, get(kserve::status)).route(&format!("{of}/metadata"), get(kserve::metadata));
     }
     let (router, shared) = (finish(router, &state), Arc::clone(&state));
-    let answers = tower::service_fn(move |request| {
-        let (mut router, state) = (router.clone(), Arc::clone(&shared));
-        let request = body::Incoming::of(request);
-        async move {
+    let answer = move |request: Request<Incoming>, id| {
+        let (router, state) = (router.clone(), Arc::clone(&shared));
+        let request = body::Incoming::of(request, id);
+        // In a box: on its way through its wrappers it is moved several times.
+        Box::pin(async move {
             let accepted = compress::accepted(request.headers());
             let path = request.uri().path();
             let response = if target::Target::of(&state, path).is_some() {
-                target::predict(state, request).await.into_response()
+                target::predict(&state, request).await
             } else if state.routes_of_vertex.health.as_deref() == Some(path) && *request.method() == Method::GET {
                 mlflow::ping(axum::extract::State(state)).await
             } else {
-                router.call(request).await?
+                // In a box of its own, so that predictions do not take its room as well.
+                Box::pin(router.oneshot(request)).await?
             };
             Ok(compress::answer(accepted.as_ref(), response))
-        }
-    });
-    Observe::new(answers, state)
+        })
+    };
+    Observe::new(answer, state)
 }
 
 /// Health, metrics and status.
@@ -272,7 +276,8 @@ pub fn operations(state: Arc<State>) -> impl Door {
         .route("/models/{model}/rollback", post(admin::roll_back))
         // People open this port in a browser.
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
-    Observe::new(finish(router, &state).map_request(body::Incoming::of), state)
+    let router = finish(router, &state);
+    Observe::new(move |request, id| router.clone().oneshot(body::Incoming::of(request, id)), state)
 }
 
 /// How errors are told under a path that no dialect has.

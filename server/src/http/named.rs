@@ -42,7 +42,7 @@ enum Format {
 
 /// Answers a request for predictions of `model`, or of the default one.
 pub(super) async fn predict(
-    state: Arc<State>,
+    state: &Arc<State>,
     model: Option<&str>,
     headers: &HeaderMap,
     body: Incoming,
@@ -51,14 +51,20 @@ pub(super) async fn predict(
     let lane = state.lane(model)?;
     match format {
         Format::Json => {
-            dialect::answer(Named(wishes::classes(headers)?), Shape::Problem, &state, &lane, headers, body).await
+            dialect::answer(Named(wishes::classes(headers)?), Shape::Problem, state, &lane, headers, body).await
         }
-        Format::Ndjson => ndjson::predict(state, lane, Shape::Problem, "application/x-ndjson", headers, body).await,
+        Format::Ndjson => {
+            let state = Arc::clone(state);
+            Box::pin(ndjson::predict(state, lane, Shape::Problem, "application/x-ndjson", headers, body)).await
+        }
     }
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     let media = Media::of(headers);
+    if media.is("application/json") {
+        return Ok(Format::Json);
+    }
     match media.essence().as_str() {
         "application/json" => Ok(Format::Json),
         lines if is_lines(lines) => Ok(Format::Ndjson),

@@ -17,6 +17,7 @@ use tokio::sync::SemaphorePermit;
 use super::body::{Incoming, make_room, too_large, unreadable};
 use super::dialect::{LARGE_ANSWER, LARGE_BODY, elsewhere, tell_version};
 use super::error::{Problem, Shape};
+use super::observe::RequestId;
 use super::{BODY_UNIT, State, compress, origin, wishes};
 use crate::batch::{Call, Lane, PredictError, Priority};
 use crate::codec::encode::{self, Classes, weight};
@@ -46,6 +47,7 @@ struct Rows {
     timeout: Duration,
     /// What the stream's head says of all rows.
     headers: HeaderMap,
+    id: RequestId,
     /// Rows that were taken.
     taken: usize,
 }
@@ -91,6 +93,7 @@ pub(super) async fn predict(
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     // A deadline belongs to each run of the stream's rows.
     let asked = wishes::narrow(state.engine.call("ndjson"), headers)?;
+    let id = body.id.clone();
     let rows = Rows {
         room: Room { state: Arc::clone(&state), units: 0 },
         state,
@@ -104,6 +107,7 @@ pub(super) async fn predict(
         priority: asked.priority,
         classes: wishes::classes(headers)?,
         headers: headers.clone(),
+        id,
         taken: 0,
         shape,
         timeout: asked.deadline - asked.start,
@@ -228,7 +232,7 @@ impl Rows {
         // A row's number, for labels that come later, is its place among those that were taken.
         let before = self.taken;
         self.taken += good.len();
-        let origin = origin::of(&self.state, &self.lane, &set, &self.headers, "", marks)?;
+        let origin = origin::of(&self.state, &self.lane, &set, &self.headers, self.id.as_bytes(), marks)?;
         let origin = origin.map(|origin| origin.after(before));
         let again = origin.clone();
         let together = tensor::stack(good.iter().map(|request| request.inputs.as_slice()));

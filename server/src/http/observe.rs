@@ -18,6 +18,7 @@ use tower::Service;
 
 use super::State;
 use super::error::Problem;
+use super::head::find;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::verdict::state::mix;
 
@@ -145,11 +146,37 @@ impl Routes {
         route.and_then(|i| self.known.get(i)).unwrap_or(&self.other)
     }
 
-    fn id(&self) -> HeaderValue {
+    fn id(&self) -> RequestId {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let n = mix(self.seed.wrapping_add(self.next.fetch_add(1, Ordering::Relaxed)));
-        let digits: [u8; 16] = std::array::from_fn(|i| HEX[usize::try_from(n >> (60 - 4 * i) & 15).unwrap_or(0)]);
-        HeaderValue::from_bytes(&digits).expect("hexadecimal digits are a header value")
+        RequestId::Made(std::array::from_fn(|i| HEX[usize::try_from(n >> (60 - 4 * i) & 15).unwrap_or(0)]))
+    }
+}
+
+/// The request's name.
+#[derive(Clone)]
+pub(super) enum RequestId {
+    /// By its client.
+    Given(HeaderValue),
+    /// By us: hexadecimal digits.
+    Made([u8; 16]),
+}
+
+impl RequestId {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Given(value) => value.as_bytes(),
+            Self::Made(digits) => digits,
+        }
+    }
+}
+
+impl From<RequestId> for HeaderValue {
+    fn from(id: RequestId) -> Self {
+        match id {
+            RequestId::Given(value) => value,
+            RequestId::Made(digits) => Self::from_bytes(&digits).expect("hexadecimal digits are a header value"),
+        }
     }
 }
 
@@ -162,46 +189,44 @@ pub(super) struct Counted(pub(super) StatusCode);
 /// A service of its own rather than `axum::middleware::from_fn` and `tower_http`'s `CatchPanic`, which would box a future
 /// and a body each, for every prediction.
 #[derive(Clone)]
-pub(super) struct Observe<S> {
-    inner: S,
+pub(super) struct Observe<A> {
+    /// Answers a request of a name.
+    answer: A,
     state: Arc<State>,
 }
 
-impl<S> Observe<S> {
-    pub(super) const fn new(inner: S, state: Arc<State>) -> Self {
-        Self { inner, state }
+impl<A> Observe<A> {
+    pub(super) const fn new(answer: A, state: Arc<State>) -> Self {
+        Self { answer, state }
     }
 }
 
-impl<S> Service<http::Request<Incoming>> for Observe<S>
+impl<A, F> Service<http::Request<Incoming>> for Observe<A>
 where
-    S: Service<http::Request<Incoming>, Response = Response, Error = Infallible>,
+    A: Fn(http::Request<Incoming>, RequestId) -> F,
+    F: Future<Output = Result<Response, Infallible>>,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Observed<S::Future>;
+    type Future = Observed<F>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: http::Request<Incoming>) -> Observed<S::Future> {
+    fn call(&mut self, request: http::Request<Incoming>) -> Observed<F> {
         let start = Instant::now();
-        let own = request.headers().get(REQUEST_ID).filter(|id| (1..=LONGEST_ID).contains(&id.len())).cloned();
-        let id = own.unwrap_or_else(|| {
-            let id = self.state.routes.id();
-            request.headers_mut().insert(REQUEST_ID, id.clone());
-            id
-        });
+        let given = find(request.headers(), REQUEST_ID.as_str()).filter(|id| (1..=LONGEST_ID).contains(&id.len()));
+        let id = given.map_or_else(|| self.state.routes.id(), |id| RequestId::Given(id.clone()));
         let about = About {
             start,
-            id,
+            id: id.clone(),
             method: known(request.method()),
             version: request.version(),
             route: route(&self.state, request.uri().path()),
         };
         Observed {
-            inner: AssertUnwindSafe(self.inner.call(request)).catch_unwind(),
+            inner: AssertUnwindSafe((self.answer)(request, id)).catch_unwind(),
             state: Arc::clone(&self.state),
             about,
         }
@@ -211,7 +236,7 @@ where
 /// What is remembered of a request until its answer.
 struct About {
     start: Instant,
-    id: HeaderValue,
+    id: RequestId,
     method: &'static str,
     version: Version,
     route: Option<usize>,
@@ -245,18 +270,18 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Observed<F> {
 
 impl About {
     fn finish(&mut self, state: &State, response: &mut Response) {
-        let id = std::mem::replace(&mut self.id, HeaderValue::from_static(""));
+        let id = std::mem::replace(&mut self.id, RequestId::Made([0; 16]));
         let status = response.extensions().get().map_or(response.status(), |Counted(status)| *status).as_u16();
         let took = self.start.elapsed();
         tracing::debug!(
-            id = id.to_str().unwrap_or_default(),
+            id = str::from_utf8(id.as_bytes()).unwrap_or_default(),
             method = self.method,
             route = self.route.map_or("other", |i| PATHS[i]),
             status,
             took_us = took.as_micros(),
             "answered"
         );
-        response.headers_mut().insert(REQUEST_ID, id);
+        response.headers_mut().insert(REQUEST_ID, id.into());
         if state.is_draining() && self.version == Version::HTTP_11 {
             // Clients go elsewhere with their next request, before this connection is closed under it.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, StatusCode};
 
 use super::State;
 use super::error::Problem;
-use super::observe::REQUEST_ID;
+use super::head::find;
 use crate::batch::Lane;
 use crate::codec::marks::{Mark, SERIES_BYTES, TIME};
 use crate::serving::ServingSet;
@@ -17,7 +17,7 @@ const PAST: u64 = 24 * 3600;
 const FUTURE: u64 = 300;
 
 /// The origin of decoded rows, if anything counts them. What they tell of forecasts before is told at once. `id` is the
-/// body's own, which goes before the head's.
+/// request's: the body's own goes before the head's.
 ///
 /// # Errors
 /// The header or the row's time that cannot be.
@@ -26,10 +26,10 @@ pub(super) fn of(
     lane: &Lane,
     set: &ServingSet,
     headers: &HeaderMap,
-    id: &str,
+    id: &[u8],
     marks: Vec<Mark>,
 ) -> Result<Option<Origin>, Problem> {
-    let series = headers.get(SERIES).map(|series| series.as_bytes());
+    let series = find(headers, SERIES).map(|series| series.as_bytes());
     if series.is_some_and(|series| series.is_empty() || series.len() > SERIES_BYTES) {
         let detail =
             format!("{SERIES} is empty or longer than {SERIES_BYTES} bytes: send the name of what was measured");
@@ -39,9 +39,8 @@ pub(super) fn of(
     if !set.is_shadowed() {
         return Ok(None);
     }
-    let own = headers.get(REQUEST_ID).map_or(&b""[..], |id| id.as_bytes());
     let rows = marks.len();
-    let origin = Origin::new(if id.is_empty() { own } else { id.as_bytes() }, series, marks);
+    let origin = Origin::new(id, series, marks);
     // Here they are counted behind the rows that they came with.
     if rows > 0 && set.compared().next().is_some() {
         state.engine.pass_on(lane, &origin.labels(rows).collect::<Vec<_>>());

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,17 +12,15 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_io_timeout::TimeoutStream;
+use tokio::time::MissedTickBehavior;
 
 use super::Door;
-use super::unread::{Unread, Watched};
+use super::connection::{Connections, HEADER_TIMEOUT, Open, Socket, Timed};
+use super::unread::Watched;
 
-/// A client that takes longer to send a request's head is cut off.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests in parallel on one HTTP/2 connection.
 const STREAMS: u32 = 256;
 /// How often an HTTP/2 connection is asked whether somebody is still there.
@@ -33,8 +30,10 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 /// How long clients are waited for, whose requests are all answered, until they say goodbye as HTTP/2 has it. One that was
 /// suspended never does.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// How often it is looked whether there are such requests.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often it is looked whether there is such a request, and a connection.
+const LAST_LOOK: Duration = Duration::from_millis(10);
+/// How often it is looked whose time is over.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,59 +49,40 @@ pub struct Limits {
 /// Serves until `stop` becomes true, then stops accepting and returns when every request in progress is answered.
 pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut stop: watch::Receiver<bool>) {
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let graceful = GracefulShutdown::new();
+    let connections = Connections::new(limits.unread);
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).writev(false);
+    builder.http1().header_read_timeout(None).writev(false);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .keep_alive_interval(PING)
         .keep_alive_timeout(HEADER_TIMEOUT);
-    // Each request in progress holds it.
-    let requests = Arc::new(());
     let connect = |stream: TcpStream, permit: Option<OwnedSemaphorePermit>| {
         // Only a latency hint; the connection works without it.
         let _ = stream.set_nodelay(true);
-        let asked = Arc::new(AtomicBool::new(false));
-        let (door, first, requests) = (door.clone(), Arc::clone(&asked), Arc::downgrade(&requests));
-        let unread = Arc::new(Unread::new());
-        let answers = Arc::clone(&unread);
+        let (door, pulse) = (door.clone(), connections.add());
+        let asked = Arc::clone(&pulse);
         let service = service_fn(move |request: Request<Incoming>| {
-            first.store(true, Ordering::Relaxed);
-            let watched = (request.version() == Version::HTTP_2).then(|| Arc::clone(&answers));
-            let (answer, request) = (door.clone().call(request), requests.upgrade());
+            let open = asked.open(request.version());
+            let watched = (request.version() == Version::HTTP_2).then(|| Arc::clone(&asked.unread));
+            let answer = door.clone().call(request);
             async move {
-                let watch = |body| Answer { body: Watched::new(body, watched.as_ref()), _request: request };
+                let watch = |body| Answer { body: Watched::new(body, watched.as_ref()), _open: open };
                 Ok::<_, Infallible>(answer.await?.map(watch))
             }
         });
-        // A client that does not read its answers is cut off.
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(limits.unread));
-        let stream = TokioIo::new(Box::pin(stream));
-        let connection = graceful.watch(builder.serve_connection(stream, service).into_owned());
+        let socket = TokioIo::new(Socket::new(stream, Arc::clone(&pulse)));
+        let connection = Timed::new(builder.serve_connection(socket, service).into_owned(), pulse);
         tokio::spawn(async move {
             let _permit = permit;
-            let mut connection = std::pin::pin!(connection);
-            // A client that connects and asks nothing, in whatever protocol, must not keep its place.
-            let ended = match tokio::time::timeout(HEADER_TIMEOUT, connection.as_mut()).await {
-                Ok(ended) => ended,
-                Err(_) if !asked.load(Ordering::Relaxed) => {
-                    return tracing::debug!("a connection without a request was closed");
-                }
-                Err(_) => tokio::select! {
-                    ended = connection => ended,
-                    () = unread.beyond(limits.unread) => {
-                        return tracing::debug!("a connection was closed whose client left an answer unread");
-                    }
-                },
-            };
-            if let Err(e) = ended {
+            if let Err(e) = connection.await {
                 tracing::debug!("a connection ended: {e}");
             }
         });
     };
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let (accepted, permit) = tokio::select! {
             accepted = async {
@@ -110,6 +90,10 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
                 let permit = Arc::clone(&permits).acquire_owned().await;
                 (listener.accept().await, permit.ok())
             } => accepted,
+            _ = looks.tick() => {
+                connections.look(permits.available_permits() == 0);
+                continue;
+            }
             _ = stop.wait_for(|stopped| *stopped) => break,
         };
         match accepted {
@@ -127,18 +111,16 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
     drop(listener);
     // What these and idle connections have just sent is read before they are closed.
     tokio::time::sleep(LAST_REQUESTS).await;
-    let answered = async {
-        let mut since = Instant::now();
-        while since.elapsed() < GOODBYE {
-            tokio::time::sleep(LOOK).await;
-            if Arc::strong_count(&requests) > 1 {
-                since = Instant::now();
-            }
+    connections.end();
+    let mut since = Instant::now();
+    while connections.count() > 0 {
+        tokio::time::sleep(LAST_LOOK).await;
+        connections.look(false);
+        if connections.has_requests() {
+            since = Instant::now();
+        } else if since.elapsed() >= GOODBYE {
+            return tracing::debug!("connections were closed whose clients did not say goodbye");
         }
-    };
-    tokio::select! {
-        () = graceful.shutdown() => {}
-        () = answered => tracing::debug!("connections were closed whose clients did not say goodbye"),
     }
 }
 
@@ -147,7 +129,7 @@ pin_project! {
     struct Answer<B> {
         #[pin]
         body: B,
-        _request: Option<Arc<()>>,
+        _open: Open,
     }
 }
 

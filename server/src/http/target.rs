@@ -56,21 +56,23 @@ impl<'a> Target<'a> {
 }
 
 /// Answers a request for which [`Target::of`] gave a target.
-pub(super) async fn predict(state: Arc<State>, request: http::Request<Incoming>) -> Result<Response, Problem> {
+pub(super) async fn predict(state: &Arc<State>, request: http::Request<Incoming>) -> Response {
     let (head, body) = request.into_parts();
-    let Some(target) = Target::of(&state, head.uri.path()) else { return Err(Problem::internal()) };
+    let Some(target) = Target::of(state, head.uri.path()) else { return Problem::internal().into_response() };
     let shape = target.shape();
     if head.method != Method::POST {
         let mut response = Problem::wrong_method().told(shape).into_response();
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-        return Ok(response);
+        return response;
     }
+    let shared = || Arc::clone(state);
+    // In boxes, so that the first, which is the smallest, does not take their room as well.
     let answer = match target {
         Target::Named(model) => named::predict(state, model, &head.headers, body).await,
-        Target::Infer(model, version) => oip::infer(state, model, version, &head.headers, body).await,
-        Target::V1(target) => kserve::predict(state, target, &head.headers, body).await,
-        Target::Invocations => mlflow::predict(state, &head.headers, body).await,
-        Target::Vertex => kserve::predict_for_vertex(state, &head.headers, body).await,
+        Target::Infer(model, version) => Box::pin(oip::infer(shared(), model, version, &head.headers, body)).await,
+        Target::V1(target) => Box::pin(kserve::predict(shared(), target, &head.headers, body)).await,
+        Target::Invocations => Box::pin(mlflow::predict(shared(), &head.headers, body)).await,
+        Target::Vertex => Box::pin(kserve::predict_for_vertex(shared(), &head.headers, body)).await,
     };
-    answer.map_err(|problem| problem.told(shape))
+    answer.unwrap_or_else(|problem| problem.told(shape).into_response())
 }

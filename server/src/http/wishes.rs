@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::error::Problem;
+use super::head::find;
 use crate::batch::{Call, Priority};
 use crate::codec::Wishes;
 use crate::codec::encode::Classes;
@@ -27,19 +28,25 @@ const CLASSES: &str = "x-classes";
 /// The header that cannot be read.
 pub(super) fn narrow(call: Call, headers: &HeaderMap) -> Result<Call, Problem> {
     let mut call = call;
-    for (name, parse) in [(TIMEOUT, milliseconds as fn(&str) -> _), (ENVOY, milliseconds), (GRPC, grpc)] {
-        let Some(value) = headers.get(name) else { continue };
+    for (name, value) in headers {
+        let (name, parse) = match name.as_str() {
+            TIMEOUT => (TIMEOUT, milliseconds as fn(&str) -> Option<Duration>),
+            ENVOY => (ENVOY, milliseconds as fn(&str) -> Option<Duration>),
+            GRPC => (GRPC, grpc as fn(&str) -> Option<Duration>),
+            PRIORITY => {
+                call.priority = match value.as_bytes() {
+                    b"high" => Priority::High,
+                    b"normal" => Priority::Normal,
+                    b"low" => Priority::Low,
+                    _ => return Err(unreadable(PRIORITY, value, "high, normal or low")),
+                };
+                continue;
+            }
+            _ => continue,
+        };
         let timeout = value.to_str().ok().and_then(|text| parse(text.trim()));
         let timeout = timeout.ok_or_else(|| unreadable(name, value, "a whole number of milliseconds, such as 250"))?;
         call.deadline = call.deadline.min(call.start + timeout);
-    }
-    if let Some(value) = headers.get(PRIORITY) {
-        call.priority = match value.as_bytes() {
-            b"high" => Priority::High,
-            b"normal" => Priority::Normal,
-            b"low" => Priority::Low,
-            _ => return Err(unreadable(PRIORITY, value, "high, normal or low")),
-        };
     }
     Ok(call)
 }
@@ -49,7 +56,7 @@ pub(super) fn narrow(call: Call, headers: &HeaderMap) -> Result<Call, Problem> {
 /// # Errors
 /// When the header cannot be read.
 pub(super) fn classes(headers: &HeaderMap) -> Result<Classes, Problem> {
-    match headers.get(CLASSES) {
+    match find(headers, CLASSES) {
         None => Ok(Classes::Array),
         Some(value) => match value.as_bytes() {
             b"array" => Ok(Classes::Array),

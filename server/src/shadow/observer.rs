@@ -19,6 +19,8 @@ use crate::verdict::drift::{Drift, Drifts};
 
 /// The name of the score among the features of a reference.
 const SCORE: &str = "score";
+/// Batches between two rests.
+const TOGETHER: usize = 32;
 /// The longest rest between two batches.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
@@ -73,10 +75,13 @@ impl Observer {
         let cpu = limits.cpu.clamp(0.001, 1.0);
         std::thread::Builder::new().name("observer".into()).spawn(move || {
             threads::run_when_idle();
-            while let Some(pair) = waiting.pop() {
+            while let Some(first) = waiting.pop() {
                 let start = threads::cpu_time();
-                watching.see(&pair, &watched);
-                if let Some(recording) = &recording {
+                // Its time is measured for several: to ask for it takes as long as a few rows.
+                let more = std::iter::from_fn(|| waiting.pop_if(|_| true)).take(TOGETHER - 1);
+                for pair in std::iter::once(first).chain(more) {
+                    watching.see(&pair, &watched);
+                    let Some(recording) = &recording else { continue };
                     let rows = pair.places().map(|Place { series, at, actual, .. }| Told { series, at, actual });
                     let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
                     recording.write(&champion.signature, &pair.inputs, rows);

@@ -8,6 +8,13 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+/// How long the thread lets things gather, when there was something just now: to wake it for each would cost whoever serves
+/// requests more than all else.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// How often it looks again before it sleeps until it is woken.
+const LOOKS: u32 = 10;
+
 /// Memory that may wait in one queue, in bytes: rows may be large, and the limit on bodies ends with their answers.
 const MOST_BYTES: usize = 64 << 20;
 
@@ -27,6 +34,8 @@ pub(super) struct Queue<T> {
     most: usize,
     stop: AtomicBool,
     thread: OnceLock<Thread>,
+    /// Whether the thread sleeps until it is woken.
+    asleep: AtomicBool,
 }
 
 impl<T> Queue<T> {
@@ -39,6 +48,7 @@ impl<T> Queue<T> {
             most,
             stop: AtomicBool::new(false),
             thread: OnceLock::new(),
+            asleep: AtomicBool::new(false),
         }
     }
 
@@ -56,7 +66,10 @@ impl<T> Queue<T> {
         self.bytes.fetch_add(size.bytes, Ordering::Relaxed);
         waiting.push_back((item, size));
         drop(waiting);
-        self.wake();
+        // The thread says that it sleeps before it looks for the last time, with the lock: it saw this, or is seen here.
+        if self.asleep.swap(false, Ordering::Relaxed) {
+            self.wake();
+        }
         Ok(())
     }
 
@@ -72,13 +85,23 @@ impl<T> Queue<T> {
     /// Waits for the first; `None` when the queue has ended. The thread that calls this is the one that is woken.
     pub(super) fn pop(&self) -> Option<T> {
         self.thread.get_or_init(std::thread::current);
+        let mut looks = 0;
         loop {
             if self.has_ended() {
                 return None;
             }
-            match self.pop_if(|_| true) {
-                Some(item) => return Some(item),
-                None => std::thread::park(),
+            let found = self.pop_if(|_| true);
+            if found.is_some() {
+                self.asleep.store(false, Ordering::Relaxed);
+                return found;
+            }
+            looks += 1;
+            if looks < LOOKS {
+                std::thread::park_timeout(GATHER);
+            } else if looks == LOOKS {
+                self.asleep.store(true, Ordering::Relaxed);
+            } else {
+                std::thread::park();
             }
         }
     }

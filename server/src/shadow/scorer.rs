@@ -32,6 +32,9 @@ pub(super) struct Scorer {
     queue: Arc<Queue<Work>>,
     cpu: f64,
     breaker: Breaker,
+    /// Whether the next run is of one pair alone. Every other one is: it has as many rows as the champion's, so that their
+    /// times compare. Those between have all that waits.
+    alone: bool,
 }
 
 /// Rows of several pairs under one another.
@@ -64,7 +67,7 @@ struct Scored {
 
 impl Scorer {
     pub(super) fn new(seen: Arc<Seen>, queue: Arc<Queue<Work>>, cpu: f64) -> Self {
-        Self { seen, queue, cpu, breaker: Breaker::default() }
+        Self { seen, queue, cpu, breaker: Breaker::default(), alone: true }
     }
 
     pub(super) fn work(mut self) {
@@ -94,10 +97,11 @@ impl Scorer {
         }
     }
 
-    /// Scores a pair, and those that wait behind it as far as they fit one run.
+    /// Scores a pair, and perhaps those that wait behind it as far as they fit one run.
     fn batch(&mut self, first: Pair) {
         let model = &self.seen.model;
-        let most = if model.batches() { model.max_batch() } else { 0 };
+        let most = if model.batches() && !self.alone { model.max_batch() } else { 0 };
+        self.alone = !self.alone;
         let mut rows = first.rows;
         let mut batch = vec![first];
         let fits = |work: &Work, batch: &[Pair], rows: usize| match work {
@@ -163,15 +167,11 @@ impl Scorer {
             Ok(took) => took,
             Err(error) => return self.halves(&stacked, rows, error),
         };
-        let mut statistics = Statistics::default();
-        let mut recorder = self.seen.record();
-        for pair in batch {
-            statistics.champion_compute.record(pair.rows as u64, pair.took.as_secs_f64());
-            #[expect(clippy::cast_precision_loss, reason = "a share of a batch")]
-            recorder.time(pair.took, took.mul_f64(pair.rows as f64 / rows as f64));
+        if let [pair] = batch {
+            self.seen.record().time(pair.took, took);
         }
-        drop(recorder);
-        self.seen.statistics().merge(&statistics);
+        let mut statistics = self.seen.statistics();
+        batch.iter().for_each(|pair| statistics.champion_compute.record(pair.rows as u64, pair.took.as_secs_f64()));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, Request};
+use axum::http::{HeaderMap, HeaderValue, Request};
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -19,8 +19,10 @@ use crate::batch::{Call, Lane, PredictError};
 use crate::codec;
 use crate::codec::encode::weight;
 use crate::codec::oip::Form;
-use crate::http::body::Received;
+use crate::http::body::{Received, until};
 use crate::http::dialect::{self, LARGE_BODY, elsewhere};
+use crate::http::head::find;
+use crate::http::observe::REQUEST_ID;
 use crate::http::{State, origin, wishes};
 use crate::serving::ServingSet;
 use crate::shadow::origin::Origin;
@@ -54,7 +56,7 @@ async fn answer(state: &Arc<State>, headers: &HeaderMap, body: Incoming) -> Resu
         }
         Ok(received)
     };
-    let received = tokio::time::timeout_at(call.deadline.into(), receiving).await.unwrap_or_else(|_| Err(late()))?;
+    let received = until(call.deadline, receiving).await.unwrap_or_else(|| Err(late()))?;
     let compress = messages.compress;
     let encode = move |response: ModelInferResponse| wire::framed(&response, compress);
     let (answer, set) = predict(state, headers, received, call, &mut String::new(), compress, encode).await?;
@@ -113,8 +115,7 @@ impl Stream {
         let now = state.engine.call(PROTOCOL);
         let call = Call { deadline: now.deadline.min(call.deadline), priority: call.priority, ..now };
         let receiving = messages.next(state.body_limit, &state.bodies);
-        let received =
-            tokio::time::timeout_at(call.deadline.into(), receiving).await.unwrap_or_else(|_| Err(late()))?;
+        let received = until(call.deadline, receiving).await.unwrap_or_else(|| Err(late()))?;
         let Some(received) = received else { return Ok(None) };
         let compress = messages.compress;
         let encode = move |mut response: ModelInferResponse| {
@@ -170,7 +171,9 @@ async fn predict(
     } else {
         LIGHT
     };
-    let origin = origin::of(state, &lane, &set, headers, &request.form.id, vec![])?;
+    let id = if request.form.id.is_empty() { find(headers, REQUEST_ID.as_str()) } else { None };
+    let id = id.map_or(request.form.id.as_bytes(), HeaderValue::as_bytes);
+    let origin = origin::of(state, &lane, &set, headers, id, vec![])?;
     let result = run(&lane, &set, request, call, origin, light, encode).await;
     let answer = result.map_err(|mut status| {
         if let Ok(version) = set.champion.id.version.parse() {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Request, StatusCode, Version, header};
+use axum::http::{HeaderValue, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
@@ -29,7 +29,7 @@ use tower::Service;
 
 use self::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use super::error::Problem;
-use super::observe::{Counted, Observe};
+use super::observe::{Counted, Observe, REQUEST_ID};
 use super::{Door, State};
 
 /// The messages and the service, as they are generated from `proto/inference.proto`.
@@ -55,7 +55,8 @@ const LONGEST_CALL: Duration = Duration::from_secs(60);
 /// The Open Inference Protocol over gRPC. `stopped` becomes true when calls that stay open have to end.
 pub fn door(state: Arc<State>, stopped: watch::Receiver<bool>) -> impl Door {
     let (router, shared) = (router(&state, &stopped), Arc::clone(&state));
-    let calls = tower::service_fn(move |request: Request<Incoming>| {
+    let calls = move |mut request: Request<Incoming>, id| {
+        request.headers_mut().insert(REQUEST_ID, HeaderValue::from(id));
         let answer = answer(router.clone(), Arc::clone(&shared), stopped.clone(), request);
         async move {
             // The panic itself was written to the log by the panic hook.
@@ -67,7 +68,7 @@ pub fn door(state: Arc<State>, stopped: watch::Receiver<bool>) -> impl Door {
             }
             Ok::<_, Infallible>(response)
         }
-    });
+    };
     Observe::new(calls, state)
 }
 

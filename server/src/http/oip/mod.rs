@@ -20,6 +20,7 @@ use super::State;
 use super::body::{self, Incoming};
 use super::dialect::{self, Dialect, Encoded, LARGE_BODY};
 use super::error::{Problem, Shape};
+use super::head::find;
 use crate::codec::oip::{self, Form, bare, read, write};
 use crate::codec::{DecodeError, Request};
 use crate::model::{Answer, Model};
@@ -94,7 +95,7 @@ pub(super) async fn infer(
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
-    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
+    let Some(value) = find(headers, JSON_LENGTH.as_str()) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
     length.map(Some).ok_or_else(|| {
         let shown = shown(&String::from_utf8_lossy(value.as_bytes()));

@@ -1,0 +1,274 @@
+//! One connection: what it waits for, and how long it may.
+//!
+//! Times are looked at now and then for all connections together, so that a request sets no timer.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::http::Version;
+use futures_util::task::AtomicWaker;
+use hyper_util::server::graceful::GracefulConnection;
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::unread::Unread;
+
+/// A client that takes longer to send a request's head is cut off; so is one that connects and asks nothing.
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection is kept on which nothing is asked any more: longer than load balancers keep theirs (the longest,
+/// Google's, for 600 s), so that none of them sends a request while we close. Where there is no place left for another
+/// connection, such a one is closed after [`HEADER_TIMEOUT`].
+const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
+
+/// Nothing is the matter.
+const GOES_ON: u8 = 0;
+/// The server stops: the request in progress is the last one.
+const LAST: u8 = 1;
+/// Its client is not waited for any longer.
+const CUT: u8 = 2;
+
+/// The connections of a listener.
+pub(super) struct Connections {
+    all: Mutex<Vec<Weak<Pulse>>>,
+    /// How long a client may leave an answer unread.
+    unread: Duration,
+    start: Instant,
+    /// Milliseconds since the start, as of the last look.
+    now: AtomicU32,
+}
+
+/// What one connection waits for.
+pub(super) struct Pulse {
+    connections: Arc<Connections>,
+    /// Requests that are not answered to their end.
+    open: AtomicUsize,
+    /// Whether there ever was a request, and whether it was one of HTTP/2.
+    asked: AtomicBool,
+    is_http2: AtomicBool,
+    /// Whether a part of the next request has arrived.
+    has_begun: AtomicBool,
+    /// Since when it waits for that request, or for its rest.
+    since: AtomicU32,
+    /// Since when the socket takes no more of the answers; 0 when it does.
+    blocked: AtomicU32,
+    /// The answers that an HTTP/2 client leaves unread.
+    pub(super) unread: Arc<Unread>,
+    fate: AtomicU8,
+    task: AtomicWaker,
+}
+
+impl Connections {
+    pub(super) fn new(unread: Duration) -> Arc<Self> {
+        Arc::new(Self { all: Mutex::default(), unread, start: Instant::now(), now: AtomicU32::new(1) })
+    }
+
+    /// One more.
+    pub(super) fn add(self: &Arc<Self>) -> Arc<Pulse> {
+        let pulse = Arc::new(Pulse {
+            connections: Arc::clone(self),
+            open: AtomicUsize::new(0),
+            asked: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            has_begun: AtomicBool::new(false),
+            since: AtomicU32::new(self.now()),
+            blocked: AtomicU32::new(0),
+            unread: Arc::new(Unread::new()),
+            fate: AtomicU8::new(GOES_ON),
+            task: AtomicWaker::new(),
+        });
+        self.all().push(Arc::downgrade(&pulse));
+        pulse
+    }
+
+    /// Cuts off those whose time is over. `is_full` says that there is no place for another one.
+    pub(super) fn look(&self, is_full: bool) {
+        let now = u32::try_from(self.start.elapsed().as_millis()).unwrap_or(u32::MAX).max(1);
+        self.now.store(now, Ordering::Relaxed);
+        self.all().retain(|pulse| {
+            let Some(pulse) = pulse.upgrade() else { return false };
+            if let Some(why) = pulse.overdue(now, is_full) {
+                tracing::debug!("a connection was closed {why}");
+                pulse.end(CUT);
+            }
+            true
+        });
+    }
+
+    /// Makes the requests in progress the last ones.
+    pub(super) fn end(&self) {
+        self.all().iter().filter_map(Weak::upgrade).for_each(|pulse| pulse.end(LAST));
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.all().iter().filter(|pulse| pulse.strong_count() > 0).count()
+    }
+
+    /// Whether any of them has a request that is not answered to its end.
+    pub(super) fn has_requests(&self) -> bool {
+        self.all().iter().filter_map(Weak::upgrade).any(|pulse| pulse.open.load(Ordering::Relaxed) > 0)
+    }
+
+    fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Weak<Pulse>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pulse {
+    /// A request came; it is in progress until what is returned is dropped.
+    pub(super) fn open(self: &Arc<Self>, version: Version) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
+        self.has_begun.store(false, Ordering::Relaxed);
+        if version == Version::HTTP_2 {
+            self.is_http2.store(true, Ordering::Relaxed);
+        }
+        Open(Arc::clone(self))
+    }
+
+    fn received(&self) {
+        if self.open.load(Ordering::Relaxed) > 0 || self.has_begun.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // The first request must be there in time from the connection on.
+        if self.asked.load(Ordering::Relaxed) {
+            self.since.store(self.connections.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn took(&self, took: bool) {
+        let since = if took { 0 } else { self.connections.now() };
+        if took || self.blocked.load(Ordering::Relaxed) == 0 {
+            self.blocked.store(since, Ordering::Relaxed);
+        }
+    }
+
+    /// Why it is not waited for any longer.
+    fn overdue(&self, now: u32, is_full: bool) -> Option<&'static str> {
+        let waited = |since: u32| Duration::from_millis(now.saturating_sub(since).into());
+        let unread = self.connections.unread;
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        if (blocked > 0 && waited(blocked) > unread) || self.unread.waited() > unread {
+            return Some("whose client left an answer unread");
+        }
+        if self.open.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let waited = waited(self.since.load(Ordering::Relaxed));
+        if !self.asked.load(Ordering::Relaxed) {
+            return (waited > HEADER_TIMEOUT).then_some("that asked nothing");
+        }
+        if self.is_http2.load(Ordering::Relaxed) {
+            // Its client is asked by pings whether it is there.
+            return None;
+        }
+        if self.has_begun.load(Ordering::Relaxed) {
+            return (waited > HEADER_TIMEOUT).then_some("whose request did not arrive in time");
+        }
+        let most = if is_full { HEADER_TIMEOUT } else { IDLE_TIMEOUT };
+        (waited > most).then_some("that was idle")
+    }
+
+    fn end(&self, fate: u8) {
+        self.fate.fetch_max(fate, Ordering::Relaxed);
+        self.task.wake();
+    }
+}
+
+/// A request in progress.
+pub(super) struct Open(Arc<Pulse>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.since.store(self.0.connections.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+pin_project! {
+    /// A connection until it ends, by itself or since its time is over.
+    pub(super) struct Timed<C> {
+        #[pin]
+        connection: C,
+        pulse: Arc<Pulse>,
+        is_last: bool,
+    }
+}
+
+impl<C> Timed<C> {
+    pub(super) const fn new(connection: C, pulse: Arc<Pulse>) -> Self {
+        Self { connection, pulse, is_last: false }
+    }
+}
+
+impl<C: GracefulConnection> Future for Timed<C> {
+    type Output = Result<(), C::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        this.pulse.task.register(context.waker());
+        match this.pulse.fate.load(Ordering::Relaxed) {
+            CUT => return Poll::Ready(Ok(())),
+            LAST if !*this.is_last => {
+                *this.is_last = true;
+                this.connection.as_mut().graceful_shutdown();
+            }
+            _ => {}
+        }
+        this.connection.poll(context)
+    }
+}
+
+pin_project! {
+    /// A socket that tells when its client sends, and when it takes nothing.
+    pub(super) struct Socket<S> {
+        #[pin]
+        socket: S,
+        pulse: Arc<Pulse>,
+    }
+}
+
+impl<S> Socket<S> {
+    pub(super) const fn new(socket: S, pulse: Arc<Pulse>) -> Self {
+        Self { socket, pulse }
+    }
+}
+
+impl<S: AsyncRead> AsyncRead for Socket<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let before = buffer.filled().len();
+        let read = this.socket.poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            this.pulse.received();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite> AsyncWrite for Socket<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        let wrote = this.socket.poll_write(context, bytes);
+        this.pulse.took(wrote.is_ready());
+        wrote
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().socket.poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().socket.poll_shutdown(context)
+    }
+}
