@@ -44,10 +44,10 @@ test: $(training) $(s3) $(clients)/.installed
 train: $(training)
 	PYTHONPATH=training/src $(venv)/bin/python -m training train --replace $(ARGS)
 
-# Compares onnxd with a bare HTTP echo, in one run on this machine.
+# How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about nine minutes.
 bench: $(runtime)
 	cargo build --release --package onnxd --package benches
-	target/release/benches compare --onnxd target/release/onnxd --repository models $(ARGS)
+	target/release/benches reach $(if $(wildcard target/bench-models),--models target/bench-models) $(ARGS)
 	target/release/benches shadow --onnxd target/release/onnxd $(ARGS)
 
 # How fast replicas take up a promotion in S3; about seven minutes.

@@ -1,5 +1,6 @@
 //! The requests: rows that differ, so that no figure stands for one row kept warm.
 
+use onnxd::load::Requests;
 use serde_json::json;
 
 const ROWS: u32 = 256;
@@ -7,18 +8,21 @@ const ROWS: u32 = 256;
 const TRIGGER: f64 = 60.0;
 
 /// The bodies of ordinary requests: the same in every run.
-pub(crate) fn ordinary() -> Vec<String> {
-    (0..ROWS).map(|number| body(wave(number, 7, 3.0), wave(number, 11, 2.0))).collect()
+pub(crate) fn ordinary() -> Requests {
+    Requests::json((0..ROWS).map(|number| body(wave(number, 7, 3.0), wave(number, 11, 2.0))))
 }
 
 /// The same, with one row in `every` of the kind that makes a bad model fail.
-pub(crate) fn with_triggers(every: u32) -> Vec<String> {
-    (0..ROWS)
-        .map(|number| {
-            let cpu = if number % every == every - 1 { TRIGGER } else { wave(number, 7, 3.0) };
-            body(cpu, wave(number, 11, 2.0))
-        })
-        .collect()
+pub(crate) fn with_triggers(every: u32) -> Requests {
+    Requests::json((0..ROWS).map(|number| {
+        let cpu = if number % every == every - 1 { TRIGGER } else { wave(number, 7, 3.0) };
+        body(cpu, wave(number, 11, 2.0))
+    }))
+}
+
+/// Whether an answer is a prediction of the anomaly model: JSON with a `score`.
+pub(crate) fn has_score(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(body).is_ok_and(|value| value.get("score").is_some())
 }
 
 /// A value in -height..height that walks through the rows; two decimals, as z-scores are sent.
@@ -37,9 +41,20 @@ mod tests {
 
     #[test]
     fn one_row_in_twenty_triggers() {
-        let triggers = with_triggers(20).iter().filter(|body| body.contains("60.0")).count();
-        assert_eq!(triggers, 12);
-        assert!(ordinary().iter().all(|body| !body.contains("60.0")));
-        assert_eq!(ordinary().iter().collect::<std::collections::HashSet<_>>().len(), 256);
+        let texts = |requests| match requests {
+            Requests::Json(bodies) => bodies.iter().map(|body| String::from_utf8_lossy(body).into_owned()).collect(),
+            _ => Vec::new(),
+        };
+        let triggers: Vec<String> = texts(with_triggers(20));
+        assert_eq!(triggers.iter().filter(|body| body.contains("60.0")).count(), 12);
+        let ordinary = texts(ordinary());
+        assert!(ordinary.iter().all(|body| !body.contains("60.0")));
+        assert_eq!(ordinary.iter().collect::<std::collections::HashSet<_>>().len(), 256);
+    }
+
+    #[test]
+    fn a_prediction_has_a_score() {
+        assert!(has_score(br#"{"score":0.1}"#));
+        assert!(!has_score(br#"{"error":"no"}"#) && !has_score(b"score"));
     }
 }

@@ -12,10 +12,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use onnxd::load::http;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{http, server::Server};
+use crate::server::Server;
 
 pub(crate) const BUCKET: &str = "models";
 pub(crate) const MODEL: &str = "anomaly";

@@ -91,11 +91,12 @@ fn forward(mut client: TcpStream, to: SocketAddr) -> Result<Exchange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{echo, http};
+    use crate::echo;
+    use onnxd::load::http;
 
     #[test]
     fn bytes_are_counted_and_nothing_else_is_done_to_them() {
-        let forward = Forward::start(echo::in_thread()).expect("it listens");
+        let forward = Forward::start(echo::in_thread().http).expect("it listens");
         let request = b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         let (response, bytes) = http::exchange(forward.address, request).expect("it answers");
         assert_eq!(response.status, 200);

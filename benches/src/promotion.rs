@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use onnxd::load::{self, Histogram, Outcome, Plan, Watch, http};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -18,13 +19,9 @@ use crate::{
     bodies,
     bucket::{self, S3},
     forward::{Exchange, Forward},
-    histogram::Histogram,
-    http,
-    load::{self, Outcome, Plan},
     progress,
     report::{Provenance, write},
     server::Server,
-    watch::Watch,
 };
 
 const REPLICAS: [&str; 2] = ["replica 1", "replica 2"];
@@ -48,7 +45,7 @@ const POLLS: usize = 10;
 pub(crate) struct Arguments {
     #[command(flatten)]
     setup: bucket::Setup,
-    /// Reports go to a folder of today's date in here.
+    /// Reports go to a folder of today's date and this machine in here.
     #[arg(long, default_value = "benches/runs")]
     out: PathBuf,
     /// Promotions measured in each case.
@@ -230,14 +227,9 @@ fn under_load(
     };
     thread::scope(|scope| {
         let load = |server: &Server| {
-            let plan = Plan {
-                target: server.target.clone(),
-                bodies: bodies::ordinary(),
-                connections: arguments.connections,
-                duration: LONGEST,
-                rate,
-                watch: Some(watch.clone()),
-            };
+            let target = server.target.clone();
+            let mut plan = Plan::new(target, bodies::ordinary(), arguments.connections, LONGEST);
+            (plan.rate, plan.is_good, plan.watch) = (rate, bodies::has_score, Some(watch.clone()));
             scope.spawn(move || load::run(&plan))
         };
         let loads: Vec<_> = replicas.iter().map(load).collect();
@@ -367,7 +359,7 @@ fn start(arguments: &Arguments, s3: S3) -> Result<Vec<Starts>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::Watched;
+    use onnxd::load::Watched;
 
     fn outcome(start: Instant, answers: &[(&str, u64)]) -> Outcome {
         let missing = Arc::new(AtomicUsize::new(1));
@@ -376,7 +368,7 @@ mod tests {
         for (version, millis) in answers {
             watched.record(version, start + Duration::from_millis(*millis), Duration::from_millis(1));
         }
-        Outcome { watched: Some(watched), ..Outcome::new() }
+        Outcome { watched: Some(watched), ..Outcome::default() }
     }
 
     #[test]

@@ -10,10 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use onnxd::load::Outcome;
 use serde::Serialize;
 use time::OffsetDateTime;
-
-use crate::load::Outcome;
 
 /// The figures of one run of the load generator.
 #[derive(Clone, Serialize)]
@@ -69,9 +68,48 @@ pub(crate) struct Provenance {
     pub(crate) date: String,
     pub(crate) command: String,
     pub(crate) machine: String,
+    pub(crate) hardware: Hardware,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) commit: Option<String>,
     pub(crate) versions: BTreeMap<&'static str, String>,
+}
+
+/// What it ran on, as the system tells.
+#[derive(Serialize)]
+pub(crate) struct Hardware {
+    cpu: String,
+    cores: usize,
+    memory_mib: Option<u64>,
+    system: String,
+}
+
+impl Hardware {
+    fn here() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let value = |text: &str, key: &str| {
+            let line = text.lines().find(|line| line.starts_with(key))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let cpu = value(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+        let memory = value(&read("/proc/meminfo"), "MemTotal");
+        let kernel = read("/proc/sys/kernel/osrelease");
+        Self {
+            cpu,
+            cores: thread::available_parallelism().map_or(1, usize::from),
+            memory_mib: memory.and_then(|text| Some(text.strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024)),
+            system: format!("{} {}", std::env::consts::OS, kernel.trim()).trim().to_owned(),
+        }
+    }
+
+    /// For the name of a folder: `amd-epyc-7763-2`.
+    fn slug(&self) -> String {
+        let cpu = self.cpu.split('@').next().unwrap_or_default().to_lowercase().replace("(r)", "").replace("(tm)", "");
+        let words = cpu.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| {
+            // Some makers say in the name what stands behind it anyway: `64-Core Processor`.
+            !word.is_empty() && !["cpu", "processor", "core"].contains(word)
+        });
+        words.chain([self.cores.to_string().as_str()]).collect::<Vec<_>>().join("-")
+    }
 }
 
 impl Provenance {
@@ -81,12 +119,13 @@ impl Provenance {
         if let Some(version) = onnxd.and_then(version_of) {
             versions.insert("onnxd", version);
         }
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let hardware = Hardware::here();
         let arch = std::env::consts::ARCH.replace("x86_64", "x86-64");
         Self {
             date: OffsetDateTime::now_utc().date().to_string(),
             command: command_line(std::env::args()),
-            machine: format!("{cores} shared {arch} cores"),
+            machine: format!("{} shared {arch} cores", hardware.cores),
+            hardware,
             commit: commit(Path::new(".git")),
             versions,
         }
@@ -104,9 +143,9 @@ impl Provenance {
         )
     }
 
-    /// The folder of today's runs; made if need be.
+    /// The folder of today's runs on this machine; made if need be.
     pub(crate) fn folder(&self, out: &Path) -> Result<PathBuf> {
-        let folder = out.join(&self.date);
+        let folder = out.join(format!("{}-{}", self.date, self.hardware.slug()));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(folder)
     }
@@ -169,9 +208,13 @@ fn command_line(arguments: impl Iterator<Item = String>) -> String {
 
 /// The commit that is checked out, read from the files: no program is run for it.
 fn commit(git: &Path) -> Option<String> {
-    let head = fs::read_to_string(git.join("HEAD")).ok()?;
+    // A second work tree has a file that says where its own HEAD is, beside which stands where the rest is.
+    let own = fs::read_to_string(git).ok().and_then(|text| Some(PathBuf::from(text.strip_prefix("gitdir: ")?.trim())));
+    let own = own.unwrap_or_else(|| git.to_path_buf());
+    let head = fs::read_to_string(own.join("HEAD")).ok()?;
+    let common = fs::read_to_string(own.join("commondir")).map_or(own.clone(), |text| own.join(text.trim()));
     let hash = match head.trim().strip_prefix("ref: ") {
-        Some(reference) => fs::read_to_string(git.join(reference)).ok()?,
+        Some(reference) => fs::read_to_string(common.join(reference)).ok()?,
         None => head,
     };
     hash.trim().get(..12).map(str::to_owned)
@@ -197,6 +240,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_named_by_the_cpu_and_its_count() {
+        let slug = |cpu: &str, cores| {
+            let cpu = cpu.to_owned();
+            Hardware { cpu, cores, memory_mib: None, system: String::new() }.slug()
+        };
+        assert_eq!(slug("AMD EPYC 7763 64-Core Processor", 2), "amd-epyc-7763-64-2");
+        assert_eq!(slug("Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz", 4), "intel-xeon-platinum-8370c-4");
+        assert!(!Hardware::here().slug().is_empty());
+    }
+
+    #[test]
     fn the_commit_is_read_from_head() {
         let git = tempfile::tempdir().expect("a folder");
         assert_eq!(commit(git.path()), None);
@@ -204,5 +258,12 @@ mod tests {
         fs::create_dir(git.path().join("refs")).expect("it is made");
         fs::write(git.path().join("refs/main"), "0123456789abcdef\n").expect("it is written");
         assert_eq!(commit(git.path()).as_deref(), Some("0123456789ab"));
+        let tree = git.path().join("worktrees/one");
+        fs::create_dir_all(&tree).expect("it is made");
+        fs::write(tree.join("HEAD"), "ref: refs/main\n").expect("it is written");
+        fs::write(tree.join("commondir"), "../..\n").expect("it is written");
+        let file = git.path().join("file");
+        fs::write(&file, format!("gitdir: {}\n", tree.display())).expect("it is written");
+        assert_eq!(commit(&file).as_deref(), Some("0123456789ab"));
     }
 }

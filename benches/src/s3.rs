@@ -124,7 +124,7 @@ fn explain(arguments: &Arguments, s3: &S3, replicas: &[Server], caches: &[TempDi
     let python = arguments.setup.python.display();
     let mut text = format!("\nWhat runs\n  S3         {endpoint}, bucket {BUCKET}, in memory, process {id}\n");
     let row = |replica: &Server, cache: &Path| {
-        let (process, log) = replica.process().unwrap_or_default();
+        let (process, log) = replica.process();
         let ops = replica.ops.map(|ops| ops.to_string()).unwrap_or_default();
         format!(
             "  replica    http://{}/predict, operations http://{ops}, process {process}\n             cache {}, log {}\n",

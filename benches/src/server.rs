@@ -10,10 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use onnxd::load::http::{self, Target};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-
-use crate::http::{self, Target};
 
 /// A model is probed and loaded before a server is ready; that takes seconds, never this long.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -26,17 +25,20 @@ const LOG: &str = "log";
 pub(crate) struct Ports {
     pub(crate) http: SocketAddr,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) grpc: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ops: Option<SocketAddr>,
 }
 
-/// A server that answers `/predict`. Dropping it ends the process, if it is one of ours.
+/// A server that answers `/predict`. Dropping it ends the process.
 pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) target: Target,
+    pub(crate) grpc: Option<SocketAddr>,
     pub(crate) ops: Option<SocketAddr>,
     /// From the start of the process until it was ready.
     pub(crate) ready_after: Duration,
-    process: Option<Process>,
+    process: Process,
 }
 
 struct Process {
@@ -46,16 +48,11 @@ struct Process {
 }
 
 impl Server {
-    /// One that already runs elsewhere.
-    pub(crate) fn running(name: &str, url: &str) -> Result<Self> {
-        let target = Target::parse(url)?;
-        Ok(Self { name: name.to_owned(), target, ops: None, ready_after: Duration::ZERO, process: None })
-    }
-
-    /// The floor, as a process of its own like the server it is compared with.
-    pub(crate) fn echo(threads: usize) -> Result<Self> {
+    /// The floor, as a process of its own like the server it is compared with; told features and answer, or with those of
+    /// the anomaly model.
+    pub(crate) fn echo(threads: usize, more: &[String]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("this executable has no path")?);
-        command.args(["echo", "--addr", "127.0.0.1:0", "--threads", &threads.to_string()]);
+        command.args(["echo", "--threads", &threads.to_string()]).args(more);
         Self::start(&format!("echo-{threads}"), command)
     }
 
@@ -63,7 +60,7 @@ impl Server {
     pub(crate) fn onnxd(name: &str, binary: &Path, repository: &Path, more: &[String]) -> Result<Self> {
         let mut command = Command::new(fs::canonicalize(binary).with_context(|| format!("no {}", binary.display()))?);
         command.arg("serve").arg(fs::canonicalize(repository).with_context(|| format!("no {}", repository.display()))?);
-        command.args(["--http", "127.0.0.1:0", "--grpc", "off", "--ops", "127.0.0.1:0"]).args(more);
+        command.args(["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ops", "127.0.0.1:0"]).args(more);
         Self::start(name, command)
     }
 
@@ -85,7 +82,8 @@ impl Server {
         let ports = process.ports(&ports_file).with_context(|| format!("{name} did not become ready"))?;
         let target = Target { address: ports.http, path: "/predict".to_owned() };
         let ready_after = begin.elapsed();
-        Ok(Self { name: name.to_owned(), target, ops: ports.ops, ready_after, process: Some(process) })
+        let (name, Ports { grpc, ops, .. }) = (name.to_owned(), ports);
+        Ok(Self { name, target, grpc, ops, ready_after, process })
     }
 
     /// Waits until `condition` holds for the text of `/metrics`.
@@ -111,17 +109,21 @@ impl Server {
 
     /// CPU time used since the process began, where the system tells.
     pub(crate) fn cpu(&self) -> Option<Duration> {
-        let id = self.process.as_ref()?.child.id();
-        cpu_of(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)
+        cpu_of(&fs::read_to_string(format!("/proc/{}/stat", self.process.child.id())).ok()?)
     }
 
-    /// The process and where its log is, if it is one of ours.
-    pub(crate) fn process(&self) -> Option<(u32, PathBuf)> {
-        self.process.as_ref().map(|process| (process.child.id(), process.folder.path().join(LOG)))
+    /// Memory that is resident now in MiB, where the system tells.
+    pub(crate) fn resident_mib(&self) -> Option<f64> {
+        resident_of(&fs::read_to_string(format!("/proc/{}/status", self.process.child.id())).ok()?)
+    }
+
+    /// The process and where its log is.
+    pub(crate) fn process(&self) -> (u32, PathBuf) {
+        (self.process.child.id(), self.process.folder.path().join(LOG))
     }
 
     fn log(&self) -> String {
-        self.process.as_ref().map(Process::log_tail).unwrap_or_default()
+        self.process.log_tail()
     }
 }
 
@@ -138,7 +140,7 @@ impl Process {
             {
                 return Ok(ports);
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(2));
         }
         bail!("not within {READY_WITHIN:?}{}", self.log_tail())
     }
@@ -167,6 +169,12 @@ fn cpu_of(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 10))
 }
 
+/// `VmRSS:     61440 kB` of the text of `/proc/<id>/status`.
+fn resident_of(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +184,12 @@ mod tests {
         let stat = "17 (a (b) c) S 1 17 17 0 -1 4194560 500 0 0 0 120 30 0 0 20 0 3 0 1000 1 1";
         assert_eq!(cpu_of(stat), Some(Duration::from_millis(1500)));
         assert_eq!(cpu_of("nonsense"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_read_in_mebibytes() {
+        assert_eq!(resident_of("Name:\tonnxd\nVmRSS:\t   61440 kB\nThreads:\t7\n"), Some(60.0));
+        assert_eq!(resident_of("Name:\tonnxd\n"), None);
     }
 
     #[test]

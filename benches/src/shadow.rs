@@ -3,30 +3,24 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
+use onnxd::load::{self, Histogram, Outcome, Plan};
 use serde::Serialize;
-use serde_json::{Value, json};
-use tempfile::TempDir;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    bodies,
-    bucket::sha256,
-    histogram::Histogram,
-    load::{self, Outcome, Plan},
-    progress,
+    bodies, progress,
     report::{self, Figures, Provenance, median, micros, range},
+    repository::Repository,
     server::Server,
     svg::{self, Bar},
 };
 
 /// How many requests the shadow lane was offered, by what became of them.
-type Pairs = BTreeMap<String, f64>;
+pub(crate) type Pairs = BTreeMap<String, f64>;
 
 const MODEL: &str = "anomaly";
 const CHAMPION: &str = "good";
@@ -52,7 +46,7 @@ pub(crate) struct Arguments {
     /// The folder of the test models.
     #[arg(long, default_value = "server/tests/fixtures")]
     fixtures: PathBuf,
-    /// Reports go to a folder of today's date in here.
+    /// Reports go to a folder of today's date and this machine in here.
     #[arg(long, default_value = "benches/runs")]
     out: PathBuf,
     /// Requests a second.
@@ -150,14 +144,9 @@ fn measure(arguments: &Arguments, servers: &[Server]) -> Result<(Vec<Vec<Outcome
         for turn in 0..servers.len() {
             // Another case is first in each round.
             let index = (turn + round as usize) % servers.len();
-            let mut plan = Plan {
-                target: servers[index].target.clone(),
-                bodies: bodies.clone(),
-                connections: arguments.connections,
-                duration: arguments.warm_up,
-                rate: Some(arguments.rate),
-                watch: None,
-            };
+            let target = servers[index].target.clone();
+            let mut plan = Plan::new(target, bodies.clone(), arguments.connections, arguments.warm_up);
+            (plan.rate, plan.is_good) = (Some(arguments.rate), bodies::has_score);
             load::run(&plan)?;
             plan.duration = arguments.seconds;
             let outcome = load::run(&plan)?;
@@ -173,14 +162,14 @@ fn measure(arguments: &Arguments, servers: &[Server]) -> Result<(Vec<Vec<Outcome
         }
     }
     let after = servers.iter().map(pairs_of).collect::<Result<Vec<_>>>()?;
-    let meanwhile = |(after, before): (Pairs, &Pairs)| {
-        let less = |(outcome, count): (String, f64)| {
-            let had = before.get(&outcome).copied().unwrap_or_default();
-            (outcome, count - had)
-        };
-        after.into_iter().map(less).collect()
-    };
-    Ok((outcomes, after.into_iter().zip(&before).map(meanwhile).collect()))
+    let meanwhile = after.iter().zip(&before).map(|(after, before)| less(after, before)).collect();
+    Ok((outcomes, meanwhile))
+}
+
+/// What came to `before` until `after`.
+pub(crate) fn less(after: &Pairs, before: &Pairs) -> Pairs {
+    let had = |outcome: &String| before.get(outcome).copied().unwrap_or_default();
+    after.iter().map(|(outcome, count)| (outcome.clone(), count - had(outcome))).collect()
 }
 
 impl Case {
@@ -284,47 +273,18 @@ impl Shadow {
 }
 
 /// A repository whose champion is good and whose challenger, if any, is not.
-fn repository(fixtures: &Path, challenger: Option<&str>) -> Result<TempDir> {
-    let folder = tempfile::tempdir()?;
-    let model = folder.path().join(MODEL);
-    let mut hashes = serde_json::Map::new();
-    for (version, fixture) in [("1", Some(CHAMPION)), ("2", challenger)] {
-        if let Some(fixture) = fixture {
-            let hash = install(&fixtures.join(fixture), &model.join(version), version)
-                .with_context(|| format!("fixture {fixture}"))?;
-            hashes.insert(version.to_owned(), hash.into());
-        }
-    }
-    let aliases = json!({
-        "champion": "1",
-        "challengers": if challenger.is_some() { json!(["2"]) } else { json!([]) },
-        "previous": null,
-        "epoch": 1,
-        "manifest_sha256": hashes,
-        "updated_at": OffsetDateTime::now_utc().format(&Rfc3339)?,
-        "by": "benches",
-        "reason": "measurement",
-    });
-    fs::write(model.join("aliases.json"), aliases.to_string())?;
-    Ok(folder)
+fn repository(fixtures: &Path, challenger: Option<&str>) -> Result<Repository> {
+    let versions: Vec<_> = [Some(CHAMPION), challenger].into_iter().flatten().map(|name| fixtures.join(name)).collect();
+    let mut repository = Repository::new(MODEL, &versions.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    repository.point("1", if challenger.is_some() { &["2"] } else { &[] }, None)?;
+    Ok(repository)
 }
 
-/// Copies a fixture as a version, manifest last; returns the manifest's hash.
-fn install(fixture: &Path, target: &Path, version: &str) -> Result<String> {
-    fs::create_dir_all(target)?;
-    fs::copy(fixture.join("model.onnx"), target.join("model.onnx"))?;
-    let mut manifest: Value = serde_json::from_slice(&fs::read(fixture.join("manifest.json"))?)?;
-    manifest["version"] = version.into();
-    let text = serde_json::to_string_pretty(&manifest)?;
-    fs::write(target.join("manifest.json"), &text)?;
-    Ok(sha256(text.as_bytes()))
-}
-
-fn has_challenger(metrics: &str) -> bool {
+pub(crate) fn has_challenger(metrics: &str) -> bool {
     metrics.lines().any(|line| line.starts_with("onnxd_model_info{") && line.contains("role=\"challenger\""))
 }
 
-fn pairs_of(server: &Server) -> Result<Pairs> {
+pub(crate) fn pairs_of(server: &Server) -> Result<Pairs> {
     Ok(pairs(&server.metrics()?))
 }
 
@@ -355,20 +315,5 @@ mod tests {
         assert_eq!(pairs(metrics), BTreeMap::from([("compared".to_owned(), 12.0), ("dropped".to_owned(), 3.0)]));
         assert!(has_challenger(metrics));
         assert!(!has_challenger("onnxd_model_info{role=\"champion\"} 1"));
-    }
-
-    #[test]
-    fn a_repository_names_its_manifests_by_hash() {
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/tests/fixtures");
-        let folder = repository(&fixtures, Some("slow")).expect("the fixtures are there");
-        let model = folder.path().join(MODEL);
-        let aliases: Value =
-            serde_json::from_slice(&fs::read(model.join("aliases.json")).expect("it is written")).expect("it is JSON");
-        let manifest = fs::read(model.join("2/manifest.json")).expect("it is written");
-        let hash = sha256(&manifest);
-        assert_eq!(aliases["manifest_sha256"]["2"], hash.as_str());
-        assert_eq!(aliases["challengers"], json!(["2"]));
-        let manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
-        assert_eq!(manifest["version"], "2");
     }
 }

@@ -11,7 +11,8 @@ pub(crate) struct Bar {
     pub(crate) high: f64,
 }
 
-const WIDTH: f64 = 880.0;
+const BARS: f64 = 430.0;
+/// Room for the labels, if they need no more.
 const LEFT: f64 = 250.0;
 const RIGHT: f64 = 200.0;
 const TOP: f64 = 92.0;
@@ -21,10 +22,14 @@ const ROW: f64 = 50.0;
 pub(crate) fn chart(title: &str, subtitle: &str, unit: &str, bars: &[Bar]) -> String {
     let height = TOP + ROW * bars.len() as f64 + 44.0;
     let most = bars.iter().map(|bar| bar.high.max(bar.value)).fold(1.0, f64::max) * 1.05;
-    let x = |value: f64| LEFT + value / most * (WIDTH - LEFT - RIGHT);
+    // About as wide as letters of these sizes are.
+    let needed = |bar: &Bar| (bar.label.chars().count() as f64 * 7.0).max(bar.note.chars().count() as f64 * 5.7) + 24.0;
+    let left = bars.iter().map(needed).fold(LEFT, f64::max);
+    let width = left + BARS + RIGHT;
+    let x = |value: f64| left + value / most * BARS;
     let mut svg = format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="system-ui, sans-serif" font-size="14" fill="#222">
-<rect width="{WIDTH}" height="{height}" fill="#fff"/>
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="14" fill="#222">
+<rect width="{width}" height="{height}" fill="#fff"/>
 <text x="24" y="34" font-size="18" font-weight="600">{}</text>
 <text x="24" y="58" fill="#555">{}</text>
 "##,
@@ -35,16 +40,16 @@ pub(crate) fn chart(title: &str, subtitle: &str, unit: &str, bars: &[Bar]) -> St
         let y = TOP + ROW * index as f64;
         let (start, end, middle) = (x(0.0), x(bar.value), y + 13.0);
         let (low, high) = (x(bar.low), x(bar.high));
-        let (width, text) = (end - start, high.max(end).max(x(1.0)) + 10.0);
+        let (length, text) = (end - start, high.max(end).max(x(1.0)) + 10.0);
         // Writing to a String cannot fail.
         let _written = writeln!(
             svg,
             r##"<text x="{left:.1}" y="{y1:.1}" text-anchor="end">{label}</text>
 <text x="{left:.1}" y="{y2:.1}" text-anchor="end" font-size="11" fill="#555">{note}</text>
-<rect x="{start:.1}" y="{y:.1}" width="{width:.1}" height="26" fill="#7fa8d1"/>
+<rect x="{start:.1}" y="{y:.1}" width="{length:.1}" height="26" fill="#7fa8d1"/>
 <path d="M{low:.1} {middle:.1}H{high:.1}M{low:.1} {t1:.1}V{t2:.1}M{high:.1} {t1:.1}V{t2:.1}" stroke="#222" fill="none"/>
 <text x="{text:.1}" y="{y3:.1}"><tspan font-weight="600">{value:.2}</tspan> <tspan font-size="11" fill="#555">{least:.2} to {greatest:.2}</tspan></text>"##,
-            left = LEFT - 12.0,
+            left = left - 12.0,
             y1 = y + 11.0,
             y2 = y + 26.0,
             y3 = y + 18.0,
@@ -89,6 +94,7 @@ mod tests {
             .filter_map(|line| line.split("width=\"").nth(1)?.split('"').next()?.parse().ok())
             .collect();
         assert!((widths[1] / widths[0] - 2.0).abs() < 0.01, "{widths:?}");
+        assert!(svg.contains("viewBox=\"0 0 880 "), "short labels have the room that all charts have");
         assert!(svg.contains("R &amp; D") && svg.contains("a &lt; b"));
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     }

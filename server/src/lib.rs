@@ -24,6 +24,7 @@ pub mod guard;
 pub mod http;
 pub mod inspect;
 pub mod judge;
+pub mod load;
 pub mod memory;
 pub mod metrics;
 pub mod model;

@@ -3,16 +3,14 @@
 //! tokio's own timers are a millisecond coarse, which is longer than most answers measured here take; a thread that
 //! sleeps is some tens of microseconds late instead. How late requests really left is measured and reported.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Ticks at `start` and at each `interval` after it, for as long as the receiver is kept. A tick is a reason to look at
 /// the clock, no more: those missed while the machine was busy come at once.
-pub(crate) fn every(start: Instant, interval: Duration) -> UnboundedReceiver<()> {
+pub(super) fn every(start: Instant, interval: Duration) -> UnboundedReceiver<()> {
     let (tell, ticks) = unbounded_channel();
     thread::spawn(move || {
         exact();

@@ -1,34 +1,32 @@
 //! When answers began to come from another version, and what latencies were at that time.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::histogram::Histogram;
+use super::Histogram;
 
 /// Latencies are kept apart by when they were, in steps of this.
 const STEP: Duration = Duration::from_millis(100);
 
 /// What several runs wait for together.
 #[derive(Clone)]
-pub(crate) struct Watch {
-    pub(crate) version: String,
+pub struct Watch {
+    /// The version that an answer is awaited of.
+    pub version: String,
     /// How many of the runs have not had an answer of it yet.
-    pub(crate) missing: Arc<AtomicUsize>,
+    pub missing: Arc<AtomicUsize>,
     /// How long the runs go on when none is missing.
-    pub(crate) after: Duration,
+    pub after: Duration,
 }
 
 /// What a watching run of the load generator saw.
 #[derive(Clone)]
-pub(crate) struct Watched {
-    pub(crate) start: Instant,
+pub struct Watched {
+    /// When the run began.
+    pub start: Instant,
     /// Each answer whose version was not that of the answer before it, with its time.
-    pub(crate) changes: Vec<(String, Instant)>,
+    pub changes: Vec<(String, Instant)>,
     steps: Vec<Histogram>,
     watch: Watch,
     is_seen: bool,
@@ -36,19 +34,22 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn new(start: Instant, watch: Watch) -> Self {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(start: Instant, watch: Watch) -> Self {
         Self { start, changes: Vec::new(), steps: Vec::new(), watch, is_seen: false, end: None }
     }
 
     /// Whether every run has seen the version, and long enough ago.
-    pub(crate) fn is_over(&mut self, now: Instant) -> bool {
+    pub fn is_over(&mut self, now: Instant) -> bool {
         if self.end.is_none() && self.watch.missing.load(Ordering::Relaxed) == 0 {
             self.end = Some(now + self.watch.after);
         }
         self.end.is_some_and(|end| now >= end)
     }
 
-    pub(crate) fn record(&mut self, version: &str, at: Instant, latency: Duration) {
+    /// One answer: the version that gave it, when, and its latency.
+    pub fn record(&mut self, version: &str, at: Instant, latency: Duration) {
         if self.changes.last().is_none_or(|(last, _)| last != version) {
             self.changes.push((version.to_owned(), at));
         }
@@ -58,7 +59,7 @@ impl Watched {
         }
         let step = self.step(at);
         if step >= self.steps.len() {
-            self.steps.resize_with(step + 1, Histogram::new);
+            self.steps.resize_with(step + 1, Histogram::default);
         }
         self.steps[step].record(latency);
     }
@@ -68,13 +69,15 @@ impl Watched {
     }
 
     /// The first answer of a version from some moment on.
-    pub(crate) fn first(&self, version: &str, since: Instant) -> Option<Instant> {
+    #[must_use]
+    pub fn first(&self, version: &str, since: Instant) -> Option<Instant> {
         self.changes.iter().find(|(seen, at)| seen == version && *at >= since).map(|(_, at)| *at)
     }
 
     /// The latencies of the steps that lie between two moments, those included in which they lie.
-    pub(crate) fn between(&self, from: Instant, to: Instant) -> Histogram {
-        let mut together = Histogram::new();
+    #[must_use]
+    pub fn between(&self, from: Instant, to: Instant) -> Histogram {
+        let mut together = Histogram::default();
         let steps = self.steps.iter().take(self.step(to) + 1).skip(self.step(from));
         steps.for_each(|step| together.merge(step));
         together

@@ -2,24 +2,27 @@
 //!
 //! It is no client: no chunked answers, no redirects, no TLS. What it does not understand is an error, never a guess.
 
-use std::{
-    io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
-    time::Duration,
-};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 /// Where to send requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    pub(crate) address: SocketAddr,
-    pub(crate) path: String,
+pub struct Target {
+    /// Of the server.
+    pub address: SocketAddr,
+    /// From the first slash on.
+    pub path: String,
 }
 
 impl Target {
-    /// Takes `http://host:port/path` apart.
-    pub(crate) fn parse(url: &str) -> Result<Self> {
+    /// Takes `http://host:port/path` apart; the path is `/predict` where there is none.
+    ///
+    /// # Errors
+    /// What is wrong with the text, or that the host has no address.
+    pub fn parse(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("http://").with_context(|| format!("{url}: only http:// is measured"))?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let address = authority
@@ -31,27 +34,41 @@ impl Target {
     }
 
     /// The bytes of one request that posts JSON and keeps the connection.
-    pub(crate) fn post(&self, body: &str) -> Vec<u8> {
-        format!(
-            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            self.path,
-            self.address,
-            body.len()
-        )
-        .into_bytes()
+    #[must_use]
+    pub fn post(&self, body: &[u8]) -> Vec<u8> {
+        self.request("content-type: application/json", body)
+    }
+
+    /// The same of JSON with tensors' bytes behind it.
+    #[must_use]
+    pub fn post_binary(&self, body: &[u8], json: usize) -> Vec<u8> {
+        let headers = format!("content-type: application/octet-stream\r\ninference-header-content-length: {json}");
+        self.request(&headers, body)
+    }
+
+    fn request(&self, headers: &str, body: &[u8]) -> Vec<u8> {
+        let (path, address, length) = (&self.path, self.address, body.len());
+        let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\n{headers}\r\ncontent-length: {length}\r\n\r\n");
+        [head.as_bytes(), body].concat()
     }
 }
 
 /// The head of an answer and where its body lies in the bytes it was read from.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Response {
-    pub(crate) status: u16,
-    pub(crate) body: std::ops::Range<usize>,
-    pub(crate) close: bool,
+pub struct Response {
+    /// Of the answer.
+    pub status: u16,
+    /// Where its body lies.
+    pub body: std::ops::Range<usize>,
+    /// Whether the server closes the connection after it.
+    pub close: bool,
 }
 
 /// Reads one answer at the start of `bytes`: `None` when more bytes are needed.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Response>> {
+///
+/// # Errors
+/// What of it is not understood.
+pub fn parse(bytes: &[u8]) -> Result<Option<Response>> {
     let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };
@@ -78,7 +95,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Response>> {
 }
 
 /// The value of a header in the head of an answer.
-pub(crate) fn header<'a>(answer: &'a [u8], name: &str) -> Option<&'a str> {
+#[must_use]
+pub fn header<'a>(answer: &'a [u8], name: &str) -> Option<&'a str> {
     let lines = answer.split(|byte| *byte == b'\n').skip(1);
     let mut head = lines.map(<[u8]>::trim_ascii_end).take_while(|line| !line.is_empty());
     let value = head.find_map(|line| {
@@ -89,13 +107,19 @@ pub(crate) fn header<'a>(answer: &'a [u8], name: &str) -> Option<&'a str> {
 }
 
 /// One GET on a connection of its own: status and body.
-pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+///
+/// # Errors
+/// That the server does not answer within seconds, or not in HTTP.
+pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let (response, bytes) = exchange(address, format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes())?;
     Ok((response.status, String::from_utf8_lossy(&bytes[response.body]).into_owned()))
 }
 
 /// One request, written as it is, on a connection of its own: the answer and the bytes that it lies in.
-pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> Result<(Response, Vec<u8>)> {
+///
+/// # Errors
+/// That the server does not answer within seconds, or not in HTTP.
+pub fn exchange(address: SocketAddr, request: &[u8]) -> Result<(Response, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(request)?;
@@ -167,7 +191,7 @@ mod tests {
     #[test]
     fn a_request_says_how_long_it_is() {
         let target = Target::parse("http://127.0.0.1:1/predict").expect("it is a url");
-        let request = String::from_utf8(target.post("{\"a\":1}")).expect("it is text");
+        let request = String::from_utf8(target.post(b"{\"a\":1}")).expect("it is text");
         assert!(request.starts_with("POST /predict HTTP/1.1\r\nhost: 127.0.0.1:1\r\n"));
         assert!(request.ends_with("content-length: 7\r\n\r\n{\"a\":1}"));
     }
