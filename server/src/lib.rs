@@ -16,6 +16,7 @@
 
 pub mod app;
 pub mod batch;
+pub mod bench;
 pub mod cli;
 pub mod codec;
 pub mod config;

@@ -22,7 +22,7 @@ use crate::model::{Artifact, External, ModelId};
 use crate::process;
 
 /// What a child is given of the environment: where to find libraries, temporary files and locales, and how to complain.
-const PASSED_ON: [&str; 10] = [
+pub(crate) const PASSED_ON: [&str; 10] = [
     "PATH",
     "HOME",
     "TMPDIR",

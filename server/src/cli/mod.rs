@@ -1,23 +1,28 @@
 //! The commands beside `serve`: what they take, what they print, how they end.
 
+mod bench;
 mod change;
 mod judged;
 mod replay;
 mod status;
 mod verdict;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
+use indicatif::ProgressDrawTarget;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{self, Raw};
 use crate::inspect::plain;
 use crate::promotion::{self, Author, ChangeError};
+use crate::shutdown::Signals;
 use crate::source::{Options, Source};
 
 /// How a command ends when it does not do what it was asked for.
@@ -53,7 +58,7 @@ impl From<std::io::Error> for Failure {
 /// The commands of this module.
 pub fn commands() -> impl Iterator<Item = Command> {
     let change = [change::push_command(), change::promote_command(), change::rollback_command()];
-    change.into_iter().chain([status::command(), verdict::command(), replay::command()])
+    change.into_iter().chain([status::command(), verdict::command(), replay::command(), bench::command()])
 }
 
 /// Runs one of [`commands`]. `out` takes what is asked for, `progress` (a terminal, as a rule) what happens meanwhile.
@@ -68,6 +73,7 @@ pub fn run(name: &str, matches: &ArgMatches, raw: &Raw, executable: &Path, out: 
         "status" => status::run(matches, raw, out),
         "verdict" => verdict::run(matches, raw, out),
         "replay" => replay::run(matches, raw, executable, out),
+        "bench" => bench::run(matches, raw, executable, out),
         other => Err(Failure::Usage(vec![format!("there is no command {other}")])),
     };
     match result {
@@ -188,4 +194,28 @@ fn table<'a>(head: &[&str], rows: impl Iterator<Item = Vec<String>> + 'a) -> Tab
 
 fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.into() }
+}
+
+/// Set by Ctrl-C or SIGTERM, which end long work early; what was seen until then is told.
+fn interrupted() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    if let Ok(runtime) = runtime {
+        // It waits for as long as the program runs.
+        let wait = async move {
+            if let Ok(mut signals) = Signals::listen() {
+                signals.next().await;
+                flag.store(true, Ordering::Relaxed);
+            }
+        };
+        // Without the thread, a signal ends the program.
+        drop(std::thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(wait)));
+    }
+    stop
+}
+
+/// Where the progress of long work is shown: on a terminal only.
+fn progress_target() -> ProgressDrawTarget {
+    if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }

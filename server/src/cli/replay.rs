@@ -1,17 +1,17 @@
 //! `onnxd replay`: what the verdict on challengers would have been on recorded requests.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgMatches, Command};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Failure, judged, model, open, print_json, say, with_repository};
+use super::{Failure, interrupted, judged, model, open, print_json, progress_target, say, with_repository};
 use crate::codec::marks::{SERIES, TIME};
 use crate::config::Raw;
 use crate::config::verdict::RULE;
@@ -91,6 +91,7 @@ pub(super) fn run(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut 
         batch.unnamed = hash(b"");
     }
     let bar = bar(input.bytes);
+    // Whoever waits for standard input would not see it.
     let stop = if input.bytes.is_some() { interrupted() } else { Arc::default() };
     let start = Instant::now();
     let mut drawn = start;
@@ -151,25 +152,6 @@ fn models(matches: &ArgMatches, raw: &Raw, executable: &Path) -> Result<Models, 
     loader.versions(&source, &name, champion, &several("challenger")).map_err(Failure::Failed)
 }
 
-/// Set by Ctrl-C, which ends the replay of a file early; what was seen until then is told. Whoever waits for standard input would not
-/// see it.
-fn interrupted() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    if let Ok(runtime) = runtime {
-        // It waits for as long as the program runs.
-        let wait = move || {
-            if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-                flag.store(true, Ordering::Relaxed);
-            }
-        };
-        // Without the thread, Ctrl-C ends the program.
-        drop(std::thread::Builder::new().name("ctrl-c".into()).spawn(wait));
-    }
-    stop
-}
-
 /// Of bytes, or of rows where the bytes are not known; on a terminal only.
 fn bar(bytes: Option<u64>) -> ProgressBar {
     let template = match bytes {
@@ -177,9 +159,7 @@ fn bar(bytes: Option<u64>) -> ProgressBar {
         None => "{bytes} {msg}",
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    ProgressBar::with_draw_target(bytes, target).with_style(style)
+    ProgressBar::with_draw_target(bytes, progress_target()).with_style(style)
 }
 
 fn warnings(replay: &Replay, input: &Input) -> Vec<String> {

@@ -10,6 +10,8 @@ use crate::codec::encode;
 
 /// Rows of more values than this show nobody anything.
 const MOST: usize = 256;
+/// Values are made up for so many rows, until they repeat.
+const INVENTED: usize = 13;
 
 /// A request and its answer.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +36,22 @@ impl Example {
                 let input = if small { encode::request(signature, &row) } else { Map::new() };
                 Self { input, output: Map::new() }
             }
+        }
+    }
+}
+
+/// Rows that a model runs on, as requests would send them: its golden samples, or the values that it was tried out with.
+/// None of a model that no values satisfied.
+#[must_use]
+pub fn rows(signature: &Signature, manifest: Option<&Manifest>, trial: Trial) -> Vec<Map<String, Value>> {
+    match (manifest, trial) {
+        (Some(manifest), _) => manifest.golden.samples.iter().map(|sample| sample.input.clone()).collect(),
+        (None, Trial::Golden | Trial::Nothing) => vec![],
+        (None, Trial::Invented(invented)) => {
+            let rows = invented.rows(signature, INVENTED);
+            // A run of a fixed number of rows may have thousands.
+            let count = check::count(&rows).min(INVENTED);
+            (0..count).map(|row| encode::request(signature, &check::single(&rows, row))).collect()
         }
     }
 }

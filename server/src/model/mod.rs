@@ -147,7 +147,7 @@ pub struct Model {
 }
 
 /// A run this short may happen where the request is: a hop to a thread and back would cost as much (30-60 us measured).
-const INLINE_LIMIT: Duration = Duration::from_micros(60);
+pub(crate) const INLINE_LIMIT: Duration = Duration::from_micros(60);
 
 /// How many threads run models, and so how many sessions a champion needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,7 +113,7 @@ impl Models {
 }
 
 /// What `aliases.json` names, or the highest version.
-fn wanted(source: &Source, name: &str) -> Result<Wanted, String> {
+pub(crate) fn wanted(source: &Source, name: &str) -> Result<Wanted, String> {
     let mut listing = source.look(true)?;
     listing.remove(name).ok_or_else(|| format!("the repository holds no model {name:?}"))?
 }
@@ -134,12 +134,12 @@ fn revision(source: &Source, name: &str, version: &str) -> Result<Revision, Stri
     Ok(Revision { version: version.into(), manifest_sha256: None, fingerprint: found.stamp.clone() })
 }
 
-fn fetch(source: &Source, name: &str, revision: &Revision) -> Result<crate::source::Fetched, Rejection> {
+/// Reads a version, and once more if it was written this moment.
+pub(crate) fn fetch(source: &Source, name: &str, revision: &Revision) -> Result<crate::source::Fetched, Rejection> {
     let fetched = source.fetch_whole(name, revision);
     if !fetched.as_ref().is_err_and(|e| e.passing && revision.manifest_sha256.is_none()) {
         return fetched;
     }
-    // It was written this moment.
     std::thread::park_timeout(PATIENCE);
     source.fetch_whole(name, revision)
 }

@@ -14,8 +14,8 @@ use crate::model::tensor::DType;
 use crate::text::shown;
 use crate::verdict::state::hash;
 
-/// The names of columns that are no features.
-#[derive(Clone, Debug)]
+/// The names of columns that are no features. An empty one names none; without one for the time, rows need no time.
+#[derive(Clone, Debug, Default)]
 pub struct Names {
     /// What was measured, such as a pod.
     pub series: String,
@@ -104,10 +104,11 @@ impl Plan {
         let stands = [
             (Some(&self.names.series), Stands::Series),
             (Some(&self.names.time), Stands::Time),
-            (self.target.as_ref(), Stands::Actual),
+            (self.target.as_ref().filter(|_| self.is_timed()), Stands::Actual),
             (Some(&self.names.label), Stands::Label),
         ];
-        let stands = stands.into_iter().filter(|(other, _)| other.is_some_and(|other| other == name));
+        let is_it = |other: Option<&String>| other.is_some_and(|other| !other.is_empty() && other == name);
+        let stands = stands.into_iter().filter(|(other, _)| is_it(*other));
         Column {
             feature: self.features.get(name).map(key),
             stands: stands.map(|(_, stands)| stands).collect(),
@@ -128,13 +129,17 @@ impl Plan {
         if let Some(missing) = self.required.iter().find(|name| !columns.contains(name)) {
             return Err(format!("there is no column {missing}, which the model requires"));
         }
-        if columns.contains(&self.names.time) { Ok(()) } else { Err(self.no_time("column")) }
+        if self.is_timed() && !columns.contains(&self.names.time) { Err(self.no_time("column")) } else { Ok(()) }
     }
 
     /// Whether a table says what its rows are of.
     #[must_use]
     pub fn names_series(&self, columns: &[String]) -> bool {
         columns.contains(&self.names.series)
+    }
+
+    const fn is_timed(&self) -> bool {
+        !self.names.time.is_empty()
     }
 
     fn no_time(&self, what: &str) -> String {
@@ -213,7 +218,7 @@ impl Batch {
     /// # Errors
     /// When it has no time.
     pub fn end(&mut self, plan: &Plan) -> Result<(), String> {
-        if !self.has_time {
+        if plan.is_timed() && !self.has_time {
             return Err(plan.no_time("value of"));
         }
         if self.json.last() == Some(&b',') {
