@@ -100,8 +100,7 @@ fn serve(arguments: &Arguments, ready: impl FnOnce(Ports) -> Result<()>) -> Resu
     })
 }
 
-/// An echo in a thread of this process, for tests.
-#[cfg(test)]
+/// An echo in a thread of this process, which lives as long.
 pub(crate) fn in_thread() -> Ports {
     use clap::Parser as _;
     #[derive(clap::Parser)]

@@ -6,6 +6,7 @@ mod bodies;
 mod bucket;
 mod echo;
 mod forward;
+mod instructions;
 mod load;
 mod parse;
 mod promotion;
@@ -17,6 +18,7 @@ mod server;
 mod shadow;
 mod statistics;
 mod svg;
+mod work;
 
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ enum Command {
     Promotion(promotion::Arguments),
     S3(s3::Arguments),
     Statistics(statistics::Arguments),
+    Instructions(instructions::Arguments),
+    #[command(hide = true)]
+    Work(work::Arguments),
     Bare(bare::Arguments),
     Echo(echo::Arguments),
     Load(load::Arguments),
@@ -47,6 +52,8 @@ fn main() -> Result<()> {
         Command::Promotion(arguments) => promotion::run(&arguments),
         Command::S3(arguments) => s3::run(&arguments),
         Command::Statistics(arguments) => statistics::run(&arguments),
+        Command::Instructions(arguments) => instructions::run(&arguments),
+        Command::Work(arguments) => work::run(&arguments),
         Command::Bare(arguments) => bare::run(&arguments),
         Command::Echo(arguments) => echo::run(&arguments),
         Command::Load(arguments) => load::run(arguments),
