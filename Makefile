@@ -2,10 +2,11 @@
 #   make serve   builds the server and serves models/
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
-# All that they install goes to .venv, .venv-clients and target, in this folder.
+# All that they install goes to .venv, .venv-clients, .venv-peers and target, in this folder.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 ARGS ?=
+PEERS ?= fastapi kserve mlserver litserve bentoml mlflow rayserve
 
 venv := .venv
 pip := $(venv)/bin/pip install --disable-pip-version-check --require-hashes
@@ -13,8 +14,11 @@ runtime := $(venv)/.onnxruntime-installed
 training := $(venv)/.training-installed
 s3 := $(venv)/.s3-installed
 clients := .venv-clients
+peers := .venv-peers
+comma := ,
+space := $(subst ,, )
 
-.PHONY: serve s3 test train bench bench-s3 tools clean
+.PHONY: serve s3 test train bench bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -34,7 +38,8 @@ test: $(training) $(s3) $(clients)/.installed
 	@echo "==> Python"
 	$(venv)/bin/ruff check training server/tests
 	$(venv)/bin/ruff format --check training server/tests
-	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict
+	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict benches/peers benches/locust
+	$(venv)/bin/ruff format --check --config training/pyproject.toml benches/peers benches/locust
 	$(venv)/bin/python -m pytest --quiet training
 	$(venv)/bin/python server/tests/fixtures/make.py --check
 	@echo "==> other servers' clients"
@@ -54,6 +59,23 @@ bench: $(runtime)
 bench-s3: $(runtime) $(s3)
 	cargo build --release --package onnxd --package benches
 	target/release/benches promotion --onnxd target/release/onnxd $(ARGS)
+
+# onnxd beside what people would serve a model with in Python; about a quarter of an hour, and some more to install.
+# PEERS="mlserver kserve" takes only those, ARGS="--rounds 1" is for the measurement.
+peers: $(runtime) bench-models $(foreach p,$(PEERS),$(peers)/$(p)/.installed)
+	cargo build --release --package onnxd --package benches
+	target/release/benches peers --onnxd target/release/onnxd --peers $(subst $(space),$(comma),$(strip $(PEERS))) $(ARGS)
+
+# The runbook's load test for some seconds against a server of its own; fails unless answers and metrics are as meant.
+locust: $(runtime) $(peers)/locust/.installed
+	cargo build --release --package onnxd
+	$(peers)/locust/bin/python benches/locust/check.py --onnxd target/release/onnxd --repository models
+
+# The models of the benches into target/bench-models, a repository like any other.
+bench-models: target/bench-models/mlp/aliases.json
+
+target/bench-models/mlp/aliases.json: benches/peers/models.py $(peers)/models/.installed
+	$(peers)/models/bin/python $< target/bench-models
 
 $(runtime): server/onnxruntime.lock | tools
 	@echo "==> ONNX Runtime into $(venv), checked by its hash"
@@ -79,6 +101,21 @@ $(clients)/.installed: server/tests/clients/requirements.lock | tools
 	$(clients)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
 	@touch $@
 
+# One for each server that onnxd is compared with, since they disagree about versions; one for what makes the models.
+$(peers)/%/.installed: benches/peers/%/requirements.lock | tools
+	$(peer-environment)
+
+$(peers)/locust/.installed: benches/locust/requirements.lock | tools
+	$(peer-environment)
+
+# Made anew: what an older lock file named would count as installed.
+define peer-environment
+	@echo "==> $(@D), checked by its hashes"
+	@$(PYTHON) -m venv --clear $(@D) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
+	@$(@D)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
+	@touch $@
+endef
+
 tools:
 	@command -v cargo >/dev/null || { echo "Rust is missing: install it from https://rustup.rs" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing: install gcc or clang" >&2; exit 1; }
@@ -86,4 +123,4 @@ tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: install Python 3.11 or newer, or name one with PYTHON=" >&2; exit 1; }
 
 clean:
-	rm -rf target $(venv) $(clients)
+	rm -rf target $(venv) $(clients) $(peers)

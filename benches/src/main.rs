@@ -9,6 +9,7 @@ mod forward;
 mod instructions;
 mod load;
 mod parse;
+mod peers;
 mod promotion;
 mod reach;
 mod report;
@@ -34,6 +35,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Command {
     Reach(reach::Arguments),
     Shadow(shadow::Arguments),
+    Peers(peers::Arguments),
     Promotion(promotion::Arguments),
     S3(s3::Arguments),
     Statistics(statistics::Arguments),
@@ -49,6 +51,7 @@ fn main() -> Result<()> {
     match Command::parse() {
         Command::Reach(arguments) => reach::run(arguments),
         Command::Shadow(arguments) => shadow::run(&arguments),
+        Command::Peers(arguments) => peers::run(&arguments),
         Command::Promotion(arguments) => promotion::run(&arguments),
         Command::S3(arguments) => s3::run(&arguments),
         Command::Statistics(arguments) => statistics::run(&arguments),
