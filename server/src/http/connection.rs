@@ -272,3 +272,79 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
         self.project().socket.poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const UNREAD: Duration = Duration::from_secs(5);
+
+    /// Whether it is cut off when this long has passed since the connections' last look.
+    fn is_overdue(pulse: &Pulse, after: Duration, is_full: bool) -> bool {
+        let after = u32::try_from(after.as_millis()).expect("short");
+        pulse.overdue(pulse.connections.now() + after, is_full).is_some()
+    }
+
+    #[test]
+    fn a_connection_that_asks_nothing_has_as_long_as_a_head() {
+        let pulse = Connections::new(UNREAD).add();
+        assert!(!is_overdue(&pulse, HEADER_TIMEOUT, true));
+        assert!(is_overdue(&pulse, HEADER_TIMEOUT * 2, false));
+        // What it sends buys no time.
+        pulse.received();
+        pulse.connections.now.store(5000, Ordering::Relaxed);
+        pulse.received();
+        assert!(is_overdue(&pulse, HEADER_TIMEOUT, false));
+    }
+
+    #[test]
+    fn between_requests_there_is_time_unless_others_wait_for_the_place() {
+        let pulse = Connections::new(UNREAD).add();
+        let open = pulse.open(Version::HTTP_11);
+        assert!(!is_overdue(&pulse, IDLE_TIMEOUT * 2, true), "a request is in progress");
+        drop(open);
+        assert!(!is_overdue(&pulse, IDLE_TIMEOUT, false));
+        assert!(is_overdue(&pulse, IDLE_TIMEOUT * 2, false));
+        assert!(is_overdue(&pulse, HEADER_TIMEOUT * 2, true));
+        // A request that has begun must go on.
+        pulse.received();
+        assert!(is_overdue(&pulse, HEADER_TIMEOUT * 2, false));
+    }
+
+    #[test]
+    fn an_http2_connection_is_asked_by_pings() {
+        let pulse = Connections::new(UNREAD).add();
+        drop(pulse.open(Version::HTTP_2));
+        pulse.received();
+        assert!(!is_overdue(&pulse, IDLE_TIMEOUT * 2, false));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_not_waited_for() {
+        let pulse = Connections::new(UNREAD).add();
+        let _open = pulse.open(Version::HTTP_11);
+        let (server, mut client) = tokio::io::duplex(4);
+        let mut server = Socket::new(server, Arc::clone(&pulse));
+        server.write_all(b"1234").await.expect("there is room");
+        assert!(!is_overdue(&pulse, UNREAD * 2, false));
+        assert!(server.write_all(b"5").now_or_never().is_none());
+        assert!(is_overdue(&pulse, UNREAD * 2, false));
+        client.read_exact(&mut [0; 4]).await.expect("four bytes");
+        server.write_all(b"5").await.expect("there is room");
+        assert!(!is_overdue(&pulse, UNREAD * 2, false));
+    }
+
+    #[test]
+    fn those_that_ended_are_forgotten() {
+        let connections = Connections::new(UNREAD);
+        let (first, second) = (connections.add(), connections.add());
+        let open = first.open(Version::HTTP_11);
+        assert_eq!((connections.count(), connections.has_requests()), (2, true));
+        drop((second, open));
+        connections.look(false);
+        assert_eq!((connections.count(), connections.has_requests()), (1, false));
+    }
+}

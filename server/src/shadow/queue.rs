@@ -137,3 +137,38 @@ impl<T> Queue<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_sleeps_is_woken_and_one_that_gathers_looks_by_itself() {
+        let queue = Arc::new(Queue::new(1000));
+        let (sender, received) = channel();
+        let taking = Arc::clone(&queue);
+        let thread = std::thread::spawn(move || {
+            while let Some(item) = taking.pop() {
+                sender.send(item).expect("somebody listens");
+            }
+        });
+        let size = Size { rows: 1, bytes: 8 };
+        let minute = Duration::from_secs(60);
+        for turn in 0..5 {
+            // The first finds it asleep, the second on its way back to sleep.
+            while !queue.asleep.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            for item in [2 * turn, 2 * turn + 1] {
+                // It may be at the queue right now; whoever serves would not try again.
+                while queue.push(item, size).is_err() {}
+                assert_eq!(received.recv_timeout(minute), Ok(item));
+            }
+        }
+        queue.end();
+        thread.join().expect("it ends");
+    }
+}
