@@ -14,6 +14,8 @@ pub(crate) struct Bar {
 const BARS: f64 = 430.0;
 /// Room for the labels, if they need no more.
 const LEFT: f64 = 250.0;
+/// What is beyond is not drawn to its end: one bad round would make all else small. Its figures tell.
+const MOST: f64 = 3.0;
 const RIGHT: f64 = 200.0;
 const TOP: f64 = 92.0;
 const ROW: f64 = 50.0;
@@ -21,12 +23,12 @@ const ROW: f64 = 50.0;
 /// Draws the bars. The axis starts at 0; `unit` says what the line at 1 stands for.
 pub(crate) fn chart(title: &str, subtitle: &str, unit: &str, bars: &[Bar]) -> String {
     let height = TOP + ROW * bars.len() as f64 + 44.0;
-    let most = bars.iter().map(|bar| bar.high.max(bar.value)).fold(1.0, f64::max) * 1.05;
+    let most = bars.iter().map(|bar| bar.high.max(bar.value)).fold(1.0, f64::max).min(MOST) * 1.05;
     // About as wide as letters of these sizes are.
-    let needed = |bar: &Bar| (bar.label.chars().count() as f64 * 7.0).max(bar.note.chars().count() as f64 * 5.7) + 24.0;
+    let needed = |bar: &Bar| (bar.label.chars().count() as f64 * 7.6).max(bar.note.chars().count() as f64 * 5.7) + 24.0;
     let left = bars.iter().map(needed).fold(LEFT, f64::max);
     let width = left + BARS + RIGHT;
-    let x = |value: f64| left + value / most * BARS;
+    let x = |value: f64| left + value.min(most) / most * BARS;
     let mut svg = format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="14" fill="#222">
 <rect width="{width}" height="{height}" fill="#fff"/>

@@ -178,15 +178,10 @@ impl Report {
     /// The ratios.
     pub(super) fn chart(&self) -> String {
         let bars = self.lines.iter().filter_map(|line| {
-            let sides = line.ratio.as_ref()?;
+            let (sides, goal) = (line.ratio.as_ref()?, line.goal?);
             let (low, high) = range(&line.per_round);
-            let better = if sides.higher_is_better { "higher" } else { "lower" };
-            let note = match (line.goal, line.is_met) {
-                (Some(goal), Some(true)) => format!("goal {goal}: met"),
-                (Some(goal), _) => format!("goal {goal}: not met"),
-                _ => format!("{better} is better"),
-            };
-            let note = format!("{note}; {} over {}", sides.ours, sides.floor);
+            let met = if line.is_met == Some(true) { "met" } else { "not met" };
+            let note = format!("goal {goal}: {met}; {} over {}", sides.ours, sides.floor);
             Some(Bar { label: line.what.clone(), note, value: line.value, low, high })
         });
         svg::chart(
