@@ -226,7 +226,13 @@ fn fill(input: &Input, values: &mut Column, nulls: &[usize]) -> Result<(), Decod
     let mut from = 0;
     while let Some(at) = values.next_non_finite(from) {
         let feature = &input.features[at % width];
-        if !values.get(at).is_some_and(|value| value.is_nan()) {
+        let is_nan = values.get(at).is_some_and(|value| value.is_nan());
+        if is_nan && !feature.required && feature.missing == Missing::Nan {
+            // It stands for itself.
+            from = at + 1;
+            continue;
+        }
+        if !is_nan {
             let message = format!("{} is infinite in row {}: send a finite number", feature.name, at / width);
             return Err(refuse(&feature.name, message));
         }

@@ -35,7 +35,7 @@ pub fn answer(signature: &Signature, parts: &[Answer], form: Form, classes: Clas
     let mut json = Vec::with_capacity(24 + rows * signature.outputs.len() * 28);
     if form == Form::One {
         if let Some(part) = parts.first() {
-            row(&mut json, signature, &part.outputs, part.rows.start, classes);
+            line(&mut json, &columns(signature, &part.outputs), part.rows.start, classes);
         }
         return json;
     }
@@ -45,11 +45,12 @@ pub fn answer(signature: &Signature, parts: &[Answer], form: Form, classes: Clas
     json.push(b'[');
     let mut first = true;
     for part in parts {
+        let columns = columns(signature, &part.outputs);
         for i in part.rows.clone() {
             if !std::mem::take(&mut first) {
                 json.push(b',');
             }
-            row(&mut json, signature, &part.outputs, i, classes);
+            line(&mut json, &columns, i, classes);
         }
     }
     json.push(b']');
@@ -61,15 +62,89 @@ pub fn answer(signature: &Signature, parts: &[Answer], form: Form, classes: Clas
 
 /// One row as an object of named outputs.
 pub fn row(json: &mut Vec<u8>, signature: &Signature, outputs: &[Tensor], row: usize, classes: Classes) {
+    line(json, &columns(signature, outputs), row, classes);
+}
+
+/// An output as its rows are written.
+struct Column<'a> {
+    output: &'a Output,
+    tensor: &'a Tensor,
+    brackets: bool,
+    bare: Bare<'a>,
+}
+
+/// The elements of an output that has one a row, if its type is one of those that nearly all outputs have: to find a row's
+/// place in a tensor of any shape takes longer than to write it.
+enum Bare<'a> {
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+    I64(&'a [i64]),
+    Bool(&'a [bool]),
+    No,
+}
+
+impl<'a> Bare<'a> {
+    fn of(tensor: &'a Tensor) -> Self {
+        if tensor.shape().len() > 2 || tensor.shape().get(1).is_some_and(|size| *size != 1) {
+            return Self::No;
+        }
+        let bare = match tensor {
+            Tensor::F32(a) => a.as_slice().map(Self::F32),
+            Tensor::F64(a) => a.as_slice().map(Self::F64),
+            Tensor::I64(a) => a.as_slice().map(Self::I64),
+            Tensor::Bool(a) => a.as_slice().map(Self::Bool),
+            _ => None,
+        };
+        bare.unwrap_or(Self::No)
+    }
+
+    /// Writes a row, if there is one.
+    fn write(&self, json: &mut Vec<u8>, row: usize) -> Option<()> {
+        match self {
+            Self::F32(values) => float(json, *values.get(row)?),
+            Self::F64(values) => float(json, *values.get(row)?),
+            Self::I64(values) => json.extend_from_slice(itoa::Buffer::new().format(*values.get(row)?).as_bytes()),
+            Self::Bool(values) => json.extend_from_slice(boolean(*values.get(row)?)),
+            Self::No => return None,
+        }
+        Some(())
+    }
+}
+
+fn columns<'a>(signature: &'a Signature, outputs: &'a [Tensor]) -> Vec<Column<'a>> {
+    let brackets = signature.rows == Rows::Whole;
+    let column = |(output, tensor)| {
+        let bare = if brackets { Bare::No } else { Bare::of(tensor) };
+        Column { output, tensor, brackets, bare }
+    };
+    signature.outputs.iter().zip(outputs).map(column).collect()
+}
+
+fn line(json: &mut Vec<u8>, columns: &[Column<'_>], row: usize, classes: Classes) {
     json.push(b'{');
-    for (i, (output, tensor)) in signature.outputs.iter().zip(outputs).enumerate() {
+    for (i, column) in columns.iter().enumerate() {
         if i > 0 {
             json.push(b',');
         }
-        json.extend_from_slice(output.key.as_bytes());
-        one(json, output, tensor, row, signature.rows == Rows::Whole, classes);
+        json.extend_from_slice(column.output.key.as_bytes());
+        let as_map = column.output.labels.is_some() && classes == Classes::Map;
+        if as_map || column.bare.write(json, row).is_none() {
+            one(json, column.output, column.tensor, row, column.brackets, classes);
+        }
     }
     json.push(b'}');
+}
+
+fn float<F: zmij::Float + Into<f64> + Copy>(json: &mut Vec<u8>, value: F) {
+    if value.into().is_finite() {
+        json.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
+    } else {
+        json.extend_from_slice(b"null");
+    }
+}
+
+const fn boolean(value: bool) -> &'static [u8] {
+    if value { b"true" } else { b"false" }
 }
 
 /// One output of one row. With `brackets`, a row of one element is an array unless the shape is that of a scalar.
@@ -146,14 +221,7 @@ fn write(json: &mut Vec<u8>, tensor: &Tensor, row: usize, brackets: bool) {
             float!(|v: &_| *v)
         };
         ($wider:expr) => {
-            |json: &mut Vec<u8>, v: &_| {
-                let v = $wider(v);
-                if f64::from(v).is_finite() {
-                    json.extend_from_slice(zmij::Buffer::new().format_finite(v).as_bytes());
-                } else {
-                    json.extend_from_slice(b"null");
-                }
-            }
+            |json: &mut Vec<u8>, v: &_| float(json, $wider(v))
         };
     }
     macro_rules! int {
@@ -175,7 +243,7 @@ fn write(json: &mut Vec<u8>, tensor: &Tensor, row: usize, brackets: bool) {
         Tensor::U32(a) => rows!(a, int!()),
         Tensor::U64(a) => rows!(a, int!()),
         Tensor::Bool(a) => {
-            rows!(a, |json: &mut Vec<u8>, v: &bool| json.extend_from_slice(if *v { b"true" } else { b"false" }));
+            rows!(a, |json: &mut Vec<u8>, v: &bool| json.extend_from_slice(boolean(*v)));
         }
         Tensor::Text(a) => rows!(a, |json: &mut Vec<u8>, v: &String| {
             serde_json::to_writer(json, v).expect("a string can always be written to memory");

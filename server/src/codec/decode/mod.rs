@@ -3,7 +3,10 @@
 //! Every visitor refuses what does not fit at the place where it stands, so neither depth nor width of a hostile
 //! document costs more than its bytes.
 
+mod plain;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::fmt;
@@ -26,6 +29,11 @@ pub(super) const INSTANCES: &str = "instances";
 /// # Errors
 /// [`DecodeError::Syntax`] for what is not JSON, [`DecodeError::Features`] for the first field that does not fit.
 pub fn body(signature: &Signature, json: &[u8], max_rows: usize) -> Result<Request, DecodeError> {
+    plain::body(signature, json, max_rows).map_or_else(|| any(signature, json, max_rows), Ok)
+}
+
+/// Decodes a body of whatever is taken, or says what is wrong.
+fn any(signature: &Signature, json: &[u8], max_rows: usize) -> Result<Request, DecodeError> {
     let mut rows = Rows::new(signature, max_rows);
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let result = Body(&mut rows).deserialize(&mut deserializer).and_then(|form| deserializer.end().map(|()| form));

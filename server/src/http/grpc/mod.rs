@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderValue, Request, StatusCode, Version, header};
+use axum::http::{HeaderValue, Request, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
@@ -29,6 +29,7 @@ use tower::Service;
 
 use self::proto::grpc_inference_service_server::GrpcInferenceServiceServer;
 use super::error::Problem;
+use super::head::find;
 use super::observe::{Counted, Observe, REQUEST_ID};
 use super::{Door, State};
 
@@ -57,8 +58,17 @@ pub fn door(state: Arc<State>, stopped: watch::Receiver<bool>) -> impl Door {
     let (router, shared) = (router(&state, &stopped), Arc::clone(&state));
     let calls = move |mut request: Request<Incoming>, id| {
         request.headers_mut().insert(REQUEST_ID, HeaderValue::from(id));
-        let answer = answer(router.clone(), Arc::clone(&shared), stopped.clone(), request);
+        let state = Arc::clone(&shared);
+        // Nearly all calls are this one, and need nothing of the others.
+        let others = (request.uri().path() != INFER).then(|| (router.clone(), stopped.clone()));
         async move {
+            let answer = async move {
+                match others {
+                    _ if !is_grpc(&request) => refused(),
+                    None => infer::one(state, request).await,
+                    Some((router, stopped)) => Box::pin(answer(router, state, stopped, request)).await,
+                }
+            };
             // The panic itself was written to the log by the panic hook.
             let response = AssertUnwindSafe(answer).catch_unwind().await;
             let mut response = response.unwrap_or_else(|_| Status::from(Problem::internal()).into_http());
@@ -101,22 +111,26 @@ fn is_unknown(response: &Response) -> bool {
     code == Some(Code::Unimplemented) && !response.headers().contains_key(Status::GRPC_MESSAGE)
 }
 
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let content_type = find(request.headers(), "content-type").and_then(|value| value.to_str().ok());
+    let rest = content_type.and_then(|content_type| content_type.strip_prefix("application/grpc"));
+    request.version() == Version::HTTP_2 && rest.is_some_and(|rest| !rest.starts_with("-web"))
+}
+
+fn refused() -> Response {
+    let detail = "this port speaks gRPC over HTTP/2: JSON over HTTP is on the port of --http";
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail.into()).into_response()
+}
+
+/// Answers a call that is not [`INFER`].
 async fn answer(
     mut router: Router,
     state: Arc<State>,
     stopped: watch::Receiver<bool>,
     request: Request<Incoming>,
 ) -> Response {
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let is_grpc = content_type.strip_prefix("application/grpc").is_some_and(|rest| !rest.starts_with("-web"));
-    if request.version() != Version::HTTP_2 || !is_grpc {
-        let detail = "this port speaks gRPC over HTTP/2: JSON over HTTP is on the port of --http";
-        return Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail.into()).into_response();
-    }
-    match request.uri().path() {
-        INFER => return infer::one(state, request).await,
-        STREAM_INFER => return infer::many(state, stopped, request),
-        _ => {}
+    if request.uri().path() == STREAM_INFER {
+        return infer::many(state, stopped, request);
     }
     let path: String = request.uri().path().chars().take(128).collect();
     let answer = tokio::time::timeout(LONGEST_CALL, router.call(request)).await;
