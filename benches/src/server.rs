@@ -146,11 +146,15 @@ impl Process {
     }
 
     fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(8)..];
-        if tail.is_empty() { String::new() } else { format!("; its log ends:\n{}", tail.join("\n")) }
+        tail(&fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default(), 8)
     }
+}
+
+/// What a log ends with, for an error's text.
+pub(crate) fn tail(log: &str, most: usize) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(most)..];
+    if tail.is_empty() { String::new() } else { format!("; its log ends:\n{}", tail.join("\n")) }
 }
 
 impl Drop for Process {
@@ -161,18 +165,42 @@ impl Drop for Process {
     }
 }
 
-/// User and system time from the text of `/proc/<id>/stat`, which counts in hundredths of a second.
-fn cpu_of(stat: &str) -> Option<Duration> {
-    // The second field is the name in brackets, which may hold spaces.
-    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * 10))
+/// What `/proc/<id>/stat` says of a process.
+#[derive(Clone, Copy)]
+pub(crate) struct Stat {
+    pub(crate) started: u64,
+    pub(crate) parent: u32,
+    /// User and system time.
+    pub(crate) cpu: Duration,
+    pub(crate) dead: bool,
 }
 
-/// `VmRSS:     61440 kB` of the text of `/proc/<id>/status`.
+/// Its fields (proc_pid_stat(5)); CPU time is counted in hundredths of a second.
+pub(crate) fn stat_of(text: &str) -> Option<Stat> {
+    // The second field is the name in brackets, which may hold spaces.
+    let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(Stat {
+        dead: matches!(*fields.first()?, "Z" | "X"),
+        parent: u32::try_from(number(4)?).ok()?,
+        cpu: Duration::from_millis((number(14)? + number(15)?) * 10),
+        started: number(22)?,
+    })
+}
+
+fn cpu_of(stat: &str) -> Option<Duration> {
+    Some(stat_of(stat)?.cpu)
+}
+
+/// The number of a line such as `VmRSS:     61440 kB` of the texts under `/proc/<id>`.
+pub(crate) fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// In mebibytes.
 fn resident_of(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+    Some(kilobytes(status, "VmRSS:")? as f64 / 1024.0)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use onnxd::bench::svg::escape;
+
 /// One bar: a median and the range it was the middle of.
 pub(crate) struct Bar {
     pub(crate) label: String,
@@ -76,10 +78,6 @@ pub(crate) fn chart(title: &str, subtitle: &str, unit: &str, bars: &[Bar]) -> St
         unit = escape(unit),
     );
     svg
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

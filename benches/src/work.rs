@@ -25,6 +25,8 @@ use crate::{echo, repository::Repository};
 
 const MODEL: &str = "anomaly";
 const MANY: usize = 1000;
+/// Counting is slow.
+const PATIENCE: Duration = Duration::from_secs(600);
 const ROW: &str = r#"{"cpu_zscore":2.13,"memory_zscore":-1.52}"#;
 
 /// Does the work whose instructions `instructions` counts: once, then so often that it is counted.
@@ -80,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let sound = "a server that answered just now answers";
     let row = decode::body(&set.champion.signature, ROW.as_bytes(), 1)?.inputs;
     let mut session = set.champion.session(0);
-    let deadline = Instant::now() + Duration::from_secs(600);
+    let deadline = Instant::now() + PATIENCE;
     count(&mut || drop(black_box(session.run(black_box(&row), deadline).expect(sound))));
     drop(session);
     for address in [serve(engine)?, echo::in_thread().http] {
@@ -95,10 +97,10 @@ fn open(version: &Path) -> Result<(Repository, Engine)> {
     let mut repository = Repository::new(MODEL, &[version])?;
     repository.point("1", &[], None)?;
     let mut options = Options::new(repository.path());
-    options.request_timeout = Duration::from_secs(600); // counting is slow
+    options.request_timeout = PATIENCE;
     options.poll_interval = Duration::from_secs(3600);
     let engine = Engine::open(options).map_err(anyhow::Error::msg)?;
-    engine.wait(Duration::from_secs(600)).map_err(anyhow::Error::msg)?;
+    engine.wait(PATIENCE).map_err(anyhow::Error::msg)?;
     Ok((repository, engine))
 }
 
@@ -178,7 +180,7 @@ fn serve(engine: Engine) -> Result<SocketAddr> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
-    let limits = http::serve::Limits { connections: 2, unread: Duration::from_secs(600) };
+    let limits = http::serve::Limits { connections: 2, unread: PATIENCE };
     std::thread::Builder::new().name("http".into()).spawn(move || {
         let (_stop, stopped) = watch::channel(false);
         runtime.block_on(http::serve::serve(listener, door, limits, stopped));

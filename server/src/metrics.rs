@@ -130,6 +130,12 @@ fn key(metric: &Metric, values: &[&str]) -> Key {
     Key::from_parts(metric.name, labels)
 }
 
+/// The labels of a series in the exposition format, without brackets.
+fn labels(metric: &Metric, values: &[impl AsRef<str>]) -> String {
+    let pairs = metric.labels.iter().zip(values).map(|(name, value)| format!("{name}={:?}", value.as_ref()));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
 impl Metrics {
     fn counter(&self, metric: &Metric, values: &[&str]) -> Counter {
         self.recorder.register_counter(&key(metric, values), &METADATA)

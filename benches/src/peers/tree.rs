@@ -16,6 +16,8 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::server::{Stat, kilobytes, stat_of, tail};
+
 /// The variable that bears the mark, which is the folder's name and so no other server's.
 const MARK: &str = "ONNXD_BENCHES_TREE";
 /// A server that was asked to end has so long before it is made to.
@@ -37,15 +39,6 @@ pub(super) struct Tree {
 struct Identity {
     id: u32,
     started: u64,
-}
-
-/// What `/proc/<id>/stat` says of a process.
-#[derive(Clone, Copy)]
-struct Stat {
-    started: u64,
-    parent: u32,
-    cpu: Duration,
-    dead: bool,
 }
 
 impl Tree {
@@ -76,10 +69,7 @@ impl Tree {
 
     /// What the log ends with, for an error's text.
     pub(super) fn log_tail(&self) -> String {
-        let log = self.log();
-        let lines: Vec<_> = log.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(12)..];
-        if tail.is_empty() { String::new() } else { format!("; its log ends:\n{}", tail.join("\n")) }
+        tail(&self.log(), 12)
     }
 
     /// All that was logged so far.
@@ -97,9 +87,7 @@ impl Tree {
     /// Bytes of memory: each page of a shared library counts in parts (PSS). `None` where the system does not tell.
     pub(super) fn memory(&mut self) -> Option<u64> {
         let rollup = |id: &Identity| {
-            let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", id.id)).ok()?;
-            let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-            Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+            Some(kilobytes(&fs::read_to_string(format!("/proc/{}/smaps_rollup", id.id)).ok()?, "Pss:")? * 1024)
         };
         self.living().keys().map(rollup).sum()
     }
@@ -176,19 +164,6 @@ fn processes() -> BTreeMap<u32, Stat> {
     let entries = fs::read_dir(Path::new("/proc")).into_iter().flatten().flatten();
     let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     ids.filter_map(|id| Some((id, stat_of(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)?))).collect()
-}
-
-/// The fields of `/proc/<id>/stat` (proc_pid_stat(5)); CPU time is counted in hundredths of a second.
-fn stat_of(text: &str) -> Option<Stat> {
-    // The second field is the name in brackets, which may hold spaces.
-    let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    Some(Stat {
-        dead: matches!(*fields.first()?, "Z" | "X"),
-        parent: u32::try_from(number(4)?).ok()?,
-        cpu: Duration::from_millis((number(14)? + number(15)?) * 10),
-        started: number(22)?,
-    })
 }
 
 #[cfg(test)]

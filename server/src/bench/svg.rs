@@ -205,7 +205,9 @@ impl Picture<'_> {
     }
 }
 
-fn escape(text: &str) -> String {
+/// A text as XML has it.
+#[must_use]
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -4,7 +4,7 @@
 //! the input that the feature belongs to.
 
 use super::{DecodeError, refuse, same_sizes, unknown};
-use crate::model::manifest::{Feature, Missing};
+use crate::model::manifest::Feature;
 use crate::model::signature::{Input, Rows, Signature, Slot};
 use crate::model::tensor::{Column, DType, Tensor};
 use crate::text::listed;
@@ -227,7 +227,7 @@ fn fill(input: &Input, values: &mut Column, nulls: &[usize]) -> Result<(), Decod
     while let Some(at) = values.next_non_finite(from) {
         let feature = &input.features[at % width];
         let is_nan = values.get(at).is_some_and(|value| value.is_nan());
-        if is_nan && !feature.required && feature.missing == Missing::Nan {
+        if is_nan && feature.stand_in().is_some_and(f64::is_nan) {
             // It stands for itself.
             from = at + 1;
             continue;
@@ -245,13 +245,7 @@ fn fill(input: &Input, values: &mut Column, nulls: &[usize]) -> Result<(), Decod
 /// Puts what stands for a missing value of a feature in its place.
 fn missing(feature: &Feature, values: &mut Column, at: usize, row: usize) -> Result<(), DecodeError> {
     let name = &feature.name;
-    let stands = match feature.missing {
-        _ if feature.required => None,
-        Missing::Nan => Some(f64::NAN),
-        Missing::Default => Some(feature.default.unwrap_or(f64::NAN)),
-        Missing::Reject => None,
-    };
-    let Some(value) = stands else {
+    let Some(value) = feature.stand_in() else {
         return Err(refuse(name, format!("{name} is missing in row {row}: the model requires it")));
     };
     values.set_default(at, value).map_err(|reason| refuse(name, format!("{name} is missing, and its default {reason}")))

@@ -1,5 +1,6 @@
 //! One request at a time: an HTTP/1.1 connection, or a stream of an HTTP/2 one.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
@@ -64,7 +65,7 @@ impl Connection {
         };
         let mut connections = Vec::with_capacity(plan.connections);
         for _ in 0..plan.connections {
-            let stream = Some(connect(target).await?);
+            let stream = Some(connect(target.address).await?);
             let (target, requests) = (target.clone(), Rc::clone(&requests));
             connections.push(Self::Http(Http { target, requests, stream, buffer: Vec::with_capacity(4096) }));
         }
@@ -97,7 +98,7 @@ impl Http {
         // It is put back when the answer was read to its end and the server keeps the connection.
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => connect(&self.target).await?,
+            None => connect(self.target.address).await?,
         };
         stream.write_all(&self.requests[number % self.requests.len()]).await?;
         self.buffer.clear();
@@ -115,9 +116,8 @@ impl Http {
     }
 }
 
-async fn connect(target: &Target) -> Result<TcpStream> {
-    let stream =
-        TcpStream::connect(target.address).await.with_context(|| format!("no server at {}", target.address))?;
+pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.with_context(|| format!("no server at {address}"))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::{Builder, SendRequest};
-use tokio::net::TcpStream;
+
+use super::connection::connect;
 
 /// The bytes before a message.
 const PREFIX: usize = 5;
@@ -55,9 +56,7 @@ impl Channel {
         if let Some(sender) = present {
             return Ok(sender);
         }
-        let stream =
-            TcpStream::connect(self.address).await.with_context(|| format!("no server at {}", self.address))?;
-        stream.set_nodelay(true)?;
+        let stream = connect(self.address).await?;
         let mut builder = Builder::new();
         builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
         let (sender, connection) = builder.handshake(stream).await?;

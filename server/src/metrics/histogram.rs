@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{ALL, Kind, Metric};
+use super::{ALL, Kind, Metric, labels};
 
 /// What was counted of one series.
 #[derive(Clone, Debug)]
@@ -68,16 +68,14 @@ impl Histograms {
                 let _ = writeln!(text, "# HELP {0} {1}\n# TYPE {0} histogram", metric.name, metric.help);
             }
             for ((_, values), Histogram(counts)) in series {
-                let labels: String =
-                    metric.labels.iter().zip(values).map(|(name, value)| format!("{name}={value:?},")).collect();
+                let labels = labels(metric, values);
                 let mut below = 0;
                 for (i, count) in counts.counts.iter().enumerate() {
                     below += count.load(Ordering::Relaxed);
                     let bound = counts.bounds.get(i).map_or("+Inf".to_owned(), f64::to_string);
-                    let _ = writeln!(text, "{}_bucket{{{labels}le=\"{bound}\"}} {below}", metric.name);
+                    let _ = writeln!(text, "{}_bucket{{{labels},le=\"{bound}\"}} {below}", metric.name);
                 }
                 let sum = f64::from_bits(counts.sum.load(Ordering::Relaxed));
-                let labels = labels.trim_end_matches(',');
                 let _ = writeln!(text, "{0}_sum{{{labels}}} {sum}\n{0}_count{{{labels}}} {below}", metric.name);
             }
         }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     BUILD_INFO, DRIFT_LOG_E, DRIFT_PSI, IMPROVEMENT, Kind, LOG_E, MODEL_INFO, MODEL_LOADED, Metric, PEERS, PROCESS_CPU,
-    PROCESS_FDS, PROCESS_RSS, PROCESS_START, PROCESS_THREADS, QUEUE_ROWS, READY, SOURCE_READ, VERDICT,
+    PROCESS_FDS, PROCESS_RSS, PROCESS_START, PROCESS_THREADS, QUEUE_ROWS, READY, SOURCE_READ, VERDICT, labels,
 };
 use crate::judge::{Drifted, Judgement};
 use crate::peers::Told;
@@ -55,8 +55,8 @@ impl Page<'_> {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "# HELP {} {}\n# TYPE {} {kind}", metric.name, metric.help, metric.name);
             for (values, value) in rows {
-                let labels: Vec<_> = metric.labels.iter().zip(values).map(|(k, v)| format!("{k}={v:?}")).collect();
-                let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+                let labels = labels(metric, values);
+                let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
                 let _ = writeln!(text, "{}{labels} {value}", metric.name);
             }
         };

@@ -168,6 +168,19 @@ pub struct Feature {
 }
 
 impl Feature {
+    /// What stands in the place of a missing value; `None` when a missing one is refused.
+    #[must_use]
+    pub fn stand_in(&self) -> Option<f64> {
+        match self.missing {
+            _ if self.required => None,
+            Missing::Nan => Some(f64::NAN),
+            Missing::Default => Some(self.default.unwrap_or(f64::NAN)),
+            Missing::Reject => None,
+        }
+    }
+}
+
+impl Feature {
     /// Whether what stands for a missing value fits the element type.
     fn check(&self, dtype: DType) -> Result<(), String> {
         match (self.missing, self.default) {

@@ -4,7 +4,6 @@
 //! or wrong, is left to the visitors from its beginning: here nothing is refused, and what is read is what they would read.
 
 use crate::codec::{Form, Request, Wishes};
-use crate::model::manifest::Missing;
 use crate::model::signature::{Signature, Slot};
 use crate::model::tensor::{Column, DType};
 
@@ -26,12 +25,8 @@ pub(super) fn body(signature: &Signature, json: &[u8], max_rows: usize) -> Optio
         return None;
     }
     let mut rows = Rows { signature, width, optional: 0, absent: [f32::NAN; 64], values: Vec::with_capacity(width) };
-    for (column, feature) in input.features.iter().enumerate().filter(|(_, feature)| !feature.required) {
-        let value = match feature.missing {
-            Missing::Nan => f64::NAN,
-            Missing::Default => feature.default.unwrap_or(f64::NAN),
-            Missing::Reject => continue,
-        };
+    for (column, feature) in input.features.iter().enumerate() {
+        let Some(value) = feature.stand_in() else { continue };
         rows.absent[column] = narrow(value).or_else(|| value.is_nan().then_some(f32::NAN))?;
         rows.optional |= 1 << column;
     }
@@ -119,12 +114,15 @@ struct Text<'a> {
 impl<'a> Text<'a> {
     /// The next byte that is no space, which is passed.
     fn token(&mut self) -> Option<u8> {
-        loop {
-            let byte = *self.json.get(self.at)?;
+        self.spaces();
+        let byte = *self.json.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn spaces(&mut self) {
+        while matches!(self.json.get(self.at), Some(b' ' | b'\n' | b'\t' | b'\r')) {
             self.at += 1;
-            if !matches!(byte, b' ' | b'\n' | b'\t' | b'\r') {
-                return Some(byte);
-            }
         }
     }
 
@@ -138,9 +136,7 @@ impl<'a> Text<'a> {
 
     /// A number as JSON has it, the nearest float64. The byte behind it is not passed.
     fn number(&mut self) -> Option<f64> {
-        while matches!(self.json.get(self.at), Some(b' ' | b'\n' | b'\t' | b'\r')) {
-            self.at += 1;
-        }
+        self.spaces();
         let begin = self.at;
         let negative = self.json.get(self.at) == Some(&b'-');
         self.at += usize::from(negative);

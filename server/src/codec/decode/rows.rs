@@ -6,7 +6,7 @@ use super::value::{Dims, Nested, Value};
 use super::{DecodeError, INSTANCES, Request, Wishes};
 use crate::codec::marks::Mark;
 use crate::codec::same_sizes;
-use crate::model::manifest::Missing;
+use crate::model::manifest::Feature;
 use crate::model::signature::{Signature, Slot};
 use crate::model::tensor::{Column, DType};
 use crate::text::listed;
@@ -214,17 +214,9 @@ impl<'s> Rows<'s> {
             if self.seen[i] == self.rows {
                 continue;
             }
-            match (slot, signature.feature(*slot)) {
-                (Slot::Feature { input, column }, Some(feature)) if !feature.required => {
+            match (slot, signature.feature(*slot).and_then(Feature::stand_in)) {
+                (Slot::Feature { input, column }, Some(value)) => {
                     let at = (self.rows - 1) * signature.inputs[*input].features.len() + column;
-                    let value = match feature.missing {
-                        Missing::Nan => f64::NAN,
-                        Missing::Default => feature.default.unwrap_or(f64::NAN),
-                        Missing::Reject => {
-                            absent.push(key);
-                            continue;
-                        }
-                    };
                     if let Err(reason) = self.columns[*input].set_default(at, value) {
                         return Err(self.fail(Some(key), format!("{key} is missing, and its default {reason}")));
                     }
