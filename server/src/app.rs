@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::http::serve::Limits;
 use crate::http::{self, Doors, State};
+use crate::model::providers::listed;
 use crate::shutdown::{Reason, Signals};
 
 /// Models that load for longer than this are never reported as late.
@@ -132,6 +133,7 @@ fn announce(
         workers = threads.workers,
         onnxruntime = engine.runtime().version(),
         library = %engine.runtime().path().display(),
+        providers = listed(&config.engine.providers),
         "cpus are what affinity and cgroup allow; each session runs on one thread without spinning"
     );
     if let Some(file) = &config.ports_file {

@@ -17,12 +17,14 @@ use serde::{Deserialize, Serialize};
 use crate::model::check::{self, Profile, Rejection, Stage};
 use crate::model::derive::{self, Derived};
 use crate::model::manifest::Manifest;
+use crate::model::providers::Provider;
 use crate::model::runtime::Runtime;
 use crate::model::{Artifact, External, ModelId};
 use crate::process;
 
-/// What a child is given of the environment: where to find libraries, temporary files and locales, and how to complain.
-pub(crate) const PASSED_ON: [&str; 10] = [
+/// What a child is given of the environment: where to find libraries, temporary files and locales, how to complain, and
+/// which devices there are for it.
+pub(crate) const PASSED_ON: [&str; 16] = [
     "PATH",
     "HOME",
     "TMPDIR",
@@ -33,6 +35,12 @@ pub(crate) const PASSED_ON: [&str; 10] = [
     "RUST_BACKTRACE",
     "RUST_LOG",
     "ORT_DYLIB_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "CUDA_CACHE_PATH",
+    "NVIDIA_TF32_OVERRIDE",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
 ];
 
 /// How models are probed.
@@ -42,7 +50,7 @@ pub struct Probe {
     pub executable: Option<PathBuf>,
     /// Wall-clock limit.
     pub timeout: Duration,
-    /// Address space of the child in bytes.
+    /// Address space of the child in bytes; with GPUs, the memory that it may write to.
     pub memory: u64,
 }
 
@@ -51,6 +59,8 @@ pub struct Probe {
 struct Head {
     id: ModelId,
     onnxruntime: PathBuf,
+    /// As the server asked for them: what it was not tried out with proves nothing.
+    providers: Vec<Provider>,
     memory: u64,
     cpu_seconds: u64,
     manifest: Option<usize>,
@@ -73,7 +83,7 @@ impl Probe {
         manifest: Option<&[u8]>,
     ) -> Result<Profile, Rejection> {
         match &self.executable {
-            Some(executable) => self.in_child(executable, runtime.path(), artifact, manifest, false),
+            Some(executable) => self.in_child(executable, runtime, artifact, manifest, false),
             None => check::examine(runtime, artifact),
         }
     }
@@ -89,7 +99,7 @@ impl Probe {
         manifest: Option<&[u8]>,
     ) -> Result<(Profile, Derived), Rejection> {
         match &self.executable {
-            Some(executable) => self.in_child(executable, runtime.path(), artifact, manifest, true),
+            Some(executable) => self.in_child(executable, runtime, artifact, manifest, true),
             None => derive::derive(runtime, artifact),
         }
     }
@@ -97,7 +107,7 @@ impl Probe {
     fn in_child<T: DeserializeOwned>(
         &self,
         executable: &Path,
-        library: &Path,
+        runtime: &Runtime,
         artifact: &Artifact,
         manifest: Option<&[u8]>,
         derive: bool,
@@ -118,7 +128,8 @@ impl Probe {
             .map_err(|e| failed("cannot start", &e))?;
         let head = Head {
             id: artifact.id.clone(),
-            onnxruntime: library.into(),
+            onnxruntime: runtime.path().into(),
+            providers: runtime.providers().asked().to_vec(),
             memory: self.memory,
             cpu_seconds: self.timeout.as_secs().max(1),
             manifest: manifest.map(<[u8]>::len),
@@ -233,7 +244,8 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), String>
         .map(|(path, bytes)| Ok(External { path: path.clone(), bytes: next(*bytes)?.into() }))
         .collect::<Result<_, String>>()?;
     let result = Runtime::load(Some(&head.onnxruntime)).map_err(|e| Stage::Probe.reject(e)).and_then(|runtime| {
-        limit(&head);
+        let runtime = runtime.with_providers(&head.providers);
+        limit(&head, runtime.providers().has_devices());
         let parsed =
             head.manifest.map(|_| Manifest::parse(&manifest)).transpose().map_err(|e| Stage::Verify.reject(e))?;
         let artifact = Artifact { id: head.id, onnx, external, manifest: parsed.map(Arc::new) };
@@ -249,11 +261,15 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), String>
 }
 
 /// Bounds what the model may use. A limit that the system refuses leaves the parent's time-out.
-fn limit(head: &Head) {
+///
+/// Drivers of GPUs reserve addresses for all of a device's memory and more: with them the bound is on what may be written
+/// to.
+fn limit(head: &Head, devices: bool) {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, Rlimit, setrlimit};
-        for (resource, most) in [(Resource::As, head.memory), (Resource::Cpu, head.cpu_seconds), (Resource::Core, 0)] {
+        let memory = if devices { Resource::Data } else { Resource::As };
+        for (resource, most) in [(memory, head.memory), (Resource::Cpu, head.cpu_seconds), (Resource::Core, 0)] {
             let _ = setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
         }
     }

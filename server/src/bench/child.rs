@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 use crate::batch;
 use crate::load::http;
+use crate::model::providers::listed;
+use crate::model::runtime::Runtime;
 use crate::model::{Artifact, Threads};
 use crate::probe::PASSED_ON;
 use crate::source::MANIFEST;
@@ -28,8 +30,8 @@ const TAIL: usize = 5;
 pub struct Start<'a> {
     /// The `onnxd` program.
     pub executable: &'a Path,
-    /// ONNX Runtime's library.
-    pub library: &'a Path,
+    /// ONNX Runtime's library, and the providers that are asked of it.
+    pub runtime: &'a Runtime,
     /// The model.
     pub artifact: &'a Artifact,
     /// Its manifest as it was written.
@@ -78,7 +80,8 @@ impl Start<'_> {
             .args(["--queue-rows", &self.queue.queue_rows.to_string()])
             .args(["--batch-delay", &humantime::format_duration(self.queue.batch_delay).to_string()])
             .arg("--onnxruntime")
-            .arg(self.library)
+            .arg(self.runtime.path())
+            .args(["--providers", &listed(self.runtime.providers().asked())])
             .arg("--ports-file")
             .arg(&ports_file)
             // Settings of the user that are not measured stay out: they are in the environment and the present folder.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::model::ModelId;
+use crate::model::providers::Provider;
 
 /// Everything that was measured. Its keys are promised to programs: they may become more.
 #[derive(Debug, Serialize)]
@@ -49,6 +50,8 @@ pub struct Machine {
     pub cpus: usize,
     /// Version of ONNX Runtime.
     pub onnxruntime: String,
+    /// Its execution providers with which sessions were made.
+    pub providers: Vec<Provider>,
 }
 
 /// Which rows were sent.

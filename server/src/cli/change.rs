@@ -117,7 +117,7 @@ fn print(model: &str, changed: &Changed, dry_run: bool, out: &mut dyn Write) -> 
 }
 
 pub(super) fn push(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut dyn Write) -> Result<(), Failure> {
-    let (onnxruntime, mut probe) = raw.probe().map_err(Failure::Usage)?;
+    let (onnxruntime, _, mut probe) = raw.probe().map_err(Failure::Usage)?;
     probe.executable = Some(executable.into());
     let allow_signature_change = raw.is_on("allow-signature-change").map_err(Failure::Usage)?;
     let options = raw.source().map_err(Failure::Usage)?;

@@ -70,13 +70,13 @@ pub(super) fn command() -> Command {
                 .default_value("incident"),
         )
         .arg(value("save", "FILE", "Writes what was counted, as servers tell it, to this file"));
-    let settings = [&["onnxruntime", "probe-timeout", "probe-memory", "model-limit"], RULE].concat();
+    let settings = [&["onnxruntime", "providers", "probe-timeout", "probe-memory", "model-limit"], RULE].concat();
     with_repository(command, &settings)
 }
 
 pub(super) fn run(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let path = matches.get_one::<String>("file").map(PathBuf::from).unwrap_or_default();
-    let models = models(matches, raw, executable)?;
+    let (models, mut told) = models(matches, raw, executable)?;
     let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
     let names = Names { series: text("series-column"), time: text("time-column"), label: text("label-column") };
     let mut judge = Judge::new(raw.verdict().map_err(Failure::Usage)?, models.challengers.len());
@@ -118,7 +118,10 @@ pub(super) fn run(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut 
         truths: replay.truths,
         seconds: start.elapsed().as_secs_f64(),
         interrupted: stop.load(Ordering::Relaxed),
-        warnings: warnings(&replay, &input),
+        warnings: {
+            told.extend(warnings(&replay, &input));
+            told
+        },
     };
     let report = judge.report(&replay, read).map_err(Failure::Failed)?;
     if let Some(path) = matches.get_one::<String>("save") {
@@ -132,24 +135,29 @@ fn source(name: &str) -> Source {
     Source::LABELS.into_iter().find(|source| source.name() == name).unwrap_or(Source::Incident)
 }
 
-fn models(matches: &ArgMatches, raw: &Raw, executable: &Path) -> Result<Models, Failure> {
-    let (onnxruntime, mut probe) = raw.probe().map_err(Failure::Usage)?;
+/// The models, and why they do not run on what was asked for.
+fn models(matches: &ArgMatches, raw: &Raw, executable: &Path) -> Result<(Models, Vec<String>), Failure> {
+    let (onnxruntime, providers, mut probe) = raw.probe().map_err(Failure::Usage)?;
     probe.executable = Some(executable.into());
     let options = raw.source().map_err(Failure::Usage)?;
     let several = |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
     let loader = || {
-        let runtime = Runtime::load(onnxruntime.as_deref()).map_err(Failure::Failed)?;
+        let runtime = Runtime::load(onnxruntime.as_deref()).map_err(Failure::Failed)?.with_providers(&providers);
         Ok::<_, Failure>(load::Loader { runtime, probe })
     };
+    let told = |loader: &Loader, models| (models, loader.runtime.providers().shown().warnings().collect());
     if let Some(champion) = matches.get_one::<String>("champion-file") {
         let challengers: Vec<PathBuf> = several("challenger-file").into_iter().map(PathBuf::from).collect();
-        return loader()?.files(Path::new(champion), &challengers).map_err(Failure::Failed);
+        let loader = loader()?;
+        let models = loader.files(Path::new(champion), &challengers).map_err(Failure::Failed)?;
+        return Ok(told(&loader, models));
     }
     let source = open(&options, false)?;
     let name = model(matches, &source)?;
     let champion = matches.get_one::<String>("champion").map(String::as_str);
     let loader: Loader = loader()?;
-    loader.versions(&source, &name, champion, &several("challenger")).map_err(Failure::Failed)
+    let models = loader.versions(&source, &name, champion, &several("challenger")).map_err(Failure::Failed)?;
+    Ok(told(&loader, models))
 }
 
 /// Of bytes, or of rows where the bytes are not known; on a terminal only.

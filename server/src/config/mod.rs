@@ -16,6 +16,7 @@ use crate::batch;
 use crate::engine::Options;
 use crate::http::Vertex;
 use crate::model::Threads;
+use crate::model::providers::Provider;
 use crate::probe::Probe;
 use crate::record;
 use crate::shadow;
@@ -210,14 +211,15 @@ impl Raw {
         if reader.mistakes.is_empty() { Ok(options) } else { Err(reader.mistakes) }
     }
 
-    /// How a model is tried out, and with which ONNX Runtime.
+    /// How a model is tried out, and with which ONNX Runtime and which of its providers.
     ///
     /// # Errors
     /// One sentence for each value that cannot be used.
-    pub fn probe(&self) -> Result<(Option<PathBuf>, Probe), Vec<String>> {
+    pub fn probe(&self) -> Result<(Option<PathBuf>, Vec<Provider>, Probe), Vec<String>> {
         let mut reader = Reader { raw: self, mistakes: vec![] };
-        let (onnxruntime, probe) = (reader.optional("onnxruntime").map(PathBuf::from), reader.probe());
-        if reader.mistakes.is_empty() { Ok((onnxruntime, probe)) } else { Err(reader.mistakes) }
+        let onnxruntime = reader.optional("onnxruntime").map(PathBuf::from);
+        let (providers, probe) = (reader.providers(), reader.probe());
+        if reader.mistakes.is_empty() { Ok((onnxruntime, providers, probe)) } else { Err(reader.mistakes) }
     }
 
     /// Whether a switch is on.
@@ -244,6 +246,7 @@ impl Raw {
             engine: Options {
                 source: r.source(),
                 onnxruntime: r.optional("onnxruntime").map(PathBuf::from),
+                providers: r.providers(),
                 threads,
                 queue: batch::Limits {
                     queue_rows: r.count("queue-rows"),
@@ -315,6 +318,12 @@ impl Reader<'_> {
     fn probe(&mut self) -> Probe {
         let timeout = self.duration("probe-timeout", Duration::from_secs(1));
         Probe { executable: None, timeout, memory: self.size("probe-memory") }
+    }
+
+    fn providers(&mut self) -> Vec<Provider> {
+        let names = Provider::ALL.map(Provider::name).join(", ");
+        let wants = format!("names of {names} with commas between, the preferred first, each once, cpu last");
+        self.parse("providers", &wants, |v| Provider::list(v).ok_or(()))
     }
 
     fn state(&mut self) -> Option<PathBuf> {

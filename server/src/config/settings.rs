@@ -60,6 +60,7 @@ settings! {
         "model-limit" "SIZE" = "2GiB", "The files of one version together; they are held in memory while it is tried out and loaded.";
         "allow-signature-change" "BOOL" = "false", "Lets a champion replace one that takes or gives other things. Clients of the old one may get errors.";
         "onnxruntime" "FILE" = "", "The ONNX Runtime library, 1.31 or newer. Otherwise looked for in ORT_DYLIB_PATH, beside the executable, in .venv, in the system's library path.";
+        "providers" "LIST" = "cpu", "What ONNX Runtime runs models with, the preferred first, with commas between: cpu, cuda, tensorrt, openvino, migraphx, coreml. The library must have them. What does not start is told in the log, and the next one serves; cpu is the last resort, whether named or not.";
     }
     "S3" {
         "s3-endpoint" "URL" = "", "Another S3 server than Amazon's, such as http://localhost:9000; buckets are then named in the path. Credentials and region come from where AWS tools look for them: environment, ~/.aws, the pod's or the instance's role.";
@@ -110,7 +111,7 @@ settings! {
     }
     "Trying out new models" {
         "probe-timeout" "DURATION" = "30s", "How long the child process that first loads a model may take.";
-        "probe-memory" "SIZE" = "4GiB", "Address space of that process.";
+        "probe-memory" "SIZE" = "4GiB", "Address space of that process; with other --providers than cpu, the memory that it may write to.";
     }
     "Stopping" {
         "drain-delay" "DURATION" = "5s", "After SIGTERM, how long requests are still taken while /readyz says no, so that load balancers notice. Ctrl-C skips it.";

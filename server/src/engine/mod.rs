@@ -102,7 +102,7 @@ impl Engine {
         if source.kind() == "s3" && options.source.cache.is_none() {
             tracing::warn!("there is no cache (see --cache): a start without the repository has nothing to serve");
         }
-        let runtime = Runtime::load(options.onnxruntime.as_deref())?;
+        let runtime = Runtime::load(options.onnxruntime.as_deref())?.with_providers(&options.providers);
         let metrics = Arc::new(Metrics::default());
         let (hints, hinted) = channel();
         let watcher = source.watch(hints.clone());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::Threads;
+use crate::model::providers::Provider;
 use crate::probe::Probe;
 use crate::{batch, judge, record, shadow, source};
 
@@ -14,6 +15,8 @@ pub struct Options {
     pub source: source::Options,
     /// The ONNX Runtime library; found by itself when `None`, see [`Runtime::load`].
     pub onnxruntime: Option<PathBuf>,
+    /// What ONNX Runtime runs models with, in order of preference; the CPU is the last resort, whether it is there or not.
+    pub providers: Vec<Provider>,
     /// How many threads run models.
     pub threads: Threads,
     /// The queue of each model.
@@ -59,6 +62,7 @@ impl Options {
                 ..source::Options::default()
             },
             onnxruntime: None,
+            providers: vec![Provider::Cpu],
             threads,
             queue: batch::Limits { queue_rows: 4096, batch_delay: Duration::ZERO },
             request_timeout: Duration::from_secs(10),

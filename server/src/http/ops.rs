@@ -17,6 +17,7 @@ use crate::guard::GuardStatus;
 use crate::metrics::{Loaded, Page};
 use crate::model::Model;
 use crate::model::check::Profile;
+use crate::model::providers::Shown;
 use crate::serving::ServingSet;
 use crate::shadow::{self, ROLES};
 use crate::source::Download;
@@ -100,6 +101,7 @@ pub(super) async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
 struct Status {
     version: &'static str,
     onnxruntime: String,
+    providers: Shown,
     ready: bool,
     source: SourceStatus,
     downloads: Vec<Download>,
@@ -208,6 +210,7 @@ pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Response {
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         onnxruntime: state.engine.runtime().version(),
+        providers: state.engine.runtime().providers().shown(),
         ready: state.readiness().is_ok(),
         source: SourceStatus::of(&state.engine),
         downloads: state.engine.source().downloads(),

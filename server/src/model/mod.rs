@@ -12,6 +12,7 @@ mod independence;
 pub mod manifest;
 mod onnx;
 mod operators;
+pub mod providers;
 mod rewrite;
 mod room;
 pub mod runtime;

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use super::providers::{Provider, Providers};
+
 /// The oldest ONNX Runtime that is safe to serve with: older ones die of an integer division by zero in a request.
 pub const LEAST_VERSION: &str = "1.31";
 
@@ -11,6 +13,7 @@ pub const LEAST_VERSION: &str = "1.31";
 pub struct Runtime {
     pub(super) environment: ort::environment::Environment,
     path: Arc<Path>,
+    pub(super) providers: Providers,
 }
 
 static LOADED: OnceLock<Runtime> = OnceLock::new();
@@ -39,8 +42,21 @@ impl Runtime {
             .map_err(|e| format!("ONNX Runtime at {} did not start: {e}", path.display()))?;
         // Here, since threads inherit priorities and models are loaded on a thread of low priority.
         super::session::start_watchdog();
-        let runtime = Self { environment, path: path.into() };
+        let runtime = Self { environment, path: path.into(), providers: Providers::cpu() };
         Ok(LOADED.get_or_init(|| runtime).clone())
+    }
+
+    /// The same library, but sessions are made with these providers where they start, see [`Provider::list`]. What the
+    /// library lacks is told in the log.
+    #[must_use]
+    pub fn with_providers(self, asked: &[Provider]) -> Self {
+        Self { providers: Providers::find(asked, &self.path), ..self }
+    }
+
+    /// What sessions are made with.
+    #[must_use]
+    pub fn providers(&self) -> &Providers {
+        &self.providers
     }
 
     /// Where the library was loaded from.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 use ndarray::{ArrayD, Axis, IxDyn};
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
@@ -44,7 +44,7 @@ pub struct Session {
 /// ONNX Runtime's own message.
 pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Result<(Session, GraphIo), String> {
     let rewritten = rewrite::rewrite(&artifact.onnx)?;
-    let build = || -> ort::Result<ort::session::Session> {
+    let builder = || -> ort::Result<SessionBuilder> {
         let mut builder = ort::session::Session::builder(&runtime.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(intra_threads)?
@@ -55,9 +55,12 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
         for file in &artifact.external {
             builder = builder.with_external_initializer_file_in_memory(&file.path, Arc::clone(&file.bytes))?;
         }
+        Ok(builder)
+    };
+    let commit = |mut builder: SessionBuilder| {
         builder.commit_from_memory(rewritten.as_ref().map_or(&artifact.onnx, |rewritten| &rewritten.onnx))
     };
-    let inner = build().map_err(|e| e.to_string())?;
+    let inner = runtime.providers.start(builder, commit).map_err(|e| e.to_string())?;
     let Rewritten { labels, names, .. } = rewritten.unwrap_or_default();
     let name = |outlet: &ort::value::Outlet| names.get(outlet.name()).map_or(outlet.name(), String::as_str).to_owned();
     let ports = |outlets: &[ort::value::Outlet]| {

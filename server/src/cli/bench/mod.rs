@@ -49,6 +49,7 @@ const SETTINGS: &[&str] = &[
     "require-signature",
     "model-limit",
     "onnxruntime",
+    "providers",
     "probe-timeout",
     "probe-memory",
 ];
@@ -144,7 +145,11 @@ pub(super) fn run(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut 
     }
     let report = Report {
         model: subject.artifact.id.clone(),
-        machine: Machine { cpus: config.cpus, onnxruntime: subject.runtime.version() },
+        machine: Machine {
+            cpus: config.cpus,
+            onnxruntime: subject.runtime.version(),
+            providers: subject.runtime.providers().shown().used,
+        },
         rows: Sent { from: subject.rows.from.clone(), count: subject.rows.len() },
         latency_us,
         warnings: subject.warnings(alone.as_ref()),
@@ -174,6 +179,7 @@ impl Subject {
     fn load(matches: &ArgMatches, config: &Config, executable: &Path) -> Result<Self, Failure> {
         let (artifact, manifest) = artifact(matches, config)?;
         let runtime = Runtime::load(config.engine.onnxruntime.as_deref()).map_err(Failure::Failed)?;
+        let runtime = runtime.with_providers(&config.engine.providers);
         let mut probe = config.engine.probe.clone();
         probe.executable = Some(executable.into());
         let refused = |e: &dyn std::fmt::Display| {
@@ -250,7 +256,7 @@ impl Subject {
         self.session = None;
         let start = Start {
             executable,
-            library: self.runtime.path(),
+            runtime: &self.runtime,
             artifact: &self.artifact,
             manifest: self.manifest.as_deref(),
             threads: config.engine.threads,
@@ -286,6 +292,7 @@ impl Subject {
 
     fn warnings(&self, alone: Option<&Alone>) -> Vec<String> {
         let mut warnings = self.rows.warnings.clone();
+        warnings.extend(self.runtime.providers().shown().warnings());
         warnings.extend(alone.and_then(|alone| alone::unsteady(&alone.cells)));
         if self.signature.rows == Takes::Whole {
             warnings.push("each request is one run: there are no batches".into());

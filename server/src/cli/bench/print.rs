@@ -10,6 +10,7 @@ use crate::bench::knee::Verdict;
 use crate::bench::picture::bar;
 use crate::bench::served::{Served, Step};
 use crate::bench::{Report, number, several, time};
+use crate::model::providers::listed;
 
 /// Characters of the longest bar.
 const BAR: u32 = 24;
@@ -18,10 +19,14 @@ const BAR: u32 = 24;
 pub(super) fn report(report: &Report, out: &mut dyn Write) -> Result<(), Failure> {
     let Report { model, machine, rows, .. } = report;
     let sha = model.sha256.get(..12).unwrap_or(&model.sha256);
+    let on = match machine.providers.as_slice() {
+        [_] => String::new(),
+        several => format!(" on {}", listed(several)),
+    };
     say(
         out,
         &format!(
-            "{} version {} ({sha}), ONNX Runtime {}, {}",
+            "{} version {} ({sha}), ONNX Runtime {}{on}, {}",
             model.name,
             model.version,
             machine.onnxruntime,
