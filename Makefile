@@ -18,7 +18,7 @@ peers := .venv-peers
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train bench bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test train bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -35,6 +35,7 @@ s3: $(runtime) $(s3)
 test: $(training) $(s3) $(clients)/.installed
 	@echo "==> Rust"
 	cargo test --workspace
+	cargo test --workspace --bench micro
 	@echo "==> Python"
 	$(venv)/bin/ruff check training server/tests
 	$(venv)/bin/ruff format --check training server/tests
@@ -54,6 +55,10 @@ bench: $(runtime)
 	cargo build --release --package onnxd --package benches
 	target/release/benches reach $(if $(wildcard target/bench-models),--models target/bench-models) $(ARGS)
 	target/release/benches shadow --onnxd target/release/onnxd $(ARGS)
+
+# The server's parts by themselves beside their floors: a minute, after the build. ARGS="decode" takes only those.
+micro: $(runtime)
+	cargo bench --package benches --bench micro -- $(ARGS)
 
 # How fast replicas take up a promotion in S3; about seven minutes.
 bench-s3: $(runtime) $(s3)

@@ -8,12 +8,12 @@ const ROWS: u32 = 256;
 const TRIGGER: f64 = 60.0;
 
 /// The bodies of ordinary requests: the same in every run.
-pub(crate) fn ordinary() -> Requests {
+pub fn ordinary() -> Requests {
     Requests::json((0..ROWS).map(|number| body(wave(number, 7, 3.0), wave(number, 11, 2.0))))
 }
 
 /// The same, with one row in `every` of the kind that makes a bad model fail.
-pub(crate) fn with_triggers(every: u32) -> Requests {
+pub fn with_triggers(every: u32) -> Requests {
     Requests::json((0..ROWS).map(|number| {
         let cpu = if number % every == every - 1 { TRIGGER } else { wave(number, 7, 3.0) };
         body(cpu, wave(number, 11, 2.0))
@@ -21,7 +21,7 @@ pub(crate) fn with_triggers(every: u32) -> Requests {
 }
 
 /// Whether an answer is a prediction of the anomaly model: JSON with a `score`.
-pub(crate) fn has_score(body: &[u8]) -> bool {
+pub fn has_score(body: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(body).is_ok_and(|value| value.get("score").is_some())
 }
 

@@ -12,9 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use onnxd::load::http;
+use onnxd::{load::http, model::sha256};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::server::Server;
 
@@ -198,11 +197,6 @@ impl Drop for S3 {
         drop(self.server.kill());
         drop(self.server.wait());
     }
-}
-
-/// As text.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// Fails with one sentence when something listens on a port already.

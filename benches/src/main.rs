@@ -2,18 +2,15 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool: results and progress")]
 
 mod bare;
-mod bodies;
 mod bucket;
 mod echo;
 mod forward;
 mod instructions;
 mod load;
-mod parse;
 mod peers;
 mod promotion;
 mod reach;
 mod report;
-mod repository;
 mod s3;
 mod server;
 mod shadow;
@@ -24,6 +21,7 @@ mod work;
 use std::time::Duration;
 
 use anyhow::Result;
+use benches::{bodies, pairs, parse, prepared, repository};
 use clap::Parser;
 
 /// The same as the server's, so that its floors have no other.

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Reads an object of features, or `{"instances": [..]}` of such, into `values`, in the order of `names`; what is not
 /// given is NaN. Gives the number of rows.
-pub(crate) fn rows(body: &[u8], names: &[String], values: &mut Vec<f32>) -> serde_json::Result<usize> {
+pub fn rows(body: &[u8], names: &[String], values: &mut Vec<f32>) -> serde_json::Result<usize> {
     values.clear();
     let mut json = serde_json::Deserializer::from_slice(body);
     json.deserialize_map(Body { names, values })?;

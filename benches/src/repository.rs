@@ -6,14 +6,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use onnxd::model::sha256;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::bucket::sha256;
-
 /// One model in a folder that is gone when this is dropped.
-pub(crate) struct Repository {
+pub struct Repository {
     folder: TempDir,
     model: PathBuf,
     hashes: Map<String, Value>,
@@ -23,7 +22,7 @@ pub(crate) struct Repository {
 
 impl Repository {
     /// Copies the folders, manifest last, as versions 1, 2, ..
-    pub(crate) fn new(model: &str, versions: &[&Path]) -> Result<Self> {
+    pub fn new(model: &str, versions: &[&Path]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let model = folder.path().join(model);
         let mut hashes = Map::new();
@@ -35,12 +34,13 @@ impl Repository {
         Ok(Self { folder, model, hashes, epoch: 0, champion: String::new() })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// The folder.
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Moves the pointer.
-    pub(crate) fn point(&mut self, champion: &str, challengers: &[&str], previous: Option<&str>) -> Result<()> {
+    pub fn point(&mut self, champion: &str, challengers: &[&str], previous: Option<&str>) -> Result<()> {
         self.epoch += 1;
         champion.clone_into(&mut self.champion);
         let aliases = json!({
@@ -59,7 +59,7 @@ impl Repository {
     }
 
     /// Makes the other one of versions 1 and 2 the champion, and the present one the champion before it.
-    pub(crate) fn swap(&mut self) -> Result<()> {
+    pub fn swap(&mut self) -> Result<()> {
         let (from, to) = if self.champion == "1" { ("1", "2") } else { ("2", "1") };
         self.point(to, &[], Some(from))
     }

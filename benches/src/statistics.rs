@@ -3,13 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use fastrand::Rng;
-use onnxd::verdict::state::{Answer, Label, Recorder, Row, Source, Target};
+use onnxd::verdict::state::{Answer, Recorder};
 
-/// Seconds ahead that forecasts are of.
-const HORIZON: u64 = 300;
-/// Rows that differ; they come again and again, at later times.
-const DIFFERENT: usize = 65_536;
+use crate::pairs::{self, DIFFERENT, HORIZON, With};
 
 /// Measures the statistics of the shadow lane, on one thread.
 #[derive(clap::Args)]
@@ -28,19 +24,9 @@ pub(crate) struct Arguments {
     most: Option<f64>,
 }
 
-/// What comes with the rows.
-#[derive(Clone, Copy)]
-enum With {
-    Nothing,
-    /// Each row tells the value that an earlier forecast was of.
-    Values,
-    /// That, and whether it was an anomaly, of one in twenty.
-    Labels,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ensure!(arguments.series > 0 && arguments.rows > 0 && arguments.rounds > 0, "give at least one of each");
-    let answers = answers();
+    let answers = pairs::answers();
     println!("{} series, {} rounds of {} rows", arguments.series, arguments.rounds, arguments.rows);
     let mut values = 0.0;
     for (name, with) in
@@ -59,23 +45,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Pairs of answers: 3 rows in 1,000 are alarms, mostly of both.
-fn answers() -> Vec<(Answer, Answer)> {
-    let mut random = Rng::with_seed(1);
-    let draw = |random: &mut Rng, alarm| Answer {
-        alarm: Some(alarm),
-        score: Some(f64::from(random.f32())),
-        forecast: Some(f64::from(100.0 * random.f32())),
-    };
-    (0..DIFFERENT)
-        .map(|_| {
-            let alarm = random.u32(..1000) < 3;
-            let other = if random.u32(..10) == 0 { random.u32(..1000) < 3 } else { alarm };
-            (draw(&mut random, alarm), draw(&mut random, other))
-        })
-        .collect()
-}
-
 /// Nanoseconds of processor time a row of each round, ascending.
 fn measure(arguments: &Arguments, answers: &[(Answer, Answer)], with: With) -> Vec<f64> {
     let mut recorder = Recorder::new(Some(HORIZON));
@@ -83,7 +52,7 @@ fn measure(arguments: &Arguments, answers: &[(Answer, Answer)], with: With) -> V
     let mut round = |rows: u64| {
         let started = clock();
         for _ in 0..rows {
-            row(&mut recorder, arguments.series, number, answers, with);
+            pairs::row(&mut recorder, arguments.series, number, answers, with);
             number += 1;
         }
         (clock() - started).as_secs_f64() * 1e9 / rows as f64
@@ -106,19 +75,4 @@ fn clock() -> Duration {
 fn clock() -> Duration {
     static STARTED: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     STARTED.get_or_init(std::time::Instant::now).elapsed()
-}
-
-fn row(recorder: &mut Recorder, series: u64, number: u64, answers: &[(Answer, Answer)], with: With) {
-    let (champion, challenger) = answers[number as usize % answers.len()];
-    // As hashes are: spread over all numbers.
-    let name = (number % series + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let at = 1_800_000_000 + number / series * 60 + number % series * 60 / series;
-    let target = Target::At { series: name, at };
-    if !matches!(with, With::Nothing) {
-        recorder.label(&Label { target, anomaly: None, value: champion.forecast, source: Source::Metric });
-    }
-    recorder.record(number + 1, &Row { series: name, at, champion, challenger });
-    if matches!(with, With::Labels) && number.is_multiple_of(20) {
-        recorder.label(&Label { target, anomaly: champion.alarm, value: None, source: Source::Human });
-    }
 }

@@ -4,29 +4,27 @@ use std::{
     hint::black_box,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use onnxd::{
-    Engine, Options,
+    Engine,
     codec::{Form, decode, encode, oip},
     http::{self, Doors, Vertex},
-    model::{Answer, signature::Signature, tensor::Tensor},
+    model::Answer,
     serving::ServingSet,
     verdict::state::{Answer as Judged, Recorder, Row},
 };
-use serde_json::json;
 use tokio::{net::TcpListener, runtime::Builder, sync::watch};
 
-use crate::{echo, repository::Repository};
+use crate::{
+    echo,
+    prepared::{self, MODEL, PATIENCE},
+};
 
-const MODEL: &str = "anomaly";
 const MANY: usize = 1000;
-/// Counting is slow.
-const PATIENCE: Duration = Duration::from_secs(600);
 const ROW: &str = r#"{"cpu_zscore":2.13,"memory_zscore":-1.52}"#;
 
 /// Does the work whose instructions `instructions` counts: once, then so often that it is counted.
@@ -75,9 +73,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         counting_turns();
     };
     verdict(&mut count);
-    let (_repository, engine) = open(&arguments.version)?;
+    let (_repository, engine) = prepared::open(&arguments.version)?;
     let lane = engine.lane(MODEL).context("the model does not serve")?;
-    let set = lane.serving.get().context("the model does not serve")?;
+    // An observer's work on these rows would be counted with whatever is done meanwhile.
+    let set = prepared::unobserved(&lane)?;
     codecs(&engine, &set, &mut count)?;
     let sound = "a server that answered just now answers";
     let row = decode::body(&set.champion.signature, ROW.as_bytes(), 1)?.inputs;
@@ -92,18 +91,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// An engine that serves a copy of a version alone.
-fn open(version: &Path) -> Result<(Repository, Engine)> {
-    let mut repository = Repository::new(MODEL, &[version])?;
-    repository.point("1", &[], None)?;
-    let mut options = Options::new(repository.path());
-    options.request_timeout = PATIENCE;
-    options.poll_interval = Duration::from_secs(3600);
-    let engine = Engine::open(options).map_err(anyhow::Error::msg)?;
-    engine.wait(PATIENCE).map_err(anyhow::Error::msg)?;
-    Ok((repository, engine))
-}
-
 fn codecs(engine: &Engine, set: &Arc<ServingSet>, count: &mut dyn FnMut(&mut dyn FnMut())) -> Result<()> {
     let signature = &set.champion.signature;
     let row = ROW;
@@ -114,7 +101,7 @@ fn codecs(engine: &Engine, set: &Arc<ServingSet>, count: &mut dyn FnMut(&mut dyn
         count(&mut || drop(black_box(decode::body(signature, black_box(json.as_bytes()), MANY).expect(sound))));
     }
     let request = decode::body(signature, rows.as_bytes(), MANY)?;
-    let (tensors, json) = as_bytes(signature, &request.inputs);
+    let (tensors, json) = prepared::as_bytes(signature, &request.inputs, MANY);
     let bind = |bytes: &[u8]| oip::bind(signature, oip::read::request(bytes, Some(json))?, MANY);
     ensure!(bind(&tensors)?.rows == MANY, "the tensors have other rows than the JSON");
     count(&mut || drop(black_box(bind(black_box(&tensors)).expect(sound))));
@@ -127,26 +114,6 @@ fn codecs(engine: &Engine, set: &Arc<ServingSet>, count: &mut dyn FnMut(&mut dyn
         count(&mut || drop(black_box(encode::answer(signature, black_box(answers), form, encode::Classes::Array))));
     }
     Ok(())
-}
-
-/// A request of the Open Inference Protocol with its tensors as bytes, and how many bytes of it are JSON.
-fn as_bytes(signature: &Signature, inputs: &[Tensor]) -> (Vec<u8>, usize) {
-    let mut bytes = vec![];
-    let mut named = vec![];
-    for (input, tensor) in signature.inputs.iter().zip(inputs) {
-        let before = bytes.len();
-        oip::raw::encode(&mut bytes, tensor, 0..MANY);
-        named.push(json!({
-            "name": input.name,
-            "shape": tensor.shape(),
-            "datatype": "FP32",
-            "parameters": {"binary_data_size": bytes.len() - before},
-        }));
-    }
-    let mut request = json!({"inputs": named}).to_string().into_bytes();
-    let length = request.len();
-    request.append(&mut bytes);
-    (request, length)
 }
 
 /// Rows of a minute each of a few series, as in the shadow.
