@@ -36,7 +36,7 @@ use tonic_prost::ProstCodec;
 use crate::{parse, server::Ports};
 
 /// The most that a body may have; axum's own limit is less than many rows of JSON take.
-const BODY: usize = 64 << 20;
+pub(crate) const BODY: usize = 64 << 20;
 
 /// The floor: serves JSON and gRPC with a fixed answer and no model.
 #[derive(clap::Args)]

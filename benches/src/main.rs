@@ -6,6 +6,7 @@ mod bucket;
 mod echo;
 mod forward;
 mod instructions;
+mod least;
 mod load;
 mod peers;
 mod promotion;
@@ -25,8 +26,8 @@ use benches::{bodies, pairs, parse, prepared, repository};
 use clap::Parser;
 
 /// The same as the server's, so that its floors have no other.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[used]
+static ALLOCATOR: unsafe extern "C" fn(usize) -> *mut std::ffi::c_void = libmimalloc_sys::mi_malloc;
 
 /// Measures onnxd.
 #[derive(Parser)]
@@ -42,6 +43,7 @@ enum Command {
     Work(work::Arguments),
     Bare(bare::Arguments),
     Echo(echo::Arguments),
+    Least(least::Arguments),
     Load(load::Arguments),
 }
 
@@ -57,6 +59,7 @@ fn main() -> Result<()> {
         Command::Work(arguments) => work::run(&arguments),
         Command::Bare(arguments) => bare::run(&arguments),
         Command::Echo(arguments) => echo::run(&arguments),
+        Command::Least(arguments) => least::run(&arguments),
         Command::Load(arguments) => load::run(arguments),
     }
 }

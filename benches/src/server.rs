@@ -56,6 +56,14 @@ impl Server {
         Self::start(&format!("echo-{threads}"), command)
     }
 
+    /// The least server with the model of a version's folder.
+    pub(crate) fn least(threads: usize, version: &Path) -> Result<Self> {
+        let version = fs::canonicalize(version).with_context(|| format!("no {}", version.display()))?;
+        let mut command = Command::new(std::env::current_exe().context("this executable has no path")?);
+        command.args(["least", "--threads", &threads.to_string()]).arg(version);
+        Self::start(&format!("least-{threads}"), command)
+    }
+
     /// `onnxd serve` on a repository, with whatever else it is to be told.
     pub(crate) fn onnxd(name: &str, binary: &Path, repository: &Path, more: &[String]) -> Result<Self> {
         let mut command = Command::new(fs::canonicalize(binary).with_context(|| format!("no {}", binary.display()))?);

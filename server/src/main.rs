@@ -9,9 +9,11 @@ use onnxd::config::settings::Setting;
 use onnxd::config::{self, Config, Raw};
 use onnxd::{app, cli, inspect, probe, telemetry};
 
-/// Sessions come and go with each swap; this allocator gives their memory back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// Linking mimalloc puts it in the place of the system's `malloc`, for ONNX Runtime as well: what models need between their
+/// operators comes from it, and goes back when sessions come and go. `#[global_allocator]` would ask for every alignment, the
+/// slow way.
+#[used]
+static ALLOCATOR: unsafe extern "C" fn(usize) -> *mut std::ffi::c_void = libmimalloc_sys::mi_malloc;
 
 /// A mistake of the user, as for a wrong flag.
 const USAGE: u8 = 2;

@@ -41,6 +41,28 @@ fn a_refused_request_does_not_end_its_connection() {
     }
 }
 
+/// A client may send its next requests before it has the answers; these come in the order of the requests.
+#[test]
+fn requests_that_do_not_wait_for_answers_are_answered_in_order() {
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &[]);
+    let table = format!("[{}]", vec![ROW; 2000].join(","));
+    let bodies = [ROW, "{", table.as_str(), r#"{"cpu_zscore": 1}"#];
+    let mut client = Client::connect(server.http).expect("connected");
+    for number in 0..40 {
+        let headers = [("content-type", "application/json"), ("x-request-id", &format!("request-{number}"))];
+        client.send("POST", "/predict", &headers, bodies[number % 4].as_bytes()).expect("sent");
+    }
+    for number in 0..40 {
+        let reply = client.receive().expect("answered");
+        assert_eq!(reply.header("x-request-id"), format!("request-{number}"));
+        assert_eq!(reply.status, [200, 400, 200, 422][number % 4], "{number}: {}", reply.text());
+        if number % 4 == 2 {
+            assert_eq!(reply.json().as_array().map(Vec::len), Some(2000));
+        }
+    }
+}
+
 /// A client that asks first, and is refused, is not told to send its body.
 #[test]
 fn a_body_that_is_not_wanted_is_not_asked_for() {

@@ -105,7 +105,22 @@ fn a_manifest_says_what_runs_do_not_show() {
     }
 }
 
-/// ONNX Runtime would keep it for a next request of that size.
+/// Others would wait for the whole of a large request.
+#[test]
+fn a_run_has_as_many_rows_as_it_may_take_time() {
+    assert_eq!(profile("many-steps")["max_batch"], json!(64));
+    let repo = Repo::new();
+    repo.install(1, "good");
+    for (limits, most) in [(json!({}), 1024), (json!({ "max_batch": 2000 }), 2000)] {
+        repo.edit(1, |manifest| manifest["limits"] = limits);
+        repo.point(1, None);
+        let server = Server::start(repo.path(), &[]);
+        let profile = server.model_status("anomaly")["champion"]["profile"].clone();
+        assert_eq!(profile["max_batch"], json!(most), "{profile}");
+    }
+}
+
+/// An arena would keep it for a next run of that size.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_memory_of_a_large_run_is_given_back() {
@@ -115,12 +130,11 @@ fn the_memory_of_a_large_run_is_given_back() {
         server.predict(&small);
     }
     let large =
-        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1024, 256], "data": vec![0.5; 1024 * 256]}]});
+        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1024 * 256], "data": vec![0.5; 1024 * 256]}]});
     let reply = server.post("/v2/models/grows/infer", &large.to_string());
     assert_eq!(reply.status, 200, "{}", reply.text());
     let most = common::memory(server.pid(), "VmHWM:");
     assert!(most > 256 << 20, "{most}");
-    // By the first run after a while without large ones.
     wait_for("less memory", || {
         server.predict(&small);
         (common::resident(server.pid()) < most / 2).then_some(())

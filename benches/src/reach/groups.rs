@@ -35,6 +35,8 @@ use crate::{
 };
 
 const ECHOES: [&str; 2] = ["echo-1", "echo-2"];
+/// The least servers with the model.
+const LEAST: [&str; 2] = ["least-1", "least-2"];
 const ALONE: &str = "onnxd";
 const SHADOWED: &str = "onnxd with a challenger";
 const CONNECTIONS: usize = 64;
@@ -54,7 +56,8 @@ impl Reach {
         let echoes = Self::echoes(&[])?;
         let (alone, _folder) = self.serve(ALONE, Challenger::None)?;
         let (shadowed, _other) = self.serve(SHADOWED, Challenger::Light)?;
-        let servers: Vec<_> = echoes.iter().chain([&alone, &shadowed]).collect();
+        let least = Self::least(&self.version("1"))?;
+        let servers: Vec<_> = echoes.iter().chain(&least).chain([&alone, &shadowed]).collect();
         let mut parties: Vec<_> = servers.iter().map(|server| rows(server, CONNECTIONS, None)).collect();
         let series = self.rounds(group, &mut parties)?;
         self.greatest = Some(median(&series.of(ALONE, THROUGHPUT)));
@@ -65,17 +68,21 @@ impl Reach {
         for figure in [P50, P99, CPU] {
             self.ratio(group, what, &series, figure, (ALONE, &ECHOES), None);
         }
+        self.ratio(group, what, &series, THROUGHPUT, (ALONE, &LEAST), None);
         Ok(())
     }
 
     pub(super) fn one(&mut self) -> Result<()> {
         let echoes = Self::echoes(&[])?;
         let (alone, _folder) = self.serve(ALONE, Challenger::None)?;
-        let mut parties: Vec<_> = echoes.iter().chain([&alone]).map(|server| rows(server, 1, None)).collect();
+        let least = Self::least(&self.version("1"))?;
+        let servers = echoes.iter().chain(&least).chain([&alone]);
+        let mut parties: Vec<_> = servers.map(|server| rows(server, 1, None)).collect();
         let series = self.rounds(Group::One, &mut parties)?;
         let what = "single row, 1 connection";
         self.ratio(Group::One, what, &series, P50, (ALONE, &ECHOES), Some(Goal::AtMost(1.4)));
         self.ratio(Group::One, what, &series, P99, (ALONE, &ECHOES), None);
+        self.ratio(Group::One, what, &series, P50, (ALONE, &LEAST), None);
         Ok(())
     }
 
@@ -127,20 +134,35 @@ impl Reach {
             }),
         };
         let requests = requests(&model, protocol, TABLE, 1)?;
-        let ours = |name: &str, connections| {
-            let target = model.target(alone.target.address, protocol);
-            Party::server(name, &alone, Plan::new(target, requests.clone(), connections, Duration::ZERO))
+        let served = |server, name: &str, connections| {
+            let Server { target, .. }: &Server = server;
+            let target = model.target(target.address, protocol);
+            Party::server(name, server, Plan::new(target, requests.clone(), connections, Duration::ZERO))
         };
+        let least = Self::least(&self.version("1"))?;
         let runtime = if protocol == Protocol::Json { "serde and ONNX Runtime" } else { "ONNX Runtime" };
         let (one, many) = (format!("{runtime}, 1 thread"), format!("{runtime}, {all} threads"));
         let (single, busy) = ("onnxd, 1 connection", format!("onnxd, {BUSY} connections"));
-        let mut parties = vec![ours(single, 1), floor(&one, 1), ours(&busy, BUSY), floor(&many, all)];
+        let mut parties =
+            vec![served(&alone, single, 1), floor(&one, 1), served(&alone, &busy, BUSY), floor(&many, all)];
+        let (mut leasts, mut busy_leasts) = (Vec::new(), Vec::new());
+        for server in &least {
+            leasts.push(format!("{}, 1 connection", server.name));
+            busy_leasts.push(format!("{}, {BUSY} connections", server.name));
+            parties.push(served(server, &leasts[leasts.len() - 1], 1));
+            parties.push(served(server, &busy_leasts[busy_leasts.len() - 1], BUSY));
+        }
         let series = self.rounds(group, &mut parties)?;
         let kind = if protocol == Protocol::Json { "JSON" } else { "binary" };
-        for (what, ours, floor) in [("one at a time", single, &one), ("all busy", busy.as_str(), &many)] {
-            let over = Over { ours, floors: &[floor], rows: TABLE };
+        let lines = [("one at a time", single, one, leasts), ("all busy", busy.as_str(), many, busy_leasts)];
+        for (what, ours, floor, least) in lines {
             let what = format!("{TABLE} rows of {kind}, {what}");
-            self.lines.extend(Line::ratio(group, &what, &series, THROUGHPUT, &over, Some(goal)));
+            let mut ratio = |floors: &[&str], goal| {
+                let over = Over { ours, floors, rows: TABLE };
+                self.lines.extend(Line::ratio(group, &what, &series, THROUGHPUT, &over, goal));
+            };
+            ratio(&[&floor], Some(goal));
+            ratio(&least.iter().map(String::as_str).collect::<Vec<_>>(), None);
         }
         Ok(())
     }
@@ -245,13 +267,15 @@ impl Reach {
                 let target = model.target(target.address, Protocol::Json);
                 Party::server(name, server, Plan::new(target, requests.clone(), CONNECTIONS, Duration::ZERO))
             };
-            let mut parties: Vec<_> = echoes.iter().chain([&server]).map(party).collect();
+            let least = Self::least(&repository.join(&name).join("1"))?;
+            let mut parties: Vec<_> = echoes.iter().chain(&least).chain([&server]).map(party).collect();
             progress(&format!("model {name}"));
             let series = self.rounds(Group::Models, &mut parties)?;
             let goal = (name == "gbt").then_some(Goal::AtLeast(0.6));
             let what = format!("{name}, single row of {} features, 64 connections", features.len());
             self.ratio(Group::Models, &what, &series, THROUGHPUT, (ALONE, &ECHOES), goal);
             self.ratio(Group::Models, &what, &series, P99, (ALONE, &ECHOES), None);
+            self.ratio(Group::Models, &what, &series, THROUGHPUT, (ALONE, &LEAST), None);
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ use crate::{
     shadow,
 };
 
-/// Async threads of the echoes. The floor is the better one, for each figure.
+/// Async threads of the echoes and of the least servers. The floor is the better one, for each figure.
 const ECHO_THREADS: [usize; 2] = [1, 2];
 
 /// Measures onnxd as ratios to floors, beside the goals.
@@ -192,6 +192,11 @@ impl Reach {
 
     fn echoes(more: &[String]) -> Result<Vec<Server>> {
         ECHO_THREADS.iter().map(|threads| Server::echo(*threads, more)).collect()
+    }
+
+    /// The least servers with a model, with as many threads.
+    fn least(version: &Path) -> Result<Vec<Server>> {
+        ECHO_THREADS.iter().map(|threads| Server::least(*threads, version)).collect()
     }
 
     /// What a server tells of the measured model.

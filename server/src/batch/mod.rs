@@ -288,7 +288,10 @@ impl Lane {
             state.led = true;
             return Ok(runner);
         }
-        if state.idle > 0 {
+        let is_awaited = state.idle > 0;
+        // Whoever wakes wants the lock.
+        drop(state);
+        if is_awaited {
             self.ready.notify_one();
         }
         Ok(Runner::Other)
@@ -407,6 +410,7 @@ impl Drop for Lead<'_> {
             // Workers that were told to end wait for the leader.
             self.0.ready.notify_all();
         } else if !state.jobs.is_empty() && state.idle > 0 {
+            drop(state);
             self.0.ready.notify_one();
         }
     }

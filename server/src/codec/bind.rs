@@ -223,16 +223,12 @@ fn fill(input: &Input, values: &mut Column, nulls: &[usize]) -> Result<(), Decod
     for at in nulls {
         missing(&input.features[at % width], values, *at, at / width)?;
     }
+    // Where a NaN stands for itself, it stays.
+    let kept: Vec<bool> = input.features.iter().map(|f| f.stand_in().is_some_and(f64::is_nan)).collect();
     let mut from = 0;
-    while let Some(at) = values.next_non_finite(from) {
+    while let Some(at) = values.next_unfit(from, &kept) {
         let feature = &input.features[at % width];
-        let is_nan = values.get(at).is_some_and(|value| value.is_nan());
-        if is_nan && feature.stand_in().is_some_and(f64::is_nan) {
-            // It stands for itself.
-            from = at + 1;
-            continue;
-        }
-        if !is_nan {
+        if !values.get(at).is_some_and(|value| value.is_nan()) {
             let message = format!("{} is infinite in row {}: send a finite number", feature.name, at / width);
             return Err(refuse(&feature.name, message));
         }

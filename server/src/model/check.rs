@@ -16,12 +16,19 @@ use super::session::{self, Session};
 use super::signature::{GraphIo, Rows, SAY_WHOLE, Signature};
 use super::tensor::{self, Tensor};
 use super::trial::{self, Found, Trial};
+use super::weights::Weights;
 use super::{Artifact, Infer, RunError};
 use crate::codec;
 
 /// Rows a run without a limit in the manifest may have.
 const DEFAULT_MAX_BATCH: usize = 1024;
-/// Rows of the batch that is timed and that warms a session.
+/// Where the manifest sets no limit, a run has no more rows than take about this long, or a few times as long as one row, so
+/// that a large request keeps others waiting for no longer. Models of which that is few rows take hardly less time a row in
+/// larger runs.
+const LONG_RUN: Duration = Duration::from_millis(2);
+/// How many times as long as one row a run may take, when that is longer.
+const LONG_RUN_ROWS: f64 = 4.0;
+/// Rows of the batch that is timed and that warms a session. A run of so many is allowed whatever it takes.
 const WARM_ROWS: usize = 64;
 /// Elements of the rows that are invented or that warm a session: an image has millions, and a model needs many times as
 /// much between its operators.
@@ -133,10 +140,18 @@ impl Profile {
         if spare < 0.0 || !self.steady {
             return 0;
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, saturates")]
-        let rows = 1 + (spare / self.row_in_batch_us.max(0.01)) as usize;
-        rows.min(self.max_batch)
+        rows_within(spare, self.row_in_batch_us).min(self.max_batch)
     }
+}
+
+/// How many rows take so long, when all but the first take `row_us`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, saturates")]
+fn rows_within(spare_us: f64, row_us: f64) -> usize {
+    1 + (spare_us / row_us.max(0.01)) as usize
+}
+
+fn count_of(rows: usize) -> f64 {
+    f64::from(u32::try_from(rows).unwrap_or(u32::MAX))
 }
 
 /// Opens a session that takes rows as the probe found, or else as its manifest or graph says, and proves it on the golden
@@ -148,8 +163,9 @@ pub fn open(
     runtime: &Runtime,
     artifact: &Artifact,
     profile: Option<&Profile>,
+    shared: Option<&Weights>,
 ) -> Result<(Session, Signature), Rejection> {
-    let (mut session, io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
+    let (mut session, io) = session::load(runtime, artifact, 1, shared).map_err(|e| Stage::Load.reject(e))?;
     let manifest = artifact.manifest.as_deref();
     let signature = match profile {
         Some(profile) => Signature::with_rows(&io, manifest, profile.rows),
@@ -192,7 +208,7 @@ pub(super) struct Proved {
 pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Rejection> {
     let Lint { mut warnings, nodes, steady } =
         graph::lint(&artifact.onnx, &artifact.files()).map_err(|e| Stage::Verify.reject(e))?;
-    let (mut session, mut io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
+    let (mut session, mut io) = session::load(runtime, artifact, 1, None).map_err(|e| Stage::Load.reject(e))?;
     io.steady = steady;
     let manifest = artifact.manifest.as_deref();
     let mut found = match manifest {
@@ -221,10 +237,11 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
     }
     let Found { signature, samples, trial, warning, .. } = found;
     warnings.extend(warning);
-    let limit = manifest.and_then(|m| m.limits.max_batch).unwrap_or(DEFAULT_MAX_BATCH).max(1);
-    let max_batch = match signature.rows {
-        Rows::Any if trial != Trial::Nothing => limit,
-        Rows::Fixed(rows) => rows.min(limit),
+    let limit = manifest.and_then(|m| m.limits.max_batch);
+    let most = limit.unwrap_or(DEFAULT_MAX_BATCH).max(1);
+    let mut max_batch = match signature.rows {
+        Rows::Any if trial != Trial::Nothing => most,
+        Rows::Fixed(rows) => rows.min(most),
         Rows::Any | Rows::Whole => 1,
     };
     let (mut one_row_us, mut row_in_batch_us) = (0.0, 0.0);
@@ -232,7 +249,14 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
         one_row_us = time(&mut session, &single(&samples, 0))?;
         let many = warm_rows(&samples, max_batch);
         let batch = repeat(&samples, many);
-        row_in_batch_us = time(&mut session, &batch)? / f64::from(u32::try_from(many).unwrap_or(u32::MAX));
+        let batch_us = time(&mut session, &batch)?;
+        row_in_batch_us = batch_us / count_of(many);
+        if limit.is_none() && many > 1 {
+            let longest = (LONG_RUN.as_secs_f64() * 1e6).max(LONG_RUN_ROWS * one_row_us);
+            // Each row beyond the first.
+            let row_us = (batch_us - one_row_us) / count_of(many - 1);
+            max_batch = max_batch.min(rows_within(longest - one_row_us, row_us).max(WARM_ROWS));
+        }
     }
     if one_row_us > 1000.0 {
         warnings.push(format!("one row takes {:.1} ms ({nodes} nodes)", one_row_us / 1000.0));

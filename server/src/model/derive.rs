@@ -90,6 +90,11 @@ impl Derived {
             .iter()
             .map(|file| json!({"path": file.path, "sha256": sha256(&file.bytes), "bytes": file.bytes.len()}))
             .collect();
+        // What was found by time holds for the machine that took it alone.
+        let limits = match profile.rows {
+            Rows::Any => json!({}),
+            Rows::Fixed(_) | Rows::Whole => json!({"max_batch": profile.max_batch}),
+        };
         json!({
             "schema_version": "1.0",
             "name": artifact.id.name,
@@ -110,7 +115,7 @@ impl Derived {
             "golden": golden,
             "training": {"mlflow_run_id": null, "git_commit": null, "data": []},
             "metrics": {},
-            "limits": {"max_batch": profile.max_batch},
+            "limits": limits,
             "parent": null,
             "tags": {"derived": true},
         })

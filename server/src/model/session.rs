@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 use ndarray::{ArrayD, Axis, IxDyn};
+use ort::ep::CPU;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
 use super::graph;
 use super::rewrite::{self, Rewritten};
-use super::room::Room;
 use super::runtime::Runtime;
 use super::signature::{GraphIo, Port, Rows, Signature};
 use super::tensor::{DType, Tensor};
+use super::weights::Weights;
 use super::{Artifact, Infer, RunError};
 
 /// How often running sessions are checked against their deadlines.
@@ -29,7 +30,6 @@ pub struct Session {
     /// Which of them are answered, in the signature's order.
     answered: Vec<usize>,
     rows: Rows,
-    room: Room,
     watched: Arc<Watched>,
 }
 
@@ -38,11 +38,19 @@ pub struct Session {
 ///
 /// Inputs and outputs that no protocol carries are replaced, see [`rewrite`].
 ///
-/// `intra_threads` is the size of the session's own pool; its threads never spin.
+/// `intra_threads` is the size of the session's own pool; its threads never spin. What a run needs comes from the
+/// process' allocator and goes back to it: an arena for each session would keep what the largest run ever needed.
+///
+/// `shared` are weights that it has in common with other sessions of this model.
 ///
 /// # Errors
 /// ONNX Runtime's own message.
-pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Result<(Session, GraphIo), String> {
+pub fn load(
+    runtime: &Runtime,
+    artifact: &Artifact,
+    intra_threads: usize,
+    shared: Option<&Weights>,
+) -> Result<(Session, GraphIo), String> {
     let rewritten = rewrite::rewrite(&artifact.onnx)?;
     let builder = || -> ort::Result<SessionBuilder> {
         let mut builder = ort::session::Session::builder(&runtime.environment)?
@@ -51,11 +59,15 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?
+            .with_execution_providers([CPU::default().with_arena_allocator(false).build()])?
             .with_log_level(ort::logging::LogLevel::Fatal)?;
         for file in &artifact.external {
             builder = builder.with_external_initializer_file_in_memory(&file.path, Arc::clone(&file.bytes))?;
         }
-        Ok(builder)
+        match shared {
+            Some(weights) => weights.share(builder),
+            None => Ok(builder),
+        }
     };
     let commit = |mut builder: SessionBuilder| {
         builder.commit_from_memory(rewritten.as_ref().map_or(&artifact.onnx, |rewritten| &rewritten.onnx))
@@ -86,7 +98,7 @@ pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Res
     let watched = Watched::new().map_err(|e| e.to_string())?;
     let outputs: Vec<String> = io.outputs.iter().map(|port| port.name.clone()).collect();
     let (inputs, answered) = (io.inputs.len(), (0..outputs.len()).collect());
-    Ok((Session { inputs, outputs, answered, rows: Rows::Any, room: Room::default(), inner, watched }, io))
+    Ok((Session { inputs, outputs, answered, rows: Rows::Any, inner, watched }, io))
 }
 
 impl Session {
@@ -123,13 +135,8 @@ impl Infer for Session {
         if values.len() != self.inputs {
             return Err(RunError::Failed(format!("{} inputs given, the graph has {}", values.len(), self.inputs)));
         }
-        let given = bytes(padded.as_deref().unwrap_or(inputs));
-        let start = Instant::now();
-        let shrinks = self.room.shrinks(start);
         let watch = self.watched.arm(deadline);
-        let options = if shrinks { &self.watched.shrinking } else { &self.watched.options };
-        let result = self.inner.run_with_options(values.as_slice(), options);
-        let end = Instant::now();
+        let result = self.inner.run_with_options(values.as_slice(), &self.watched.options);
         let late = watch.disarm();
         let read = |outputs: &ort::session::SessionOutputs<'_>, place: usize| {
             let tensor = from_ort(&outputs[place])
@@ -140,19 +147,12 @@ impl Infer for Session {
                 _ => tensor,
             })
         };
-        let answer: Result<Vec<Tensor>, RunError> = match result {
+        match result {
             _ if late => Err(RunError::Deadline),
             Ok(outputs) => self.answered.iter().map(|place| read(&outputs, *place)).collect(),
             Err(e) => Err(failed(e)),
-        };
-        self.room.ran(given + answer.as_deref().map_or(0, bytes), end - start, end);
-        answer
+        }
     }
-}
-
-/// About as many as these tensors take.
-fn bytes(tensors: &[Tensor]) -> usize {
-    tensors.iter().map(|tensor| tensor.shape().iter().product::<usize>() * size_of::<f64>()).sum()
 }
 
 fn failed(e: impl std::fmt::Display) -> RunError {
@@ -263,8 +263,6 @@ fn describe(kind: &ValueType) -> String {
 /// A session's run options and the deadline of its present run.
 struct Watched {
     options: RunOptions,
-    /// For a run after which ONNX Runtime gives back the memory that it does not use.
-    shrinking: RunOptions,
     deadline: Mutex<Option<Instant>>,
 }
 
@@ -273,9 +271,7 @@ struct Watch<'a>(&'a Watched);
 
 impl Watched {
     fn new() -> ort::Result<Arc<Self>> {
-        let mut shrinking = RunOptions::new()?;
-        shrinking.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
-        let watched = Arc::new(Self { options: RunOptions::new()?, shrinking, deadline: Mutex::new(None) });
+        let watched = Arc::new(Self { options: RunOptions::new()?, deadline: Mutex::new(None) });
         watchdog().lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&watched));
         Ok(watched)
     }
@@ -287,8 +283,7 @@ impl Watched {
 
     fn check(&self, now: Instant) {
         let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        let terminate = || self.options.terminate().and(self.shrinking.terminate());
-        if deadline.is_some_and(|d| now >= d) && terminate().is_ok() {
+        if deadline.is_some_and(|d| now >= d) && self.options.terminate().is_ok() {
             // The run sees the flag between two nodes. `None` tells `disarm` that it was set.
             *deadline = None;
         }
@@ -300,7 +295,7 @@ impl Watch<'_> {
     fn disarm(&self) -> bool {
         let mut deadline = self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so the watchdog cannot set the flag after it is cleared here.
-        deadline.take().is_none() && self.0.options.unterminate().and(self.0.shrinking.unterminate()).is_ok()
+        deadline.take().is_none() && self.0.options.unterminate().is_ok()
     }
 }
 

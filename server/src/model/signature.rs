@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{Feature, Layout, Manifest, Missing, Role, Semantics};
+use super::plain::Plain;
 use super::tensor::{DType, Tensor};
 
 /// What the graph itself says of its inputs and outputs.
@@ -181,6 +182,8 @@ pub struct Signature {
     pub rows: Rows,
     /// Words that the graph knows, where it takes text.
     pub words: Arc<[String]>,
+    /// How its rows are read when they are plain numbers.
+    pub plain: Option<Plain>,
     keys: Vec<(Box<str>, Slot)>,
     lookup: HashMap<Box<str>, usize>,
 }
@@ -210,8 +213,10 @@ impl Signature {
         }
         let outputs = outputs(graph, manifest, rows)?;
         let (inferred, words) = (manifest.is_none(), Arc::clone(&graph.words));
-        let mut signature = Self { inputs, outputs, inferred, rows, words, keys: vec![], lookup: HashMap::new() };
+        let (plain, keys, lookup) = (None, vec![], HashMap::new());
+        let mut signature = Self { inputs, outputs, inferred, rows, words, plain, keys, lookup };
         signature.index()?;
+        signature.plain = Plain::of(&signature.inputs, &signature.keys);
         Ok(signature)
     }
 

@@ -219,17 +219,30 @@ impl Column {
         })
     }
 
-    /// The first element from `from` on that is a NaN or an infinity.
+    /// The first element from `from` on that is infinite, or NaN where its place in a row does not keep that. `kept` is as
+    /// long as a row.
     #[must_use]
-    pub fn next_non_finite(&self, from: usize) -> Option<usize> {
-        let found = match self {
-            Self::F16(values) => values.get(from..)?.iter().position(|v| !v.is_finite()),
-            Self::BF16(values) => values.get(from..)?.iter().position(|v| !v.is_finite()),
-            Self::F32(values) => values.get(from..)?.iter().position(|v| !v.is_finite()),
-            Self::F64(values) => values.get(from..)?.iter().position(|v| !v.is_finite()),
+    pub fn next_unfit(&self, from: usize, kept: &[bool]) -> Option<usize> {
+        let begin = from - from % kept.len().max(1);
+        macro_rules! search {
+            ($values:expr, $element:ty) => {{
+                let rows = $values.get(begin..)?.chunks(kept.len().max(1)).enumerate();
+                let fits = |(value, kept): (&$element, &bool)| value.is_finite() || (*kept && value.is_nan());
+                rows.filter(|(_, row)| !row.iter().zip(kept).all(fits))
+                    .flat_map(|(number, row)| {
+                        let first = begin + number * kept.len();
+                        row.iter().zip(kept).enumerate().filter(|(_, one)| !fits(*one)).map(move |(at, _)| first + at)
+                    })
+                    .find(|at| *at >= from)
+            }};
+        }
+        match self {
+            Self::F16(values) => search!(values, f16),
+            Self::BF16(values) => search!(values, bf16),
+            Self::F32(values) => search!(values, f32),
+            Self::F64(values) => search!(values, f64),
             _ => None,
-        };
-        found.map(|at| from + at)
+        }
     }
 
     /// Sets an element.

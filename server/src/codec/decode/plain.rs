@@ -1,11 +1,16 @@
-//! The rows that nearly all requests have: objects of features, each a plain number, for a model with one input of float32.
+//! The rows that nearly all requests have: objects of features, each a plain number, for a model with one input of float32,
+//! and what rows say of themselves.
 //!
 //! They are read straight from the bytes, in a sixth of the instructions that the visitors take. Whatever is anything else,
 //! or wrong, is left to the visitors from its beginning: here nothing is refused, and what is read is what they would read.
 
+use super::INSTANCES;
+use crate::codec::marks::{LATEST, Mark, MarkKey, SERIES_BYTES};
 use crate::codec::{Form, Request, Wishes};
+use crate::model::plain::Plain;
 use crate::model::signature::{Signature, Slot};
-use crate::model::tensor::{Column, DType};
+use crate::model::tensor::Column;
+use crate::verdict::state::hash;
 
 /// Powers of ten that a float64 holds exactly.
 const POWERS: [f64; 23] = [
@@ -15,39 +20,23 @@ const POWERS: [f64; 23] = [
 
 /// The rows of a body; `None` when it is not as simple as that, or has more than `max_rows`.
 pub(super) fn body(signature: &Signature, json: &[u8], max_rows: usize) -> Option<Request> {
-    let input = match signature.inputs.as_slice() {
-        [input] if input.dtype == DType::F32 => input,
-        _ => return None,
-    };
-    let width = input.features.len();
-    // One bit a feature.
-    if !(1..=64).contains(&width) || input.row_shape != [Some(width)] || signature.keys().len() != width {
-        return None;
-    }
-    let mut rows = Rows { signature, width, optional: 0, absent: [f32::NAN; 64], values: Vec::with_capacity(width) };
-    for (column, feature) in input.features.iter().enumerate() {
-        let Some(value) = feature.stand_in() else { continue };
-        rows.absent[column] = narrow(value).or_else(|| value.is_nan().then_some(f32::NAN))?;
-        rows.optional |= 1 << column;
-    }
+    let plain = signature.plain.as_ref()?;
+    let width = plain.width;
+    let mut rows = Rows { signature, plain, values: Vec::with_capacity(width), marks: vec![] };
     let mut text = Text { json, at: 0 };
     let form = match text.token()? {
+        b'{' if text.is_at(INSTANCES) && signature.find(INSTANCES, 0).is_none() => {
+            (text.token()? == b'"' && text.passes(INSTANCES)).then_some(())?;
+            (text.token()? == b':' && text.token()? == b'[').then_some(())?;
+            rows.all(&mut text, max_rows)?;
+            (text.token()? == b'}').then_some(Form::Instances)?
+        }
         b'{' => {
             rows.row(&mut text)?;
             Form::One
         }
         b'[' => {
-            loop {
-                if text.token()? != b'{' || rows.values.len() == max_rows * width {
-                    return None;
-                }
-                rows.row(&mut text)?;
-                match text.token()? {
-                    b',' => {}
-                    b']' => break,
-                    _ => return None,
-                }
-            }
+            rows.all(&mut text, max_rows)?;
             Form::Many
         }
         _ => return None,
@@ -56,8 +45,11 @@ pub(super) fn body(signature: &Signature, json: &[u8], max_rows: usize) -> Optio
     if text.token().is_some() || count > max_rows {
         return None;
     }
+    if !rows.marks.is_empty() {
+        rows.marks.resize(count, Mark::default());
+    }
     let inputs = vec![Column::F32(rows.values).into_tensor(&[count, width])?];
-    Some(Request { inputs, rows: count, form, wishes: Wishes::default(), marks: vec![] })
+    Some(Request { inputs, rows: count, form, wishes: Wishes::default(), marks: rows.marks })
 }
 
 /// Rounded to float32, if it is finite then.
@@ -68,41 +60,79 @@ fn narrow(value: f64) -> Option<f32> {
 
 struct Rows<'s> {
     signature: &'s Signature,
-    width: usize,
-    /// The features that may be missing.
-    optional: u64,
-    /// What then stands in their place.
-    absent: [f32; 64],
+    plain: &'s Plain,
     values: Vec<f32>,
+    /// None, or one for each row up to the last that had any.
+    marks: Vec<Mark>,
 }
 
 impl Rows<'_> {
+    /// All rows behind their `[`.
+    fn all(&mut self, text: &mut Text<'_>, max_rows: usize) -> Option<()> {
+        loop {
+            if text.token()? != b'{' || self.values.len() == max_rows * self.plain.width {
+                return None;
+            }
+            self.row(text)?;
+            match text.token()? {
+                b',' => {}
+                b']' => return Some(()),
+                _ => return None,
+            }
+        }
+    }
+
     /// A row behind its `{`.
     fn row(&mut self, text: &mut Text<'_>) -> Option<()> {
         let first = self.values.len();
-        self.values.extend_from_slice(&self.absent[..self.width]);
+        self.values.extend_from_slice(&self.plain.absent);
         let (mut seen, mut hint) = (0_u64, 0);
         let mut next = text.token()?;
         while next != b'}' || seen == 0 {
             if next != b'"' {
                 return None;
             }
-            let key = self.signature.find(text.key()?, hint)?;
-            let (_, Slot::Feature { column, .. }) = self.signature.keys()[key] else { return None };
-            if text.token()? != b':' || seen & (1 << column) != 0 {
-                return None;
+            let (key, name) = match self.signature.keys().get(hint) {
+                Some((name, _)) if text.passes(name) => (Some(hint), &**name),
+                _ => text.key().map(|name| (self.signature.find(name, 0), name))?,
+            };
+            (text.token()? == b':').then_some(())?;
+            if let Some(key) = key {
+                let (_, Slot::Feature { column, .. }) = self.signature.keys()[key] else { return None };
+                if seen & (1 << column) != 0 {
+                    return None;
+                }
+                self.values[first + column] = narrow(text.number()?)?;
+                seen |= 1 << column;
+                hint = key + 1;
+            } else {
+                self.mark(MarkKey::of(self.signature, name)?, text)?;
             }
-            self.values[first + column] = narrow(text.number()?)?;
-            seen |= 1 << column;
-            hint = key + 1;
             next = match text.token()? {
                 b',' => text.token().filter(|next| *next == b'"')?,
                 b'}' => b'}',
                 _ => return None,
             };
         }
-        let all = u64::MAX >> (64 - self.width);
-        (seen | self.optional == all).then_some(())
+        let all = u64::MAX >> (64 - self.plain.width);
+        (seen | self.plain.optional == all).then_some(())
+    }
+
+    /// What the present row says of itself.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is within the range")]
+    fn mark(&mut self, key: MarkKey, text: &mut Text<'_>) -> Option<()> {
+        let row = self.values.len() / self.plain.width;
+        self.marks.resize(row, Mark::default());
+        let mark = &mut self.marks[row - 1];
+        match key {
+            MarkKey::Series => {
+                let name = (text.token()? == b'"').then(|| text.key())??;
+                mark.series = (1..=SERIES_BYTES).contains(&name.len()).then(|| hash(name.as_bytes()))?;
+            }
+            MarkKey::Time => mark.at = Some(text.number().filter(|time| (0.0..LATEST).contains(time))? as u64),
+            MarkKey::Actual => mark.actual = Some(text.number().filter(|value| value.is_finite())?),
+        }
+        Some(())
     }
 }
 
@@ -124,6 +154,22 @@ impl<'a> Text<'a> {
         while matches!(self.json.get(self.at), Some(b' ' | b'\n' | b'\t' | b'\r')) {
             self.at += 1;
         }
+    }
+
+    /// Whether this key comes next, behind spaces and a quote.
+    fn is_at(&self, key: &str) -> bool {
+        let mut ahead = Self { ..*self };
+        ahead.token() == Some(b'"') && ahead.passes(key)
+    }
+
+    /// Whether this key comes next, behind its quote; it is passed then.
+    fn passes(&mut self, key: &str) -> bool {
+        let rest = &self.json[self.at..];
+        let is_next = rest.get(key.len()) == Some(&b'"') && rest.starts_with(key.as_bytes());
+        if is_next {
+            self.at += key.len() + 1;
+        }
+        is_next
     }
 
     /// A key behind its quote: of letters without escapes.
