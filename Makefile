@@ -50,7 +50,7 @@ test: $(training) $(s3) $(clients)/.installed
 train: $(training)
 	PYTHONPATH=training/src $(venv)/bin/python -m training train --replace $(ARGS)
 
-# How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about nine minutes.
+# How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)
 	cargo build --release --package onnxd --package benches
 	target/release/benches reach $(if $(wildcard target/bench-models),--models target/bench-models) $(ARGS)

@@ -20,8 +20,8 @@ use criterion::Criterion;
 use onnxd::{Engine, batch::Lane, serving::ServingSet};
 
 /// The same as the server's, and as its floors have.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[used]
+static ALLOCATOR: unsafe extern "C" fn(usize) -> *mut std::ffi::c_void = libmimalloc_sys::mi_malloc;
 
 /// What a request meets: the champion of `models/`, alone.
 struct Served {
