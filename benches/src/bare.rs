@@ -101,8 +101,7 @@ impl Bare {
         let id = ModelId { name: name(), version: "1".to_owned(), sha256: sha256(&onnx), manifest_sha256: None };
         let artifact = Artifact { id, onnx: onnx.into(), external: Vec::new(), manifest: None };
         let runtime = Runtime::load(None).map_err(|error| anyhow!(error))?;
-        let load =
-            || session::load(&runtime, &artifact, 1, None).map_err(|error| anyhow!("{}: {error}", file.display()));
+        let load = || session::load(&runtime, &artifact, 1).map_err(|error| anyhow!("{}: {error}", file.display()));
         let (first, io) = load()?;
         let mut sessions = vec![first];
         for _ in 1..threads {

@@ -108,7 +108,7 @@ impl Model {
         let id = ModelId { name, version, sha256: sha256(&onnx), manifest_sha256: None };
         let artifact = Artifact { id, onnx: onnx.into(), external: Vec::new(), manifest: Some(manifest.into()) };
         let runtime = Runtime::load(None).map_err(|error| anyhow!(error))?;
-        let load = || session::load(&runtime, &artifact, 1, None).map_err(|error| anyhow!(error));
+        let load = || session::load(&runtime, &artifact, 1).map_err(|error| anyhow!(error));
         let (first, io) = load()?;
         let signature = Signature::new(&io, artifact.manifest.as_deref()).map_err(|error| anyhow!(error))?;
         let features = match signature.inputs.as_slice() {

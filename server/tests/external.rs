@@ -125,7 +125,7 @@ fn a_session_outlives_the_bytes_it_was_loaded_from() {
     let id = ModelId { name: "wide".into(), version: "1".into(), sha256: String::new(), manifest_sha256: None };
     let external = vec![External { path: "wide.bin".into(), bytes: weights.into() }];
     let mut artifact = Artifact { id, onnx: onnx.into(), external, manifest: None };
-    let (mut session, _) = session::load(&runtime, &artifact, 1, None).expect("loaded");
+    let (mut session, _) = session::load(&runtime, &artifact, 1).expect("loaded");
     let row = Tensor::filled(onnxd::model::tensor::DType::F32, &[1, 1], |_| 2.0).expect("a row");
     let mut run = || {
         let outputs = session.run(std::slice::from_ref(&row), Instant::now() + Duration::from_secs(10)).expect("a run");

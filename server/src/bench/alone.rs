@@ -137,7 +137,7 @@ pub fn sessions(
     profile: &Profile,
     count: usize,
 ) -> Result<Vec<Session>, String> {
-    let open = |_| check::open(runtime, artifact, Some(profile), None).map(|(session, _)| session);
+    let open = |_| check::open(runtime, artifact, Some(profile)).map(|(session, _)| session);
     (0..count).map(open).collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 

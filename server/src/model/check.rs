@@ -16,7 +16,6 @@ use super::session::{self, Session};
 use super::signature::{GraphIo, Rows, SAY_WHOLE, Signature};
 use super::tensor::{self, Tensor};
 use super::trial::{self, Found, Trial};
-use super::weights::Weights;
 use super::{Artifact, Infer, RunError};
 use crate::codec;
 
@@ -163,9 +162,8 @@ pub fn open(
     runtime: &Runtime,
     artifact: &Artifact,
     profile: Option<&Profile>,
-    shared: Option<&Weights>,
 ) -> Result<(Session, Signature), Rejection> {
-    let (mut session, io) = session::load(runtime, artifact, 1, shared).map_err(|e| Stage::Load.reject(e))?;
+    let (mut session, io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
     let manifest = artifact.manifest.as_deref();
     let signature = match profile {
         Some(profile) => Signature::with_rows(&io, manifest, profile.rows),
@@ -208,7 +206,7 @@ pub(super) struct Proved {
 pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Rejection> {
     let Lint { mut warnings, nodes, steady } =
         graph::lint(&artifact.onnx, &artifact.files()).map_err(|e| Stage::Verify.reject(e))?;
-    let (mut session, mut io) = session::load(runtime, artifact, 1, None).map_err(|e| Stage::Load.reject(e))?;
+    let (mut session, mut io) = session::load(runtime, artifact, 1).map_err(|e| Stage::Load.reject(e))?;
     io.steady = steady;
     let manifest = artifact.manifest.as_deref();
     let mut found = match manifest {

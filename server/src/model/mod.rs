@@ -21,7 +21,6 @@ pub mod signature;
 pub mod tensor;
 pub mod trial;
 pub mod usage;
-pub mod weights;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -37,7 +36,6 @@ use self::manifest::Manifest;
 use self::runtime::Runtime;
 use self::signature::{Rows, Signature};
 use self::tensor::Tensor;
-use self::weights::Weights;
 use crate::verdict::drift::Reference;
 
 /// Why a run gave no answer.
@@ -173,19 +171,13 @@ impl Model {
         duty: Duty,
         threads: Threads,
     ) -> Result<Self, check::Rejection> {
-        use check::Stage;
         // The last of the sessions is the shadow's: a champion may become a challenger.
         let (count, inline) = match duty {
             Duty::Serve if profile.inline_rows(INLINE_LIMIT) > 0 => (threads.workers + 1, threads.http),
             Duty::Serve => (threads.workers + 1, 0),
             Duty::Shadow => (1, 0),
         };
-        // Where a device has them they are not in the CPU's memory; two copies are no more than the shared ones and their order.
-        let shared = match count + inline > 2 && !runtime.providers().has_devices() {
-            true => Some(Weights::of(artifact).map_err(|e| Stage::Load.reject(e))?),
-            false => None,
-        };
-        let open = || check::open(runtime, artifact, Some(&profile), shared.as_ref());
+        let open = || check::open(runtime, artifact, Some(&profile));
         let (first, signature) = open()?;
         let mut rest = (1..count + inline).map(|_| open().map(|(session, _)| session));
         let sessions: Vec<Box<dyn Infer>> = std::iter::once(Ok(first))

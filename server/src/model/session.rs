@@ -15,7 +15,6 @@ use super::rewrite::{self, Rewritten};
 use super::runtime::Runtime;
 use super::signature::{GraphIo, Port, Rows, Signature};
 use super::tensor::{DType, Tensor};
-use super::weights::Weights;
 use super::{Artifact, Infer, RunError};
 
 /// How often running sessions are checked against their deadlines.
@@ -41,16 +40,9 @@ pub struct Session {
 /// `intra_threads` is the size of the session's own pool; its threads never spin. What a run needs comes from the
 /// process' allocator and goes back to it: an arena for each session would keep what the largest run ever needed.
 ///
-/// `shared` are weights that it has in common with other sessions of this model.
-///
 /// # Errors
 /// ONNX Runtime's own message.
-pub fn load(
-    runtime: &Runtime,
-    artifact: &Artifact,
-    intra_threads: usize,
-    shared: Option<&Weights>,
-) -> Result<(Session, GraphIo), String> {
+pub fn load(runtime: &Runtime, artifact: &Artifact, intra_threads: usize) -> Result<(Session, GraphIo), String> {
     let rewritten = rewrite::rewrite(&artifact.onnx)?;
     let builder = || -> ort::Result<SessionBuilder> {
         let mut builder = ort::session::Session::builder(&runtime.environment)?
@@ -64,10 +56,7 @@ pub fn load(
         for file in &artifact.external {
             builder = builder.with_external_initializer_file_in_memory(&file.path, Arc::clone(&file.bytes))?;
         }
-        match shared {
-            Some(weights) => weights.share(builder),
-            None => Ok(builder),
-        }
+        Ok(builder)
     };
     let commit = |mut builder: SessionBuilder| {
         builder.commit_from_memory(rewritten.as_ref().map_or(&artifact.onnx, |rewritten| &rewritten.onnx))

@@ -222,7 +222,7 @@ fn examine(runtime: &Runtime, probe: &Probe, request: &Request) -> Result<Candid
         }
     };
     // It has proved itself in a child process; now its signature is needed here.
-    let (_, signature) = check::open(runtime, &artifact, Some(&profile), None).map_err(failed)?;
+    let (_, signature) = check::open(runtime, &artifact, Some(&profile)).map_err(failed)?;
     let Artifact { onnx, external, .. } = artifact;
     Ok(Candidate { onnx, external, manifest, derived, profile, signature })
 }
@@ -289,7 +289,7 @@ fn fits(
     let wanted = aliases.wanted().map_err(ChangeError::Refused)?;
     let champion = source
         .fetch_whole(&request.model, &wanted.champion)
-        .and_then(|fetched| check::open(runtime, &fetched.artifact, None, None))
+        .and_then(|fetched| check::open(runtime, &fetched.artifact, None))
         .map(|(_, signature)| signature);
     let champion = match champion {
         Ok(champion) => champion,

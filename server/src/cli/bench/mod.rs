@@ -190,8 +190,7 @@ impl Subject {
             ))
         };
         let profile = probe.examine(&runtime, &artifact, manifest.as_deref()).map_err(|e| refused(&e))?;
-        let (mut session, signature) =
-            check::open(&runtime, &artifact, Some(&profile), None).map_err(|e| refused(&e))?;
+        let (mut session, signature) = check::open(&runtime, &artifact, Some(&profile)).map_err(|e| refused(&e))?;
         let rows = match matches.get_one::<String>("rows") {
             Some(file) => {
                 let format = matches.get_one::<String>("format").and_then(|name| Format::named(name));
