@@ -31,8 +31,10 @@ use crate::{
 
 /// Batches that differ, so that no figure stands for rows kept warm.
 const BATCHES: usize = 16;
+/// What the model is called here.
+const NAME: &str = "bare";
 /// No run of these takes so long.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a model without a server: rows a second.
 #[derive(clap::Args)]
@@ -93,26 +95,31 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Sessions of a graph, and what they take and give.
+pub(crate) fn sessions(file: &Path, count: usize) -> Result<(Vec<Session>, GraphIo)> {
+    let onnx = std::fs::read(file).with_context(|| format!("no {}", file.display()))?;
+    let id = ModelId { name: NAME.to_owned(), version: "1".to_owned(), sha256: sha256(&onnx), manifest_sha256: None };
+    let artifact = Artifact { id, onnx: onnx.into(), external: Vec::new(), manifest: None };
+    let runtime = Runtime::load(None).map_err(|error| anyhow!(error))?;
+    let load = || session::load(&runtime, &artifact, 1).map_err(|error| anyhow!("{}: {error}", file.display()));
+    let (first, io) = load()?;
+    let mut sessions = vec![first];
+    for _ in 1..count {
+        sessions.push(load()?.0);
+    }
+    Ok((sessions, io))
+}
+
 impl Bare {
     /// Loads a model whose only input is numbers `[rows, width]`.
     pub(crate) fn load(file: &Path, threads: usize) -> Result<Self> {
-        let onnx = std::fs::read(file).with_context(|| format!("no {}", file.display()))?;
-        let name = || "bare".to_owned();
-        let id = ModelId { name: name(), version: "1".to_owned(), sha256: sha256(&onnx), manifest_sha256: None };
-        let artifact = Artifact { id, onnx: onnx.into(), external: Vec::new(), manifest: None };
-        let runtime = Runtime::load(None).map_err(|error| anyhow!(error))?;
-        let load = || session::load(&runtime, &artifact, 1).map_err(|error| anyhow!("{}: {error}", file.display()));
-        let (first, io) = load()?;
-        let mut sessions = vec![first];
-        for _ in 1..threads {
-            sessions.push(load()?.0);
-        }
+        let (sessions, io) = sessions(file, threads)?;
         let (dtype, width) = shape(&io).with_context(|| format!("{}: not one input [rows, width]", file.display()))?;
         let (input, datatype) = (io.inputs[0].name.clone(), if dtype == DType::F64 { "FP64" } else { "FP32" });
         let features = (0..width).map(|number| format!("feature_{number}")).collect();
         let shape = vec![-1, i64::try_from(width)?];
         let input = Input { name: input, datatype: datatype.to_owned(), shape, features };
-        Ok(Self { sessions, dtype, width, model: Model { name: name(), inputs: vec![input] } })
+        Ok(Self { sessions, dtype, width, model: Model { name: NAME.to_owned(), inputs: vec![input] } })
     }
 
     /// Batches of this many rows; `named` is the model as a server tells it, whose names the JSON has.

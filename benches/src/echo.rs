@@ -5,7 +5,6 @@
 
 use std::{
     convert::Infallible,
-    fs,
     future::{Ready, ready},
     net::SocketAddr,
     path::PathBuf,
@@ -21,10 +20,13 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::ListenerExt as _,
+    serve::{Listener, ListenerExt as _},
 };
 use onnxd::http::grpc::proto::{ModelInferRequest, ModelInferResponse, model_infer_response::InferOutputTensor};
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
+};
 use tonic::{
     body::Body,
     codegen::{BoxFuture, Service, http},
@@ -64,23 +66,12 @@ const FEATURES: &str = "cpu_zscore,memory_zscore,disk_io_zscore,cpu_baseline,cpu
 const ANSWER: &str = r#"{"anomaly":false,"score":0.0156897,"forecast":6.7014923}"#;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    serve(arguments, |ports| {
-        crate::progress(&format!("http://{}/predict, gRPC {:?}", ports.http, ports.grpc));
-        let ports = serde_json::to_vec(&ports)?;
-        arguments.ports_file.as_ref().map_or(Ok(()), |file| Ok(fs::write(file, ports)?))
-    })
+    serve(arguments, |ports| ports.tell(arguments.ports_file.as_deref()))
 }
 
 /// Serves until the process ends. `ready` is told the bound addresses.
 fn serve(arguments: &Arguments, ready: impl FnOnce(Ports) -> Result<()>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(arguments.threads)
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    runtime.block_on(async {
-        let bind =
-            async |address| TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
+    runtime(arguments.threads)?.block_on(async {
         let (plain, calls) = (bind(arguments.addr).await?, bind(arguments.grpc).await?);
         ready(Ports { http: plain.local_addr()?, grpc: Some(calls.local_addr()?), ops: None })?;
         let shared =
@@ -91,13 +82,24 @@ fn serve(arguments: &Arguments, ready: impl FnOnce(Ports) -> Result<()>) -> Resu
             .route("/readyz", get(|| async {}))
             .layer(DefaultBodyLimit::max(BODY))
             .with_state(shared);
-        // As servers do that answer more than one request a connection.
-        let plain = plain.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let calls = calls.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let calls = axum::serve(calls, Routes::new(Inference).into_axum_router());
-        tokio::try_join!(axum::serve(plain, router).into_future(), calls.into_future())?;
+        let calls = axum::serve(prompt(calls), Routes::new(Inference).into_axum_router());
+        tokio::try_join!(axum::serve(prompt(plain), router).into_future(), calls.into_future())?;
         Ok(())
     })
+}
+
+/// What a floor runs on.
+pub(crate) fn runtime(threads: usize) -> Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build().context("no runtime")
+}
+
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Sends what there is at once, as servers do that answer more than one request a connection.
+pub(crate) fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|stream| drop(stream.set_nodelay(true)))
 }
 
 /// An echo in a thread of this process, which lives as long.

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -19,33 +19,28 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::ListenerExt as _,
 };
 use onnxd::{
     codec::{
         Form,
         encode::{self, Classes},
-        oip::raw,
+        oip::{self, read::HEADER},
     },
     model::{
-        Answer, Artifact, Infer as _, ModelId,
+        Answer, Infer as _, ModelId,
         manifest::Manifest,
-        runtime::Runtime,
-        session::{self, Session},
-        sha256,
+        session::Session,
         signature::Signature,
         tensor::{Column, DType},
     },
 };
-use serde_json::json;
-use tokio::net::TcpListener;
 
-use crate::{echo::BODY, parse, server::Ports};
-
-/// No run of these takes so long.
-const LIMIT: Duration = Duration::from_secs(60);
-/// The bytes of a body that are JSON, before the tensors.
-const JSON_BYTES: &str = "inference-header-content-length";
+use crate::{
+    bare::{self, LIMIT},
+    echo::{self, BODY},
+    parse,
+    server::Ports,
+};
 
 /// The least server with a model: no batches, no checks, no metrics.
 #[derive(clap::Args)]
@@ -63,26 +58,20 @@ pub(crate) struct Arguments {
 }
 
 struct Model {
+    id: ModelId,
     sessions: Vec<Mutex<Session>>,
     signature: Signature,
     features: Vec<String>,
+    /// All outputs as bytes.
+    bytes: oip::Form,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let model = Arc::new(Model::load(arguments)?);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(arguments.threads)
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    runtime.block_on(async {
-        let address = arguments.addr;
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    echo::runtime(arguments.threads)?.block_on(async {
+        let listener = echo::bind(arguments.addr).await?;
         let ports = Ports { http: listener.local_addr()?, grpc: None, ops: None };
-        crate::progress(&format!("http://{}/predict", ports.http));
-        if let Some(file) = &arguments.ports_file {
-            fs::write(file, serde_json::to_vec(&ports)?)?;
-        }
+        ports.tell(arguments.ports_file.as_deref())?;
         let router = Router::new()
             .route("/predict", post(predict))
             .route("/models/{model}/predict", post(predict))
@@ -90,37 +79,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             .route("/readyz", get(|| async {}))
             .layer(DefaultBodyLimit::max(BODY))
             .with_state(model);
-        // As servers do that answer more than one request a connection.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        Ok(axum::serve(listener, router).await?)
+        Ok(axum::serve(echo::prompt(listener), router).await?)
     })
 }
 
 impl Model {
     fn load(arguments: &Arguments) -> Result<Self> {
-        let read = |name: &str| {
-            let file = arguments.version.join(name);
-            fs::read(&file).with_context(|| format!("no {}", file.display()))
-        };
-        let onnx = read("model.onnx")?;
-        let manifest = Manifest::parse(&read("manifest.json")?).map_err(|error| anyhow!(error))?;
-        let (name, version) = (manifest.name.clone(), manifest.version.clone());
-        let id = ModelId { name, version, sha256: sha256(&onnx), manifest_sha256: None };
-        let artifact = Artifact { id, onnx: onnx.into(), external: Vec::new(), manifest: Some(manifest.into()) };
-        let runtime = Runtime::load(None).map_err(|error| anyhow!(error))?;
-        let load = || session::load(&runtime, &artifact, 1).map_err(|error| anyhow!(error));
-        let (first, io) = load()?;
-        let signature = Signature::new(&io, artifact.manifest.as_deref()).map_err(|error| anyhow!(error))?;
+        let (onnx, manifest) = (arguments.version.join("model.onnx"), arguments.version.join("manifest.json"));
+        let text = fs::read(&manifest).with_context(|| format!("no {}", manifest.display()))?;
+        let manifest = Manifest::parse(&text).map_err(|error| anyhow!(error))?;
+        let (mut sessions, io) = bare::sessions(&onnx, arguments.threads)?;
+        let signature = Signature::new(&io, Some(&manifest)).map_err(|error| anyhow!(error))?;
         let features = match signature.inputs.as_slice() {
             [input] if input.dtype == DType::F32 => input.features.iter().map(|feature| feature.name.clone()).collect(),
             _ => bail!("a model with one input of float32 is needed"),
         };
-        let mut sessions = vec![first];
-        for _ in 1..arguments.threads {
-            sessions.push(load()?.0);
-        }
         sessions.iter_mut().for_each(|session| session.fit(&signature));
-        Ok(Self { sessions: sessions.into_iter().map(Mutex::new).collect(), signature, features })
+        let Manifest { name, version, .. } = manifest;
+        // Answers tell no hashes.
+        let id = ModelId { name, version, sha256: String::new(), manifest_sha256: None };
+        let chosen = |output| oip::Chosen { output, binary: true, classes: 0 };
+        let bytes = oip::Form { id: String::new(), outputs: (0..signature.outputs.len()).map(chosen).collect() };
+        Ok(Self { id, sessions: sessions.into_iter().map(Mutex::new).collect(), signature, features, bytes })
     }
 
     fn answer(&self, values: Vec<f32>) -> Result<Answer> {
@@ -142,19 +122,12 @@ impl Model {
     /// Tensors as bytes: what the JSON before them says is taken for granted. Also gives how many bytes of the answer are
     /// JSON.
     fn tensors(&self, headers: &HeaderMap, body: &[u8]) -> Result<(usize, Vec<u8>)> {
-        let json = headers.get(JSON_BYTES).context("no tensors as bytes")?.to_str()?.parse()?;
+        let json = headers.get(HEADER).context("no tensors as bytes")?.to_str()?.parse()?;
         let (values, rest) = body.get(json..).context("no tensor")?.as_chunks();
         ensure!(rest.is_empty(), "no whole numbers");
         let answer = self.answer(values.iter().map(|value| f32::from_le_bytes(*value)).collect())?;
-        let outputs = self.signature.outputs.iter().zip(&*answer.outputs).map(|(output, tensor)| {
-            let datatype = if tensor.dtype() == DType::Bool { "BOOL" } else { "FP32" };
-            let parameters = json!({ "binary_data_size": raw::len(tensor, answer.rows.clone()) });
-            json!({ "name": output.name, "datatype": datatype, "shape": tensor.shape(), "parameters": parameters })
-        });
-        let mut bytes = serde_json::to_vec(&json!({ "outputs": outputs.collect::<Vec<_>>() }))?;
-        let json = bytes.len();
-        answer.outputs.iter().for_each(|tensor| raw::encode(&mut bytes, tensor, answer.rows.clone()));
-        Ok((json, bytes))
+        let (bytes, json) = oip::write::answer(&self.id, &self.signature, &[answer], &self.bytes);
+        Ok((json.context("no bytes in the answer")?, bytes))
     }
 }
 
@@ -167,7 +140,7 @@ async fn predict(State(model): State<Arc<Model>>, body: Bytes) -> Response {
 
 async fn infer(State(model): State<Arc<Model>>, headers: HeaderMap, body: Bytes) -> Response {
     match model.tensors(&headers, &body) {
-        Ok((json, bytes)) => ([(JSON_BYTES, json.to_string())], bytes).into_response(),
+        Ok((json, bytes)) => ([(HEADER, json.to_string())], bytes).into_response(),
         Err(error) => refused(&error),
     }
 }

@@ -30,6 +30,15 @@ pub(crate) struct Ports {
     pub(crate) ops: Option<SocketAddr>,
 }
 
+impl Ports {
+    /// Tells whoever started this server, and whoever watches.
+    pub(crate) fn tell(&self, file: Option<&Path>) -> Result<()> {
+        let grpc = self.grpc.map(|address| format!(", gRPC {address}")).unwrap_or_default();
+        crate::progress(&format!("http://{}/predict{grpc}", self.http));
+        file.map_or(Ok(()), |file| Ok(fs::write(file, serde_json::to_vec(self)?)?))
+    }
+}
+
 /// A server that answers `/predict`. Dropping it ends the process.
 pub(crate) struct Server {
     pub(crate) name: String,

@@ -134,11 +134,7 @@ impl Reach {
             }),
         };
         let requests = requests(&model, protocol, TABLE, 1)?;
-        let served = |server, name: &str, connections| {
-            let Server { target, .. }: &Server = server;
-            let target = model.target(target.address, protocol);
-            Party::server(name, server, Plan::new(target, requests.clone(), connections, Duration::ZERO))
-        };
+        let served = |server, name: &str, connections| asked(server, name, &model, protocol, &requests, connections);
         let least = Self::least(&self.version("1"))?;
         let runtime = if protocol == Protocol::Json { "serde and ONNX Runtime" } else { "ONNX Runtime" };
         let (one, many) = (format!("{runtime}, 1 thread"), format!("{runtime}, {all} threads"));
@@ -263,9 +259,8 @@ impl Reach {
             let answer = answer(&target, &requests)?;
             let echoes = Self::echoes(&["--features".to_owned(), features.join(","), "--answer".to_owned(), answer])?;
             let party = |server| {
-                let Server { name, target, .. }: &Server = server;
-                let target = model.target(target.address, Protocol::Json);
-                Party::server(name, server, Plan::new(target, requests.clone(), CONNECTIONS, Duration::ZERO))
+                let Server { name, .. }: &Server = server;
+                asked(server, name, &model, Protocol::Json, &requests, CONNECTIONS)
             };
             let least = Self::least(&repository.join(&name).join("1"))?;
             let mut parties: Vec<_> = echoes.iter().chain(&least).chain([&server]).map(party).collect();
@@ -326,6 +321,19 @@ fn plan(server: &Server, connections: usize, rate: Option<f64>, duration: Durati
 /// Single rows of the anomaly model.
 fn rows<'a>(server: &'a Server, connections: usize, rate: Option<f64>) -> Party<'a> {
     Party::server(&server.name, server, plan(server, connections, rate, Duration::ZERO))
+}
+
+/// Requests of a model over HTTP.
+fn asked<'a>(
+    server: &'a Server,
+    name: &str,
+    model: &Model,
+    protocol: Protocol,
+    requests: &Requests,
+    connections: usize,
+) -> Party<'a> {
+    let target = model.target(server.target.address, protocol);
+    Party::server(name, server, Plan::new(target, requests.clone(), connections, Duration::ZERO))
 }
 
 /// The same over gRPC.

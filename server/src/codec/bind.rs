@@ -225,15 +225,16 @@ fn fill(input: &Input, values: &mut Column, nulls: &[usize]) -> Result<(), Decod
     }
     // Where a NaN stands for itself, it stays.
     let kept: Vec<bool> = input.features.iter().map(|f| f.stand_in().is_some_and(f64::is_nan)).collect();
-    let mut from = 0;
-    while let Some(at) = values.next_unfit(from, &kept) {
+    let mut row = 0;
+    while let Some(at) = values.next_unfit(row, &kept) {
         let feature = &input.features[at % width];
         if !values.get(at).is_some_and(|value| value.is_nan()) {
             let message = format!("{} is infinite in row {}: send a finite number", feature.name, at / width);
             return Err(refuse(&feature.name, message));
         }
+        // What stands there then fits.
         missing(feature, values, at, at / width)?;
-        from = at + 1;
+        row = at / width;
     }
     Ok(())
 }

@@ -24,9 +24,9 @@ const DEFAULT_MAX_BATCH: usize = 1024;
 /// Where the manifest sets no limit, a run has no more rows than take about this long, or a few times as long as one row, so
 /// that a large request keeps others waiting for no longer. Models of which that is few rows take hardly less time a row in
 /// larger runs.
-const LONG_RUN: Duration = Duration::from_millis(2);
+const FAIR_RUN: Duration = Duration::from_millis(2);
 /// How many times as long as one row a run may take, when that is longer.
-const LONG_RUN_ROWS: f64 = 4.0;
+const FAIR_RUN_ROWS: f64 = 4.0;
 /// Rows of the batch that is timed and that warms a session. A run of so many is allowed whatever it takes.
 const WARM_ROWS: usize = 64;
 /// Elements of the rows that are invented or that warm a session: an image has millions, and a model needs many times as
@@ -250,7 +250,7 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
         let batch_us = time(&mut session, &batch)?;
         row_in_batch_us = batch_us / count_of(many);
         if limit.is_none() && many > 1 {
-            let longest = (LONG_RUN.as_secs_f64() * 1e6).max(LONG_RUN_ROWS * one_row_us);
+            let longest = (FAIR_RUN.as_secs_f64() * 1e6).max(FAIR_RUN_ROWS * one_row_us);
             // Each row beyond the first.
             let row_us = (batch_us - one_row_us) / count_of(many - 1);
             max_batch = max_batch.min(rows_within(longest - one_row_us, row_us).max(WARM_ROWS));

@@ -178,9 +178,7 @@ impl Feature {
             Missing::Reject => None,
         }
     }
-}
 
-impl Feature {
     /// Whether what stands for a missing value fits the element type.
     fn check(&self, dtype: DType) -> Result<(), String> {
         match (self.missing, self.default) {

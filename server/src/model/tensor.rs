@@ -219,21 +219,17 @@ impl Column {
         })
     }
 
-    /// The first element from `from` on that is infinite, or NaN where its place in a row does not keep that. `kept` is as
-    /// long as a row.
+    /// The first element of a row from `row` on that is infinite, or NaN where its place in a row does not keep that. `kept`
+    /// is as long as a row.
     #[must_use]
-    pub fn next_unfit(&self, from: usize, kept: &[bool]) -> Option<usize> {
-        let begin = from - from % kept.len().max(1);
+    pub fn next_unfit(&self, row: usize, kept: &[bool]) -> Option<usize> {
+        let width = kept.len().max(1);
         macro_rules! search {
             ($values:expr, $element:ty) => {{
-                let rows = $values.get(begin..)?.chunks(kept.len().max(1)).enumerate();
                 let fits = |(value, kept): (&$element, &bool)| value.is_finite() || (*kept && value.is_nan());
-                rows.filter(|(_, row)| !row.iter().zip(kept).all(fits))
-                    .flat_map(|(number, row)| {
-                        let first = begin + number * kept.len();
-                        row.iter().zip(kept).enumerate().filter(|(_, one)| !fits(*one)).map(move |(at, _)| first + at)
-                    })
-                    .find(|at| *at >= from)
+                let mut rows = $values.get(row * width..)?.chunks(width).zip(row..);
+                let (values, row) = rows.find(|(values, _)| !values.iter().zip(kept).all(fits))?;
+                values.iter().zip(kept).position(|one| !fits(one)).map(|at| row * width + at)
             }};
         }
         match self {
