@@ -6,14 +6,14 @@ use std::{
     fs,
     path::Path,
     process::Command,
-    sync::{Arc, atomic::AtomicUsize, mpsc},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use onnxd::load::{
-    self, Plan, Requests, Watch,
+    self, Plan, Requests,
     http::{self, Target},
     model::{Model, Protocol},
 };
@@ -190,9 +190,10 @@ impl Reach {
             seconds: Some(seconds),
             run: Box::new(|duration| {
                 let plan = plan(&swapped, CONNECTIONS, Some(rate), duration);
-                let (figures, seen) = while_swapping(plan, &mut repository.borrow_mut())?;
+                let before = published(&swapped.metrics()?);
+                let figures = while_swapping(plan, &mut repository.borrow_mut())?;
                 if duration == seconds {
-                    changes.borrow_mut().push(seen);
+                    changes.borrow_mut().push(published(&swapped.metrics()?) - before);
                 }
                 Ok(figures)
             }),
@@ -201,8 +202,8 @@ impl Reach {
         let what = "swap once a second, half the maximum rate, with over without";
         self.ratio(Group::Swap, what, &series, P999, (SWAPPED, &[ALONE]), Some(Goal::AtMost(1.5)));
         let seen = changes.borrow();
-        self.note(&format!("{rate:.0} requests/s; changes of the version that answers, each round: {seen:?}"));
-        ensure!(seen.iter().all(|count| *count > 0), "a round without a swap shows nothing: {seen:?}");
+        self.note(&format!("{rate:.0} requests/s; swaps in each round: {seen:?}"));
+        ensure!(seen.iter().all(|count| *count > 0.0), "a round without a swap shows nothing: {seen:?}");
         self.ratio(Group::Swap, what, &series, P99, (SWAPPED, &[ALONE]), None);
         Ok(())
     }
@@ -352,11 +353,8 @@ fn answer(target: &Target, requests: &Requests) -> Result<String> {
     Ok(text)
 }
 
-/// Runs the load while the champion changes every second; gives also how often the version changed that answered.
-fn while_swapping(plan: Plan, repository: &mut Repository) -> Result<(Figures, usize)> {
-    // It watches for a version that never comes, so that it runs to its end.
-    let watch = Watch { version: "-".to_owned(), missing: Arc::new(AtomicUsize::new(1)), after: Duration::ZERO };
-    let plan = Plan { watch: Some(watch), ..plan };
+/// Runs the load while the champion changes every second.
+fn while_swapping(plan: Plan, repository: &mut Repository) -> Result<Figures> {
     let (end, ended) = mpsc::channel::<()>();
     let outcome = thread::scope(|scope| {
         let swaps = scope.spawn(move || {
@@ -373,8 +371,15 @@ fn while_swapping(plan: Plan, repository: &mut Repository) -> Result<(Figures, u
         swaps.join().ok().context("the swaps ended badly")??;
         outcome
     })?;
-    let changes = outcome.watched.as_ref().map_or(0, |watched| watched.changes.len().saturating_sub(1));
-    Ok((Figures::new(&outcome, None), changes))
+    Ok(Figures::new(&outcome, None))
+}
+
+/// How many champions were put in the place of others, by the text of `/metrics`.
+fn published(metrics: &str) -> f64 {
+    let lines = metrics.lines().filter(|line| line.starts_with("onnxd_model_swaps_total{"));
+    let champions =
+        lines.filter(|line| [r#"role="champion""#, r#"outcome="published""#].iter().all(|l| line.contains(l)));
+    champions.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 /// The binary's size in megabytes without symbols, where the system has `strip`.
@@ -413,10 +418,22 @@ mod tests {
         repository.point("1", &[], None).expect("it is written");
         let target = Target { address: crate::echo::in_thread().http, path: "/predict".to_owned() };
         let plan = Plan::new(target, bodies::ordinary(), 1, Duration::from_millis(700)).at(100.0);
-        let (figures, changes) = while_swapping(plan, &mut repository).expect("it runs");
-        assert_eq!((figures.answered, figures.errors, changes), (70, 0, 0), "an echo has no versions");
+        let figures = while_swapping(plan, &mut repository).expect("it runs");
+        assert_eq!((figures.answered, figures.errors), (70, 0));
         let aliases = fs::read_to_string(repository.path().join("anomaly/aliases.json")).expect("it is there");
         assert!(aliases.contains(r#""champion":"2""#) && aliases.contains(r#""previous":"1""#), "{aliases}");
+    }
+
+    #[test]
+    fn swaps_are_those_of_champions_that_serve() {
+        let line = |role: &str, outcome: &str, count: u8| {
+            format!(
+                "onnxd_model_swaps_total{{model=\"m\",role=\"{role}\",outcome=\"{outcome}\",stage=\"x\"}} {count}\n"
+            )
+        };
+        let metrics =
+            [line("champion", "published", 3), line("champion", "rejected", 1), line("challenger", "published", 4)];
+        assert_eq!(published(&metrics.concat()), 3.0);
     }
 
     #[test]

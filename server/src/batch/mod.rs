@@ -12,7 +12,8 @@ pub(crate) mod worker;
 pub(crate) use run::guarded as run_guarded;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -26,6 +27,9 @@ use crate::shadow::origin::Origin;
 
 /// The least time between two log lines about failed runs of a model; the metrics count all of them.
 const COMPLAINTS: Duration = Duration::from_secs(1);
+
+/// Runs with fewer rows than this part of what is worth a run do not keep as few from running beside them.
+const FEW_BESIDE: usize = 4;
 
 /// Why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -131,7 +135,6 @@ pub struct Lane {
     pub(crate) sampler: Sampler,
     limits: Limits,
     state: Mutex<State>,
-    ready: Condvar,
     /// When a failed run was logged last.
     complained: Mutex<Option<Instant>>,
 }
@@ -154,8 +157,11 @@ struct State {
     rows: usize,
     /// A request will cut the next batch: nobody needs to be woken.
     led: bool,
-    /// Workers that wait for a job.
-    idle: usize,
+    /// Workers that wait for a job. The one that waited last is woken first: what its session needs is in its CPU's caches
+    /// still.
+    idle: Vec<Thread>,
+    /// Rows that workers run right now.
+    running: usize,
     closed: bool,
     /// Requests of several parts that are not finished: their next part may still come.
     unfinished: usize,
@@ -181,7 +187,6 @@ impl Lane {
             sampler,
             limits,
             state: Mutex::default(),
-            ready: Condvar::new(),
             complained: Mutex::default(),
         }
     }
@@ -288,13 +293,25 @@ impl Lane {
             state.led = true;
             return Ok(runner);
         }
-        let is_awaited = state.idle > 0;
+        Self::call(state);
+        Ok(Runner::Other)
+    }
+
+    /// Wakes a worker if there is a run for it.
+    fn call(mut state: MutexGuard<'_, State>) {
+        let worker = if state.is_worth_a_run() { state.idle.pop() } else { None };
         // Whoever wakes wants the lock.
         drop(state);
-        if is_awaited {
-            self.ready.notify_one();
+        if let Some(worker) = worker {
+            worker.unpark();
         }
-        Ok(Runner::Other)
+    }
+
+    /// Wakes all workers: there may be nothing left for them.
+    fn call_all(mut state: MutexGuard<'_, State>) {
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        idle.iter().for_each(Thread::unpark);
     }
 
     /// Takes the next batch: jobs of one set and one shape, at most as many rows as `most` allows for the first of them.
@@ -349,8 +366,21 @@ impl Lane {
 
     /// Refuses new jobs from now on; those in the queue are still answered.
     pub fn close(&self) {
-        self.state().closed = true;
-        self.ready.notify_all();
+        let mut state = self.state();
+        state.closed = true;
+        Self::call_all(state);
+    }
+}
+
+impl State {
+    /// Whether what waits is worth a run of its own beside those in progress. A run of few rows costs a model of many nodes
+    /// nearly as much as one of many, and both take the CPUs from whoever reads requests: what waits is then better run
+    /// together as soon as a worker is free, unless so little runs that nothing more is to be expected.
+    fn is_worth_a_run(&self) -> bool {
+        let Some(front) = self.jobs.front() else { return false };
+        let worth = front.set.champion.rows_worth_a_run();
+        let enough = if FEW_BESIDE * self.running < worth { self.running } else { worth };
+        self.rows >= enough || front.priority == Priority::High || self.closed
     }
 }
 
@@ -382,7 +412,7 @@ impl Drop for Unfinished<'_> {
         let mut state = self.0.state();
         state.unfinished -= 1;
         if state.closed {
-            self.0.ready.notify_all();
+            Lane::call_all(state);
         }
     }
 }
@@ -408,10 +438,9 @@ impl Drop for Lead<'_> {
         state.led = false;
         if state.closed {
             // Workers that were told to end wait for the leader.
-            self.0.ready.notify_all();
-        } else if !state.jobs.is_empty() && state.idle > 0 {
-            drop(state);
-            self.0.ready.notify_one();
+            Lane::call_all(state);
+        } else {
+            Lane::call(state);
         }
     }
 }

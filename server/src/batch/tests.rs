@@ -1,9 +1,13 @@
 //! Who runs what and when, with fakes in the place of ONNX Runtime.
 
+use std::collections::HashSet;
+use std::fmt::Debug;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -15,7 +19,7 @@ use crate::model::check::{Invariance, Profile};
 use crate::model::signature::{GraphIo, Port, Rows, Signature};
 use crate::model::tensor::{DType, Tensor};
 use crate::model::trial::Trial;
-use crate::model::{Duty, Infer, Model, ModelId, RunError};
+use crate::model::{Answer, Duty, Infer, Model, ModelId, RunError};
 use crate::serving::ServingSet;
 use crate::shadow::{self, Challenger, Sampler};
 use crate::verdict::state::Recorder;
@@ -24,6 +28,8 @@ use crate::verdict::state::Recorder;
 #[derive(Clone, Default)]
 struct Echo {
     runs: Arc<Mutex<Vec<usize>>>,
+    /// Which threads ran something.
+    threads: Arc<Mutex<HashSet<ThreadId>>>,
     /// When set, each run waits for a message.
     gate: Option<Arc<Mutex<Receiver<()>>>>,
 }
@@ -35,6 +41,7 @@ impl Infer for Echo {
     fn run(&mut self, inputs: &[Tensor], _: Instant) -> Result<Vec<Tensor>, RunError> {
         let Tensor::F32(x) = &inputs[0] else { return Err(RunError::Failed("not float32".into())) };
         self.runs.lock().expect("no panic").push(x.len());
+        self.threads.lock().expect("no panic").insert(std::thread::current().id());
         if let Some(gate) = &self.gate {
             gate.lock().expect("no panic").recv().expect("opened");
         }
@@ -56,12 +63,13 @@ fn model(echo: &Echo, inline: bool) -> Model {
         max_batch: 64,
         one_row_us: 1.0,
         row_in_batch_us: 0.1,
+        further_row_us: 0.1,
         steady: true,
         trial: Trial::Golden,
         nodes: 1,
         warnings: vec![],
     };
-    let sessions = || -> Vec<Box<dyn Infer>> { vec![Box::new(echo.clone())] };
+    let sessions = || -> Vec<Box<dyn Infer>> { (0..3).map(|_| Box::new(echo.clone()) as Box<dyn Infer>).collect() };
     let signature = Signature::new(&graph, None).expect("a signature");
     Model::with_sessions(id, signature, profile, Duty::Serve, sessions(), if inline { sessions() } else { vec![] })
 }
@@ -88,14 +96,29 @@ impl Fixture {
     }
 
     async fn ask(&self, x: f32) -> Result<f32, PredictError> {
-        let row = Tensor::from(Array2::from_elem((1, 1), x).into_dyn());
-        let start = Instant::now();
-        let deadline = start + Duration::from_secs(60);
-        let call = Call { start, deadline, protocol: "test", accepted: false, priority: Priority::Normal };
-        let answers = self.lane.predict(&self.set, vec![row], 1, call, None).await?;
+        let answers = self.send(Array2::from_elem((1, 1), x), Priority::Normal).await?;
         let [answer] = answers.as_slice() else { panic!("one part") };
         let Tensor::F32(y) = &answer.outputs[0] else { panic!("float32") };
         Ok(y[answer.rows.start])
+    }
+
+    async fn ask_rows(&self, rows: usize, priority: Priority) -> Result<Vec<Answer>, PredictError> {
+        self.send(Array2::from_elem((rows, 1), 1.0), priority).await
+    }
+
+    async fn send(&self, rows: Array2<f32>, priority: Priority) -> Result<Vec<Answer>, PredictError> {
+        let start = Instant::now();
+        let deadline = start + Duration::from_secs(60);
+        let call = Call { start, deadline, protocol: "test", accepted: false, priority };
+        let count = rows.nrows();
+        self.lane.predict(&self.set, vec![rows.into_dyn().into()], count, call, None).await
+    }
+
+    /// Waits until so many runs have begun.
+    fn wait_for(&self, runs: usize) {
+        while self.runs().len() < runs {
+            std::thread::yield_now();
+        }
     }
 
     fn runs(&self) -> Vec<usize> {
@@ -105,6 +128,13 @@ impl Fixture {
     fn close(self) {
         self.lane.close();
         self.workers.into_iter().for_each(|w| w.join().expect("no panic"));
+    }
+}
+
+/// Queues what is asked, and does not wait for the answers.
+fn start(asked: &mut [Pin<Box<impl Future<Output: Debug>>>]) {
+    for ask in asked {
+        assert!(ask.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 }
 
@@ -157,6 +187,56 @@ async fn a_worker_takes_what_waits_while_it_was_busy() {
     let runs = fixture.runs();
     assert_eq!(runs.iter().sum::<usize>(), 20);
     assert!(runs.len() <= 2, "{runs:?}");
+    fixture.close();
+}
+
+/// What a run costs whatever it has is here as much as ten rows.
+#[tokio::test]
+async fn what_is_not_worth_a_run_waits_for_the_one_in_progress() {
+    let (echo, open) = gated();
+    let fixture = Fixture::new(&echo, false, 2, LIMITS, None);
+    let rows = [8].into_iter().chain([1; 5]).chain([1; 10]);
+    let mut asked: Vec<_> = rows.map(|rows| Box::pin(fixture.ask_rows(rows, Priority::Normal))).collect();
+    start(&mut asked[..1]);
+    fixture.wait_for(1);
+    start(&mut asked[1..6]);
+    open.send(()).expect("a run waits");
+    fixture.wait_for(2);
+    start(&mut asked[6..]);
+    // While the second one runs still.
+    fixture.wait_for(3);
+    assert_eq!(fixture.runs(), [8, 5, 10]);
+    (0..2).for_each(|_| open.send(()).expect("a run waits"));
+    assert!(join_all(asked).await.iter().all(Result::is_ok));
+    fixture.close();
+}
+
+#[tokio::test]
+async fn where_few_rows_run_as_few_run_beside_them() {
+    let (echo, open) = gated();
+    let fixture = Fixture::new(&echo, false, 2, LIMITS, None);
+    let mut asked: Vec<_> = [2, 2].map(|rows| Box::pin(fixture.ask_rows(rows, Priority::Normal))).into();
+    for ask in 0..2 {
+        start(&mut asked[ask..=ask]);
+        fixture.wait_for(ask + 1);
+    }
+    (0..2).for_each(|_| open.send(()).expect("a run waits"));
+    assert!(join_all(asked).await.iter().all(Result::is_ok));
+    assert_eq!(fixture.runs(), [2, 2]);
+    fixture.close();
+}
+
+#[tokio::test]
+async fn the_worker_that_ran_last_runs_next() {
+    let echo = Echo::default();
+    let fixture = Fixture::new(&echo, false, 3, LIMITS, None);
+    for _ in 0..20 {
+        while fixture.lane.state().idle.len() < 3 {
+            std::thread::yield_now();
+        }
+        assert_eq!(fixture.ask(1.0).await, Ok(1.0));
+    }
+    assert_eq!(echo.threads.lock().expect("no panic").len(), 1);
     fixture.close();
 }
 
@@ -248,22 +328,11 @@ async fn what_waits_runs_by_priority() {
     let fixture = Fixture::new(&echo, false, 1, LIMITS, None);
     // No two of them fit into one run.
     let wanted = [(40, Priority::Normal), (41, Priority::Low), (42, Priority::Normal), (43, Priority::High)];
-    let asked = wanted.map(|(rows, priority)| {
-        let inputs = vec![Tensor::from(Array2::from_elem((rows, 1), 1.0_f32).into_dyn())];
-        let start = Instant::now();
-        let deadline = start + Duration::from_secs(60);
-        let call = Call { start, deadline, protocol: "test", accepted: false, priority };
-        fixture.lane.predict(&fixture.set, inputs, rows, call, None)
-    });
-    let mut asked: Vec<_> = asked.into_iter().map(Box::pin).collect();
+    let mut asked: Vec<_> = wanted.map(|(rows, priority)| Box::pin(fixture.ask_rows(rows, priority))).into();
     // The first one is being run while the others come.
-    assert!(asked[0].as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    while fixture.runs().is_empty() {
-        std::thread::yield_now();
-    }
-    for ask in &mut asked[1..] {
-        assert!(ask.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    }
+    start(&mut asked[..1]);
+    fixture.wait_for(1);
+    start(&mut asked[1..]);
     wanted.iter().for_each(|_| open.send(()).expect("the worker lives"));
     assert!(join_all(asked).await.iter().all(Result::is_ok));
     assert_eq!(fixture.runs(), [40, 43, 42, 41]);

@@ -1,7 +1,7 @@
 //! The threads that pull batches. Each has a session of its own in every model, so none waits for another.
 
-use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::{Job, Lane, run};
@@ -14,11 +14,12 @@ pub(crate) fn start(lane: &Arc<Lane>, count: usize) -> std::io::Result<Vec<JoinH
     (0..count)
         .map(|worker| {
             let lane = Arc::clone(lane);
-            std::thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
-                while let Some(jobs) = next(&lane) {
+            thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
+                while let Some(Batch { jobs, running }) = next(&lane) {
                     if let Some(set) = jobs.first().map(|job| Arc::clone(&job.set)) {
                         run::batch(&lane, jobs, &mut **set.champion.session(worker));
                     }
+                    drop(running);
                 }
             })
         })
@@ -26,29 +27,51 @@ pub(crate) fn start(lane: &Arc<Lane>, count: usize) -> std::io::Result<Vec<JoinH
 }
 
 /// Waits for jobs and cuts a batch; `None` when the lane is closed and empty.
-fn next(lane: &Lane) -> Option<Vec<Job>> {
+fn next(lane: &Lane) -> Option<Batch<'_>> {
+    let me = thread::current();
     let mut state = lane.state();
     loop {
-        let now = Instant::now();
-        // A leader takes what is queued within microseconds; a worker that is awake leaves it alone.
-        match state.jobs.front() {
-            Some(front) if !state.led => {
+        let wait = match state.jobs.front() {
+            // A leader takes what is queued within microseconds; a worker that is awake leaves it alone.
+            Some(front) if !state.led && state.is_worth_a_run() => {
                 let most = front.set.champion.max_batch();
-                let due = front.enqueued + lane.limits.batch_delay;
-                if state.rows >= most || due <= now || state.closed {
-                    return Some(lane.cut(&mut state, |first| first.set.champion.max_batch()));
-                }
                 // The timer belongs to the oldest job: it is not moved by those that come later.
-                state.idle += 1;
-                state = lane.ready.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0;
-                state.idle -= 1;
+                let wait = (front.enqueued + lane.limits.batch_delay).saturating_duration_since(Instant::now());
+                if state.rows >= most || wait.is_zero() || state.closed {
+                    let jobs = lane.cut(&mut state, |first| first.set.champion.max_batch());
+                    let rows = jobs.iter().map(|job| job.rows).sum();
+                    state.running += rows;
+                    // What is left may be worth another run.
+                    Lane::call(state);
+                    return Some(Batch { jobs, running: Running { lane, rows } });
+                }
+                Some(wait)
             }
             None if state.closed && state.unfinished == 0 => return None,
-            _ => {
-                state.idle += 1;
-                state = lane.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.idle -= 1;
-            }
-        }
+            _ => None,
+        };
+        state.idle.push(me.clone());
+        drop(state);
+        wait.map_or_else(thread::park, thread::park_timeout);
+        state = lane.state();
+        // Whoever called it has taken it out; a wait may end by itself.
+        state.idle.retain(|thread| thread.id() != me.id());
+    }
+}
+
+struct Batch<'a> {
+    jobs: Vec<Job>,
+    running: Running<'a>,
+}
+
+/// Rows that a worker runs. Dropped, they are counted no more, by a panic too: others would wait for their end.
+struct Running<'a> {
+    lane: &'a Lane,
+    rows: usize,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.lane.state().running -= self.rows;
     }
 }

@@ -119,6 +119,8 @@ pub struct Profile {
     pub one_row_us: f64,
     /// Median time of a run with `max_batch` or 64 rows, whichever is less, divided by the rows.
     pub row_in_batch_us: f64,
+    /// What each row beyond the first adds to the time of a run, up to that many.
+    pub further_row_us: f64,
     /// Whether the time of a run depends on nothing but the number of its rows: no loops, no free dimensions.
     pub steady: bool,
     /// What it was tried out with.
@@ -131,6 +133,12 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Time of a run of so many rows.
+    #[must_use]
+    pub fn run_us(&self, rows: usize) -> f64 {
+        self.further_row_us.mul_add(count_of(rows.saturating_sub(1)), self.one_row_us)
+    }
+
     /// How many rows fit into a run that takes about `limit`; 0 when not even one does, or when a
     /// request could make it take longer.
     #[must_use]
@@ -139,7 +147,14 @@ impl Profile {
         if spare < 0.0 || !self.steady {
             return 0;
         }
-        rows_within(spare, self.row_in_batch_us).min(self.max_batch)
+        rows_within(spare, self.further_row_us).min(self.max_batch)
+    }
+
+    /// How many rows take about as long for themselves as a run takes whatever it has.
+    #[must_use]
+    pub fn rows_worth_a_run(&self) -> usize {
+        let whatever = (self.one_row_us - self.further_row_us).max(0.0);
+        rows_within(whatever, self.further_row_us).min(self.max_batch)
     }
 }
 
@@ -242,18 +257,16 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
         Rows::Fixed(rows) => rows.min(most),
         Rows::Any | Rows::Whole => 1,
     };
-    let (mut one_row_us, mut row_in_batch_us) = (0.0, 0.0);
+    let (mut one_row_us, mut row_in_batch_us, mut further_row_us) = (0.0, 0.0, 0.0);
     if trial != Trial::Nothing {
-        one_row_us = time(&mut session, &single(&samples, 0))?;
         let many = warm_rows(&samples, max_batch);
-        let batch = repeat(&samples, many);
-        let batch_us = time(&mut session, &batch)?;
+        let batch_us;
+        (one_row_us, batch_us) = time_both(&mut session, &samples, many)?;
         row_in_batch_us = batch_us / count_of(many);
+        further_row_us = if many > 1 { (batch_us - one_row_us).max(0.0) / count_of(many - 1) } else { one_row_us };
         if limit.is_none() && many > 1 {
             let longest = (FAIR_RUN.as_secs_f64() * 1e6).max(FAIR_RUN_ROWS * one_row_us);
-            // Each row beyond the first.
-            let row_us = (batch_us - one_row_us) / count_of(many - 1);
-            max_batch = max_batch.min(rows_within(longest - one_row_us, row_us).max(WARM_ROWS));
+            max_batch = max_batch.min(rows_within(longest - one_row_us, further_row_us).max(WARM_ROWS));
         }
     }
     if one_row_us > 1000.0 {
@@ -262,7 +275,18 @@ pub(super) fn prove(runtime: &Runtime, artifact: &Artifact) -> Result<Proved, Re
     let free = signature.inputs.iter().any(|input| input.row_shape.contains(&None));
     let steady = steady && !free && trial != Trial::Nothing;
     let rows = signature.rows;
-    let profile = Profile { invariance, rows, max_batch, one_row_us, row_in_batch_us, steady, trial, nodes, warnings };
+    let profile = Profile {
+        invariance,
+        rows,
+        max_batch,
+        one_row_us,
+        row_in_batch_us,
+        further_row_us,
+        steady,
+        trial,
+        nodes,
+        warnings,
+    };
     Ok(Proved { session, signature, profile, samples })
 }
 
@@ -411,11 +435,38 @@ fn repeat(rows: &[Tensor], times: usize) -> Vec<Tensor> {
         .collect()
 }
 
-/// Median of 15 runs in microseconds, after 3 to warm up; fewer when runs are slow.
-fn time(session: &mut Session, inputs: &[Tensor]) -> Result<f64, Rejection> {
+/// Other rows than those given, of their values: each is of one of them, at its place. As many as there are columns and rows
+/// for; text and rows of one value are repeated.
+fn mixed(rows: &[Tensor], times: usize) -> Vec<Tensor> {
+    let mix = |(tensor, repeated): (&Tensor, Tensor)| {
+        let count = tensor.rows().unwrap_or(1).max(1);
+        let Some(values) = tensor.numbers() else { return repeated };
+        let width = (values.len() / count).max(1);
+        // The square keeps a row from being another one moved on.
+        let source = |row: usize, column: usize| (row + row / count * column + column * column) % count;
+        let value = |at: usize| values[source(at / width, at % width) * width + at % width];
+        let other = Tensor::filled(tensor.dtype(), repeated.shape(), value);
+        other.unwrap_or(repeated)
+    };
+    rows.iter().zip(repeat(rows, times)).map(mix).collect()
+}
+
+/// Microseconds that a run of one row takes, and one of `many`. No row is the same as the one before, as far as the samples
+/// allow: processors learn the way of a row through trees, and then take a third of the time for it.
+fn time_both(session: &mut Session, samples: &[Tensor], many: usize) -> Result<(f64, f64), Rejection> {
+    let mut time_rows = |rows: Vec<Tensor>| {
+        let singles: Vec<Vec<Tensor>> = (0..many).map(|row| single(&rows, row)).collect();
+        Ok((time(session, &singles)?, time(session, &[rows])?))
+    };
+    // A mixture need not be one that the model takes.
+    time_rows(mixed(samples, many)).or_else(|_: Rejection| time_rows(repeat(samples, many)))
+}
+
+/// Median of 15 runs in microseconds, after 3 to warm up; fewer when runs are slow. The runs take turns with the inputs.
+fn time(session: &mut Session, inputs: &[Vec<Tensor>]) -> Result<f64, Rejection> {
     let mut times = vec![];
     let begin = Instant::now();
-    for i in 0..18 {
+    for (i, inputs) in inputs.iter().cycle().take(18).enumerate() {
         let start = Instant::now();
         session.run(inputs, start + RUN_LIMIT).map_err(|e| Stage::Golden.reject(e.to_string()))?;
         if i >= 3 || begin.elapsed() > Duration::from_millis(200) {

@@ -147,8 +147,11 @@ pub struct Model {
     pub loaded_at: std::time::SystemTime,
 }
 
-/// A run this short may happen where the request is: a hop to a thread and back would cost as much (30-60 us measured).
-pub(crate) const INLINE_LIMIT: Duration = Duration::from_micros(60);
+/// A request whose run is this short may be run where it is: a hop to a thread and back would cost as much (30-60 us
+/// measured).
+const INLINE_LIMIT: Duration = Duration::from_micros(60);
+/// And so many of them together: each of them saves the hop.
+pub(crate) const INLINE_BATCH_LIMIT: Duration = Duration::from_micros(120);
 
 /// How many threads run models, and so how many sessions a champion needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,16 +238,22 @@ impl Model {
         free.or_else(|| self.inline.first().map(|session| session.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// How many rows may run where the request is: 0 for a model too slow for that.
+    /// How many rows may run together where the requests are: 0 for a model too slow for that.
     #[must_use]
     pub fn inline_rows(&self) -> usize {
-        if self.inline.is_empty() { 0 } else { self.profile.inline_rows(INLINE_LIMIT) }
+        if self.inline.is_empty() { 0 } else { self.profile.inline_rows(INLINE_BATCH_LIMIT) }
     }
 
     /// Whether a request of this many rows may be run where it is.
     #[must_use]
     pub fn runs_inline(&self, rows: usize) -> bool {
-        rows <= self.inline_rows()
+        !self.inline.is_empty() && rows <= self.profile.inline_rows(INLINE_LIMIT)
+    }
+
+    /// How many rows that wait are worth a run beside those in progress; 1 where they could not share one anyway.
+    #[must_use]
+    pub fn rows_worth_a_run(&self) -> usize {
+        if self.batches() { self.profile.rows_worth_a_run() } else { 1 }
     }
 
     /// Most rows in one run, by which requests are split.

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// requests more than all else.
 const GATHER: Duration = Duration::from_millis(2);
 
+/// Rows below which what was there is little, and more is let gather: each time that the thread wakes, it drives others from
+/// a CPU and its caches, which costs them more than what it does there.
+const LITTLE: usize = 32;
+
 /// How often it looks again before it sleeps until it is woken.
 const LOOKS: u32 = 10;
 
@@ -32,6 +36,8 @@ pub(super) struct Queue<T> {
     rows: AtomicUsize,
     bytes: AtomicUsize,
     most: usize,
+    /// Rows that were taken since the thread rested.
+    taken: AtomicUsize,
     stop: AtomicBool,
     thread: OnceLock<Thread>,
     /// Whether the thread sleeps until it is woken.
@@ -46,6 +52,7 @@ impl<T> Queue<T> {
             rows: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             most,
+            taken: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             thread: OnceLock::new(),
             asleep: AtomicBool::new(false),
@@ -78,6 +85,7 @@ impl<T> Queue<T> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (item, size) = waiting.pop_front_if(|(item, _)| fits(item))?;
         self.rows.fetch_sub(size.rows, Ordering::Relaxed);
+        self.taken.fetch_add(size.rows, Ordering::Relaxed);
         self.bytes.fetch_sub(size.bytes, Ordering::Relaxed);
         Some(item)
     }
@@ -106,8 +114,11 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Lets the thread rest, unless the queue ends.
+    /// Lets the thread rest, unless the queue ends; longer, where it has done all there was and that was little.
     pub(super) fn rest(&self, pause: Duration) {
+        let was_little = self.taken.swap(0, Ordering::Relaxed) < LITTLE;
+        let has_all = self.rows.load(Ordering::Relaxed) == 0;
+        let pause = if was_little && has_all { pause.max(GATHER) } else { pause };
         let until = Instant::now() + pause;
         while !self.has_ended() {
             let left = until.saturating_duration_since(Instant::now());

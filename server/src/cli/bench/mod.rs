@@ -23,7 +23,7 @@ use crate::model::check::{self, Invariance, Profile};
 use crate::model::runtime::Runtime;
 use crate::model::session::Session;
 use crate::model::signature::{Rows as Takes, Signature};
-use crate::model::{Artifact, INLINE_LIMIT};
+use crate::model::{Artifact, INLINE_BATCH_LIMIT};
 use crate::replay::input::Format;
 use crate::replay::load;
 
@@ -210,9 +210,8 @@ impl Subject {
 
     /// The latency that is asked for where nobody says one.
     fn usual_latency(&self, matches: &ArgMatches) -> f64 {
-        let rows = matches.get_one::<u16>("batch").copied().map_or(1.0, f64::from);
-        let request = self.profile.one_row_us + (rows - 1.0) * self.profile.row_in_batch_us;
-        LEAST_LATENCY.max(TIMES_ONE_ROW * request)
+        let rows = matches.get_one::<u16>("batch").copied().map_or(1, usize::from);
+        LEAST_LATENCY.max(TIMES_ONE_ROW * self.profile.run_us(rows))
     }
 
     /// Measures the model without a server.
@@ -229,7 +228,7 @@ impl Subject {
             batches,
             workers: config.engine.threads.workers,
             http_threads: config.engine.threads.http,
-            inline_rows: self.profile.inline_rows(INLINE_LIMIT),
+            inline_rows: self.profile.inline_rows(INLINE_BATCH_LIMIT),
         };
         let plan = Plan::new(server.workers, server.max_batch, self.rows.values(), budget);
         let more = alone::sessions(&self.runtime, &self.artifact, &self.profile, server.workers - 1);
