@@ -32,6 +32,8 @@ pub use self::outcome::Outcome;
 pub use self::watch::{Watch, Watched};
 use crate::http::grpc::proto::ModelInferResponse;
 
+/// How often an open loop looks at the clock at least.
+const TICK: Duration = Duration::from_micros(100);
 /// After the last request was due, so long is waited for what is still unanswered.
 const GRACE: Duration = Duration::from_secs(3);
 /// One answer in so many is looked at.
@@ -155,36 +157,40 @@ struct Shared {
     due: RefCell<VecDeque<Instant>>,
     wake: Notify,
     started: Cell<u64>,
+    start: Instant,
     end: Cell<Instant>,
+    /// Whether every request that the rate asks for is due.
+    is_complete: Cell<bool>,
 }
 
 async fn drive(plan: &Plan) -> Result<Outcome> {
+    let connections = Connection::open_all(plan).await?;
+    let start = Instant::now();
+    let end = start + plan.duration;
+    let outcome = Outcome { watched: plan.watch.clone().map(|watch| Watched::new(start, watch)), ..Outcome::default() };
     let shared = Rc::new(Shared {
         next: Cell::new(0),
-        outcome: RefCell::default(),
+        outcome: RefCell::new(outcome),
         is_good: plan.is_good,
         due: RefCell::default(),
         wake: Notify::new(),
         started: Cell::new(0),
-        end: Cell::new(Instant::now()),
+        start,
+        end: Cell::new(end),
+        is_complete: Cell::new(false),
     });
-    let connections = Connection::open_all(plan).await?;
-    let start = Instant::now();
-    let end = start + plan.duration;
-    shared.end.set(end);
-    shared.outcome.borrow_mut().watched = plan.watch.clone().map(|watch| Watched::new(start, watch));
-    let open = plan.rate.is_some();
+    let rate = plan.rate;
     let tasks = connections.into_iter().map(|mut connection| {
         let shared = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
-            while let Some(due) = shared.next_due(open).await {
-                shared.exchange(&mut connection, due, open).await;
+            while let Some(due) = shared.next_due(rate).await {
+                shared.exchange(&mut connection, due, rate.is_some()).await;
             }
         })
     });
     let tasks: Vec<_> = tasks.collect();
-    if let Some(rate) = plan.rate {
-        shared.schedule(rate, start).await?;
+    if let Some(rate) = rate {
+        shared.schedule(rate).await?;
     }
     let finished = async {
         for task in tasks {
@@ -203,23 +209,33 @@ async fn drive(plan: &Plan) -> Result<Outcome> {
 
 impl Shared {
     /// When the next request of a connection is due; `None` when there will be no more.
-    async fn next_due(&self, open: bool) -> Option<Instant> {
-        if !open {
+    async fn next_due(&self, rate: Option<f64>) -> Option<Instant> {
+        let Some(rate) = rate else {
             let now = Instant::now();
             return (now < self.end(now)).then(|| {
                 self.started.update(|started| started + 1);
                 now
             });
-        }
+        };
         loop {
             let woken = self.wake.notified();
-            if let Some(due) = self.due.borrow_mut().pop_front() {
-                return Some(due);
+            self.admit(rate);
+            let due = self.due.borrow_mut().pop_front();
+            if due.is_some() {
+                self.wake_one();
+                return due;
             }
-            if Instant::now() >= self.end.get() {
+            if self.is_complete.get() {
                 return None;
             }
             woken.await;
+        }
+    }
+
+    /// Wakes a connection if there is a request for it, which wakes the next one.
+    fn wake_one(&self) {
+        if !self.due.borrow().is_empty() {
+            self.wake.notify_one();
         }
     }
 
@@ -233,32 +249,35 @@ impl Shared {
         self.end.get()
     }
 
-    /// Makes requests due at a constant rate until the end.
-    async fn schedule(&self, rate: f64, start: Instant) -> Result<()> {
+    /// Makes requests due at a constant rate until the end. Connections that are busy look for them by themselves, and seldom
+    /// need a tick: thousands of ticks a second would take the CPU from the server beside.
+    async fn schedule(&self, rate: f64) -> Result<()> {
         let interval = Duration::try_from_secs_f64(1.0 / rate).ok().filter(|interval| !interval.is_zero());
         let interval = interval.with_context(|| format!("a rate of {rate} requests a second cannot be kept"))?;
-        let mut ticks = pacer::every(start, interval);
-        let mut number = 0_u32;
-        loop {
-            let now = Instant::now();
-            let end = self.end(now);
-            loop {
-                let due = start + Duration::from_secs_f64(f64::from(number) / rate);
-                if due >= end {
-                    // The tasks see the end by the clock, so they must not be woken before it.
-                    tokio::time::sleep_until(end.into()).await;
-                    self.wake.notify_waiters();
-                    return Ok(());
-                }
-                if due > now {
-                    break;
-                }
-                number += 1;
-                self.started.update(|started| started + 1);
-                self.due.borrow_mut().push_back(due);
-                self.wake.notify_one();
-            }
+        let mut ticks = pacer::every(self.start, interval.max(TICK));
+        while !self.admit(rate) {
+            self.wake_one();
             ticks.recv().await.context("no more ticks")?;
+        }
+        self.wake_one();
+        tokio::time::sleep_until(self.end.get().into()).await;
+        self.is_complete.set(true);
+        self.wake.notify_waiters();
+        Ok(())
+    }
+
+    /// Counts the requests that are due by now; gives whether there will be no more.
+    fn admit(&self, rate: f64) -> bool {
+        let now = Instant::now();
+        let end = self.end(now);
+        loop {
+            // As many as were started before.
+            let due = self.start + Duration::from_secs_f64(self.started.get() as f64 / rate);
+            if due >= end || due > now {
+                return due >= end;
+            }
+            self.started.update(|started| started + 1);
+            self.due.borrow_mut().push_back(due);
         }
     }
 
