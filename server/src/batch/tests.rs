@@ -53,11 +53,9 @@ impl Infer for Echo {
     }
 }
 
-fn model(echo: &Echo, inline: bool) -> Model {
-    let port = |name: &str, shape: &[i64]| Port { name: name.into(), tensor: Ok((DType::F32, shape.to_vec())) };
-    let graph = GraphIo { inputs: vec![port("x", &[-1, 1])], outputs: vec![port("y", &[-1])], ..GraphIo::default() };
-    let id = ModelId { name: "m".into(), version: "1".into(), sha256: String::new(), manifest_sha256: None };
-    let profile = Profile {
+/// A run takes 1 us, and 0.1 us for each row beyond the first.
+fn profile() -> Profile {
+    Profile {
         invariance: Invariance::Exact,
         rows: Rows::Any,
         max_batch: 64,
@@ -68,10 +66,16 @@ fn model(echo: &Echo, inline: bool) -> Model {
         trial: Trial::Golden,
         nodes: 1,
         warnings: vec![],
-    };
+    }
+}
+
+fn model(echo: &Echo, inline: bool) -> Model {
+    let port = |name: &str, shape: &[i64]| Port { name: name.into(), tensor: Ok((DType::F32, shape.to_vec())) };
+    let graph = GraphIo { inputs: vec![port("x", &[-1, 1])], outputs: vec![port("y", &[-1])], ..GraphIo::default() };
+    let id = ModelId { name: "m".into(), version: "1".into(), sha256: String::new(), manifest_sha256: None };
     let sessions = || -> Vec<Box<dyn Infer>> { (0..3).map(|_| Box::new(echo.clone()) as Box<dyn Infer>).collect() };
     let signature = Signature::new(&graph, None).expect("a signature");
-    Model::with_sessions(id, signature, profile, Duty::Serve, sessions(), if inline { sessions() } else { vec![] })
+    Model::with_sessions(id, signature, profile(), Duty::Serve, sessions(), if inline { sessions() } else { vec![] })
 }
 
 struct Fixture {
@@ -188,6 +192,16 @@ async fn a_worker_takes_what_waits_while_it_was_busy() {
     assert_eq!(runs.iter().sum::<usize>(), 20);
     assert!(runs.len() <= 2, "{runs:?}");
     fixture.close();
+}
+
+/// Of what could take a run long, nobody waits for another's.
+#[test]
+fn only_a_model_whose_runs_are_alike_lets_rows_wait_for_company() {
+    let mut profile = profile();
+    assert!((9..=10).contains(&profile.rows_worth_a_run()));
+    assert!((profile.run_us(11) - 2.0).abs() < 1e-9);
+    profile.steady = false;
+    assert_eq!(profile.rows_worth_a_run(), 1);
 }
 
 /// What a run costs whatever it has is here as much as ten rows.

@@ -150,9 +150,13 @@ impl Profile {
         rows_within(spare, self.further_row_us).min(self.max_batch)
     }
 
-    /// How many rows take about as long for themselves as a run takes whatever it has.
+    /// How many rows take about as long for themselves as a run takes whatever it has; 1 when a request could make a run take
+    /// longer, for nothing must wait for that one.
     #[must_use]
     pub fn rows_worth_a_run(&self) -> usize {
+        if !self.steady {
+            return 1;
+        }
         let whatever = (self.one_row_us - self.further_row_us).max(0.0);
         rows_within(whatever, self.further_row_us).min(self.max_batch)
     }
