@@ -220,6 +220,14 @@ fn resident_of(status: &str) -> Option<f64> {
     Some(kilobytes(status, "VmRSS:")? as f64 / 1024.0)
 }
 
+/// The values of a metric in the text of `/metrics`, each with its labels as they stand there.
+pub(crate) fn samples<'a>(metrics: &'a str, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+    metrics.lines().filter_map(move |line| {
+        let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+        Some((labels, value.parse().ok()?))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

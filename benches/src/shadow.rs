@@ -15,7 +15,7 @@ use crate::{
     bodies, progress,
     report::{self, Figures, Provenance, median, micros, range},
     repository::Repository,
-    server::Server,
+    server::{Server, samples},
     svg::{self, Bar},
 };
 
@@ -291,11 +291,9 @@ pub(crate) fn pairs_of(server: &Server) -> Result<Pairs> {
 /// `onnxd_shadow_pairs_total` by its label `outcome`.
 fn pairs(metrics: &str) -> Pairs {
     let mut pairs = BTreeMap::new();
-    for line in metrics.lines() {
-        let Some(rest) = line.strip_prefix("onnxd_shadow_pairs_total{") else { continue };
-        let outcome = rest.split("outcome=\"").nth(1).and_then(|rest| rest.split('"').next());
-        let count = rest.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok());
-        if let (Some(outcome), Some(count)) = (outcome, count) {
+    for (labels, count) in samples(metrics, "onnxd_shadow_pairs_total") {
+        let outcome = labels.split("outcome=\"").nth(1).and_then(|rest| rest.split('"').next());
+        if let Some(outcome) = outcome {
             *pairs.entry(outcome.to_owned()).or_default() += count;
         }
     }

@@ -30,7 +30,7 @@ use crate::{
     progress,
     report::{Figures, median},
     repository::Repository,
-    server::Server,
+    server::{Server, samples},
     shadow::{self, Pairs},
 };
 
@@ -376,10 +376,9 @@ fn while_swapping(plan: Plan, repository: &mut Repository) -> Result<Figures> {
 
 /// How many champions were put in the place of others, by the text of `/metrics`.
 fn published(metrics: &str) -> f64 {
-    let lines = metrics.lines().filter(|line| line.starts_with("onnxd_model_swaps_total{"));
-    let champions =
-        lines.filter(|line| [r#"role="champion""#, r#"outcome="published""#].iter().all(|l| line.contains(l)));
-    champions.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    let wanted = [r#"role="champion""#, r#"outcome="published""#];
+    let swaps = samples(metrics, "onnxd_model_swaps_total");
+    swaps.filter(|(labels, _)| wanted.iter().all(|label| labels.contains(label))).map(|(_, count)| count).sum()
 }
 
 /// The binary's size in megabytes without symbols, where the system has `strip`.

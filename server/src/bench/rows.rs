@@ -17,6 +17,7 @@ use crate::model::{Infer, RunError, example};
 use crate::replay::input::{Format, Input};
 use crate::replay::rows::{Batch, Names, Plan};
 use crate::text::{SENTENCE, cut, listed};
+use crate::verdict::state;
 
 /// Rows of a file that are used; further ones would tell nothing new.
 const MOST: usize = 4096;
@@ -291,12 +292,9 @@ fn mixed(values: &[&Value], place: &mut u64) -> Value {
             (0..arrays[0].len()).map(|i| mixed(&at(i), place)).collect()
         }
         _ => {
-            // splitmix64, so that neighbouring rows and places have nothing to do with one another.
+            // So that neighbouring rows and places have nothing to do with one another.
+            let chosen = usize::try_from(state::mix(*place) % values.len().max(1) as u64).unwrap_or(0);
             *place = place.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = *place;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            let chosen = usize::try_from((z ^ (z >> 31)) % values.len().max(1) as u64).unwrap_or(0);
             values.get(chosen).map(|value| (*value).clone()).unwrap_or_default()
         }
     }

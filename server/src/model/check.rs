@@ -18,6 +18,7 @@ use super::tensor::{self, Tensor};
 use super::trial::{self, Found, Trial};
 use super::{Artifact, Infer, RunError};
 use crate::codec;
+use crate::verdict::state::mix;
 
 /// Rows a run without a limit in the manifest may have.
 const DEFAULT_MAX_BATCH: usize = 1024;
@@ -32,6 +33,8 @@ const WARM_ROWS: usize = 64;
 /// Elements of the rows that are invented or that warm a session: an image has millions, and a model needs many times as
 /// much between its operators.
 const WARM_ELEMENTS: usize = 4 << 20;
+/// Runs by which a time is measured.
+const RUNS: usize = 18;
 /// A golden run that takes longer is a hang.
 pub(super) const RUN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -442,24 +445,23 @@ fn repeat(rows: &[Tensor], times: usize) -> Vec<Tensor> {
 /// Other rows than those given, of their values: each is of one of them, at its place. As many as there are columns and rows
 /// for; text and rows of one value are repeated.
 fn mixed(rows: &[Tensor], times: usize) -> Vec<Tensor> {
-    let mix = |(tensor, repeated): (&Tensor, Tensor)| {
+    let mixture = |(tensor, repeated): (&Tensor, Tensor)| {
         let count = tensor.rows().unwrap_or(1).max(1);
         let Some(values) = tensor.numbers() else { return repeated };
         let width = (values.len() / count).max(1);
-        // The square keeps a row from being another one moved on.
-        let source = |row: usize, column: usize| (row + row / count * column + column * column) % count;
-        let value = |at: usize| values[source(at / width, at % width) * width + at % width];
+        let source = |at: usize| usize::try_from(mix(at as u64) % count as u64).unwrap_or(0);
+        let value = |at: usize| values[source(at) * width + at % width];
         let other = Tensor::filled(tensor.dtype(), repeated.shape(), value);
         other.unwrap_or(repeated)
     };
-    rows.iter().zip(repeat(rows, times)).map(mix).collect()
+    rows.iter().zip(repeat(rows, times)).map(mixture).collect()
 }
 
 /// Microseconds that a run of one row takes, and one of `many`. No row is the same as the one before, as far as the samples
 /// allow: processors learn the way of a row through trees, and then take a third of the time for it.
 fn time_both(session: &mut Session, samples: &[Tensor], many: usize) -> Result<(f64, f64), Rejection> {
     let mut time_rows = |rows: Vec<Tensor>| {
-        let singles: Vec<Vec<Tensor>> = (0..many).map(|row| single(&rows, row)).collect();
+        let singles: Vec<Vec<Tensor>> = (0..many.min(RUNS)).map(|row| single(&rows, row)).collect();
         Ok((time(session, &singles)?, time(session, &[rows])?))
     };
     // A mixture need not be one that the model takes.
@@ -470,7 +472,7 @@ fn time_both(session: &mut Session, samples: &[Tensor], many: usize) -> Result<(
 fn time(session: &mut Session, inputs: &[Vec<Tensor>]) -> Result<f64, Rejection> {
     let mut times = vec![];
     let begin = Instant::now();
-    for (i, inputs) in inputs.iter().cycle().take(18).enumerate() {
+    for (i, inputs) in inputs.iter().cycle().take(RUNS).enumerate() {
         let start = Instant::now();
         session.run(inputs, start + RUN_LIMIT).map_err(|e| Stage::Golden.reject(e.to_string()))?;
         if i >= 3 || begin.elapsed() > Duration::from_millis(200) {
