@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from training.config import Config
-from training.data import Day
-from training.synthetic import make_day
+from training.data.days import Day
+from training.data.synthetic import make_day
 from training.train import Run, train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,8 +10,8 @@ import pytest
 
 from training import manifest
 from training.config import Config
-from training.data import read_day
-from training.evaluate import is_batch_invariant, session
+from training.data.nezha import read_day
+from training.scoring.served import is_batch_invariant, session
 from training.train import train
 
 VERSIONS = ("1", "2")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from training.config import LabelConfig
-from training.data import DataError, Day, label, read_day
+from training.data.days import DataError, Day, label
+from training.data.nezha import read_day
 
 START = int(datetime(2024, 1, 1, 8, tzinfo=UTC).timestamp())
 HEAD = "timestamp,pod,cpu_percent,memory_percent,syscall_read,syscall_write,node_cpu_percent,node_memory_percent"

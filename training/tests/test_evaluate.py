@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.evaluate import count_episodes, evaluate
 from training.features import Table
 from training.model import Outputs
+from training.scoring.evaluate import count_episodes, evaluate
 
 ALARMS = [20, 21, 22, 40, 51, 52]
 """Minutes: a false episode of three, one more, and an event's second and third sample."""

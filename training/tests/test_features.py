@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.config import Config, FeatureConfig
-from training.data import Series
+from training.data.days import Series
 from training.features import actual_later, rolling_median_mad, series_features
 
 

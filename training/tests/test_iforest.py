@@ -5,10 +5,10 @@ import onnx
 import pytest
 from sklearn.ensemble import IsolationForest
 
-from training.evaluate import session
 from training.export.graph import to_bytes
 from training.export.iforest import average_path_length, to_onnx
 from training.export.trees import round_down
+from training.scoring.served import session
 
 ROWS = 10_000
 

@@ -10,8 +10,8 @@ import pytest
 
 from conftest import ROOT
 from training import manifest
-from training.evaluate import run as answer
-from training.evaluate import session
+from training.scoring.served import run as answer
+from training.scoring.served import session
 from training.train import GateError, Run, _check_golden
 
 

@@ -9,10 +9,10 @@ import onnxruntime as ort
 import pytest
 
 from training.config import FEATURES, OUTPUTS, Config
-from training.evaluate import hard_rows, is_batch_invariant, parity, session
-from training.evaluate import run as answer
 from training.export.graph import to_bytes
 from training.model import calibrate, decision_rows
+from training.scoring.served import hard_rows, is_batch_invariant, parity, session
+from training.scoring.served import run as answer
 from training.train import Run, Trained
 
 ROWS = 12_000

@@ -9,8 +9,8 @@ import pytest
 from conftest import CREATED_AT
 from training import cli
 from training.config import Config
-from training.data import Day
-from training.synthetic import make_day
+from training.data.days import Day
+from training.data.synthetic import make_day
 from training.train import Run, train
 
 

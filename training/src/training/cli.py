@@ -13,10 +13,11 @@ from rich.panel import Panel
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from training.config import Config
-from training.data import DataError, Day, iso, read_day
+from training.data.days import DataError, Day, iso
+from training.data.nezha import read_day
+from training.data.synthetic import make_day
 from training.report import metrics
 from training.repository import RepositoryError
-from training.synthetic import make_day
 from training.train import GateError, save, train
 
 ROOT = Path(__file__).resolve().parents[3]

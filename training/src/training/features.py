@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from training.config import FEATURES, Config, FeatureConfig
-from training.data import Day, Series, label
+from training.data.days import Day, Series, label
 
 Floats = NDArray[np.float64]
 

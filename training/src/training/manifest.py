@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from training.config import FEATURES, OUTPUTS, REQUIRED, Config
-from training.data import Day, iso
+from training.data.days import Day, iso
 from training.export.graph import Limits
 from training.features import Table
 from training.model import Model, Rows

@@ -17,12 +17,12 @@ from skl2onnx.common.data_types import FloatTensorType
 from sklearn.ensemble import IsolationForest
 
 from training.config import FEATURES, OUTPUTS
-from training.evaluate import session
 from training.export import iforest
 from training.export.graph import ML_OPSET, OPSET, to_bytes
 from training.manifest import NAME
 from training.report import markdown
 from training.repository import RepositoryError
+from training.scoring.served import session
 
 FOREST_FEATURES = 3
 FIT_ROWS = 4_000

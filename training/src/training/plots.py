@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from training.config import Config
-from training.data import Day
+from training.data.days import Day
 from training.features import Table
 from training.model import decision_rows, forecast_rows
 from training.train import Run

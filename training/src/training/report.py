@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from training.evaluate import DayMetrics
+from training.scoring.evaluate import DayMetrics
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

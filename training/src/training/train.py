@@ -9,14 +9,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from training import manifest, repository
-from training.challenger import Challenger
-from training.champion import Champion
 from training.config import Config
-from training.data import Day
-from training.evaluate import DayMetrics, Parity, evaluate, hard_rows, is_batch_invariant, parity, session
+from training.data.days import Day
 from training.export.graph import to_bytes
 from training.features import Table, table
 from training.model import calibrate, held_out_raw
+from training.recipes.boosting import Boosting
+from training.recipes.logistic import Logistic
+from training.scoring.evaluate import DayMetrics, evaluate
+from training.scoring.served import Parity, hard_rows, is_batch_invariant, parity, session
 
 INVARIANCE_ROWS = 2_000
 RECIPES = {"1": "monotone-logistic", "2": "gradient-boosting"}
@@ -30,7 +31,7 @@ class GateError(RuntimeError):
 class Trained:
     """A model that passed its gates, with what was measured."""
 
-    model: Champion | Challenger
+    model: Logistic | Boosting
     version: repository.Version
     metrics: dict[str, DayMetrics]
     parity: Parity
@@ -66,7 +67,7 @@ def train(days: dict[str, Day], config: Config, at: str, progress: Callable[[str
         progress(f"features of {name}")
         tables[name] = table(day, config)
     trained = []
-    for number, kind in (("1", Champion), ("2", Challenger)):
+    for number, kind in (("1", Logistic), ("2", Boosting)):
         progress(f"fitting version {number}, {RECIPES[number]}")
         model = kind.fit(tables[config.train_day], config)
         progress(f"calibrating version {number} on pods that it has not seen")
@@ -78,7 +79,7 @@ def train(days: dict[str, Day], config: Config, at: str, progress: Callable[[str
 
 
 def _finish(  # noqa: PLR0913 - one argument each for what goes into a manifest
-    number: str, model: Champion | Challenger, day: Day, *, tables: dict[str, Table], config: Config, at: str
+    number: str, model: Logistic | Boosting, day: Day, *, tables: dict[str, Table], config: Config, at: str
 ) -> Trained:
     """Exports a model, runs its gates and writes its manifest (in memory)."""
     content = to_bytes(model.to_onnx(manifest.NAME))

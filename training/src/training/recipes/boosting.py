@@ -1,4 +1,4 @@
-"""The challenger: gradient boosting that can only rise with each z-score and the CPU level, and a boosted forecast.
+"""Gradient boosting that can only rise with each z-score and the CPU level, and a boosted forecast.
 
 ```
 score    = sigmoid((trees(z, level) - t) / tau)           level = baseline + scale * z_cpu
@@ -33,8 +33,8 @@ FORECAST_COLUMNS = [0, 1, 2]
 
 
 @dataclass(frozen=True)
-class Challenger:
-    """The fitted challenger.
+class Boosting:
+    """A fitted gradient boosting.
 
     Attributes:
         limits: Defaults and clips of the inputs.
@@ -49,7 +49,7 @@ class Challenger:
     calibration: Calibration = UNCALIBRATED
 
     @classmethod
-    def fit(cls, table: Table, config: Config) -> "Challenger":
+    def fit(cls, table: Table, config: Config) -> "Boosting":
         """Fits both ensembles."""
         limits = fit_limits(table, config.model)
         shared = {

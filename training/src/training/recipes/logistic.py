@@ -1,4 +1,4 @@
-"""The champion: a logistic that can only rise with each z-score, and a linear forecast that scales with its series.
+"""A logistic that can only rise with each z-score, and a linear forecast that scales with its series.
 
 ```
 score    = sigmoid((w . asinh(relu(z)) + w_s * clip((level - 70) / 30, 0, 1) - t) / tau),  w >= 0
@@ -52,8 +52,8 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Champion:
-    """The fitted champion.
+class Logistic:
+    """A fitted monotone logistic.
 
     Attributes:
         config: Shape of its terms.
@@ -72,7 +72,7 @@ class Champion:
     calibration: Calibration = UNCALIBRATED
 
     @classmethod
-    def fit(cls, table: Table, config: Config) -> "Champion":
+    def fit(cls, table: Table, config: Config) -> "Logistic":
         """Fits the weights on labelled rows and the forecast on rows whose future is known."""
         limits = fit_limits(table, config.model)
         shape = cls(config.model, limits, np.zeros(3), np.zeros(4), 0.0)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config import Config
-from training.data import Day, Series, describe_fault
+from training.data.days import Day, Series, describe_fault
 
 MINUTE = 60
 FAULT_EVERY = 140

@@ -1,0 +1,1 @@
+"""Where data comes from; every source gives `days.Day`."""
