@@ -6,7 +6,9 @@ The schema is `manifest.schema.json` beside this file; a manifest that it refuse
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,12 @@ def provenance(days: list[Day], config: Config) -> dict[str, Any]:
         "environment": {"python": platform.python_version(), **versions},
         "seed": config.seed,
     }
+
+
+def now() -> str:
+    """The time, or `SOURCE_DATE_EPOCH` for reproducible manifests, RFC 3339."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return iso(int(epoch) if epoch else int(datetime.now(UTC).timestamp()))
 
 
 def code_sha256() -> str:

@@ -80,6 +80,14 @@ class Storage:
         except OSError as error:
             raise self._transient(name, error) from error
 
+    def folders(self) -> list[str]:
+        """The names of the folders right under the root, in order."""
+        try:
+            found = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
+        except OSError as error:
+            raise self._transient(self._root, error) from error
+        return sorted(one.base_name for one in found if one.type == fs.FileType.Directory)
+
     def read_json(self, name: str) -> Any | None:  # noqa: ANN401 - JSON is anything
         """A file of JSON; None if there is no such file."""
         content = self.read(name)

@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from training.config import CHANNELS, FEATURES, Config
 from training.data.days import Day, Fault, Series
-from training.features import series_features
+from training.features import series_features, table
 
 ABOUT = b"onnxd.days"
 
@@ -42,24 +42,53 @@ def to_parquet(days: list[Day]) -> bytes:
         }
         for day in days
     ]
-    table = pa.table({name: pa.chunked_array(parts) for name, parts in columns.items()})
+    whole = pa.table({name: pa.chunked_array(parts) for name, parts in columns.items()})
     out = io.BytesIO()
-    parquet.write_table(table.replace_schema_metadata({ABOUT: json.dumps(about)}), out, compression="zstd")
+    parquet.write_table(whole.replace_schema_metadata({ABOUT: json.dumps(about)}), out, compression="zstd")
     return out.getvalue()
 
 
 def from_parquet(content: bytes) -> list[Day]:
     """The days that `to_parquet` wrote."""
-    table = parquet.read_table(io.BytesIO(content))
-    names = np.asarray(table["day"].to_pylist()), np.asarray(table["series"].to_pylist())
-    time = table["ts"].to_numpy()
-    values = np.column_stack([table[c].to_numpy() for c in CHANNELS])
-    features = np.column_stack([table[f].to_numpy() for f in FEATURES])
+    whole = parquet.read_table(io.BytesIO(content))
+    names = np.asarray(whole["day"].to_pylist()), np.asarray(whole["series"].to_pylist())
+    time = whole["ts"].to_numpy()
+    values = np.column_stack([whole[c].to_numpy() for c in CHANNELS])
+    features = np.column_stack([whole[f].to_numpy() for f in FEATURES])
     days = []
-    for about in json.loads(table.schema.metadata[ABOUT]):
+    for about in json.loads(whole.schema.metadata[ABOUT]):
         series = []
         for name in about["series"]:
             own = (names[0] == about["name"]) & (names[1] == name)
             series.append(Series(name, time[own], values[own], features[own]))
         days.append(Day(**{**about, "series": series, "faults": [Fault(**f) for f in about["faults"]]}))
     return days
+
+
+def to_rows(days: list[Day], config: Config) -> bytes:
+    """What `onnxd replay` reads: all series by time, with features, the actual value, and where it is known the label.
+
+    Columns `series`, `ts` (Unix seconds), `cpu_percent`, the features (null where missing), `anomaly` (null where not
+    known). Rows of the warm-up are left out, as nobody would send them.
+    """
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("series", "ts", "cpu_percent", "anomaly", "known")}
+    features = []
+    for day in days:
+        rows = table(day, config)
+        warm = rows.warm
+        names = np.array([one.name for one in day.series])
+        parts["series"].append(names[rows.series[warm]])
+        parts["ts"].append(rows.time[warm])
+        parts["cpu_percent"].append(rows.cpu[warm])
+        parts["anomaly"].append(rows.anomalous[warm])
+        parts["known"].append(rows.judged[warm])
+        features.append(rows.features[warm])
+    whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    order = np.argsort(whole["ts"], kind="stable")
+    columns = {name: pa.array(whole[name][order]) for name in ("series", "ts", "cpu_percent")}
+    stacked = np.concatenate(features)[order]
+    columns |= {name: pa.array(stacked[:, i], from_pandas=True) for i, name in enumerate(FEATURES)}
+    columns["anomaly"] = pa.array(whole["anomaly"][order], mask=~whole["known"][order])
+    out = io.BytesIO()
+    parquet.write_table(pa.table(columns), out, compression="zstd")
+    return out.getvalue()

@@ -1,0 +1,149 @@
+"""Prepare and train: from a source of metrics to candidates that were fitted, calibrated, exported and described."""
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from training import candidate
+from training.config import FEATURES, Config
+from training.data import source
+from training.data.days import Day, iso
+from training.data.saved import from_parquet, to_parquet, with_features
+from training.errors import PipelineError
+from training.features import Table, join, table
+from training.manifest import code_sha256, now, to_bytes
+from training.model import Outputs, Rows
+from training.pipeline.settings import Settings
+from training.pipeline.work import LATEST, Run, once
+from training.recipes import RECIPES
+from training.storage import Storage
+from training.tracking import Tracking
+
+Told = candidate.Told
+
+
+def config_of(settings: Settings) -> Config:
+    """All parameters of a run."""
+    return replace(Config(), seed=settings.seed)
+
+
+def prepare(settings: Settings, told: Told = lambda _: None) -> dict[str, Any]:
+    """Reads the source, splits it by time, computes the features, and names the run by what went in.
+
+    Returns:
+        `run` (the key), `fingerprint`, `source`, `train_rows`, `test_rows`, `from`, `to`, `notes`.
+
+    Raises:
+        PipelineError: An unknown recipe, or too little data.
+        training.data.days.DataError: The source cannot be read.
+        TransientError: It does not answer.
+    """
+    if unknown := set(settings.recipes) - set(RECIPES):
+        msg = f"no recipe {', '.join(sorted(unknown))}: there are {', '.join(RECIPES)}"
+        raise PipelineError(msg)
+    config = config_of(settings)
+    prepared = source.prepare(settings.source, config, told)
+    fingerprint = source.fingerprint([*prepared.train, *prepared.test])
+    # Who asks for other recipes, or has other code, gets another run.
+    parameters = {"config": asdict(config), "recipes": settings.recipes, "model": settings.model}
+    named = json.dumps([fingerprint, code_sha256(), parameters], sort_keys=True, default=str)
+    key = hashlib.sha256(named.encode()).hexdigest()
+    run = Run(settings, key)
+    if (found := run.done("prepare")) is None:
+        for name, days in (("train", prepared.train), ("test", prepared.test)):
+            told(f"features of {sum(d.rows for d in days):,} samples to {name} on")
+            run.files.write(f"{name}.parquet", to_parquet([with_features(day, config) for day in days]))
+        days = [*prepared.train, *prepared.test]
+        found = {
+            "run": key,
+            "fingerprint": fingerprint,
+            "source": settings.source,
+            "train_rows": sum(d.rows for d in prepared.train),
+            "test_rows": sum(d.rows for d in prepared.test),
+            "from": iso(min(d.span[0] for d in days)),
+            "to": iso(max(d.span[1] for d in days)),
+            "at": now(),
+            "notes": [*prepared.notes, *(f"{d.name}: {note}" for d in days for note in d.notes)][:200],
+        }
+        told("telling MLflow")
+        tracking = Tracking(settings.mlflow, settings.experiment, settings.model)
+        tracking.run(key, {**{k: v for k, v in found.items() if k not in {"run", "notes"}}, **_flat(parameters)})
+        tracking.log(key, {}, {"data/notes.txt": "\n".join(found["notes"]).encode()})
+        run.files.write_json("prepare.json", found)
+    Storage(settings.work).write_json(LATEST, {"run": key})
+    return found
+
+
+def _flat(parameters: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters under dotted names."""
+    found = {}
+    for name, value in parameters.items():
+        if isinstance(value, dict):
+            found.update(_flat(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return found
+
+
+def days_of(run: Run, part: str) -> list[Day]:
+    """The days to `train` or to `test` on, as `prepare` wrote them."""
+    return from_parquet(run.read(f"{part}.parquet"))
+
+
+def tables_of(days: list[Day], config: Config) -> dict[str, Table]:
+    """A table for each day, by its name."""
+    return {day.name: table(day, config) for day in days}
+
+
+@once
+def train(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Makes a candidate by each recipe.
+
+    Returns:
+        `recipes`: by recipe, `held_out`, the metrics on series that it had not seen.
+
+    Raises:
+        PipelineError: No recipe can learn from the data, such as without a fault in it.
+    """
+    run, config = Run(settings, key), config_of(settings)
+    prepared = run.needs("prepare")
+    days = days_of(run, "train")
+    rows = join([table(day, config) for day in days])
+    found: dict[str, Any] = {}
+    for recipe in settings.recipes:
+        try:
+            made = candidate.make(recipe, rows, config, told)
+        except ValueError as error:
+            msg = f"{recipe} cannot learn from this data: {error}"
+            raise PipelineError(msg) from error
+        told(f"{recipe}: writing")
+        agreement = candidate.prove(made)
+        metrics = {"held_out": made.held_out.rounded(), "parity": agreement.rounded()}
+        document = candidate.document(made, days, rows, metrics=metrics, config=config, at=prepared["at"])
+        run.files.write(f"{recipe}/model.onnx", made.onnx)
+        run.files.write(f"{recipe}/expected.npz", _pack(made.rows, made.expected))
+        run.files.write(f"{recipe}/manifest.json", to_bytes(document))
+        found[recipe] = {"held_out": made.held_out.rounded()}
+    tracking = Tracking(settings.mlflow, settings.experiment, settings.model)
+    metrics = {f"held_out.{r}.{k}": v for r, one in found.items() for k, v in one["held_out"].items()}
+    tracking.log(key, metrics, {})
+    return {"run": key, "recipes": found}
+
+
+def _pack(rows: Rows, expected: Outputs) -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, rows=rows, **vars(expected))
+    return out.getvalue()
+
+
+def expected_of(run: Run, recipe: str) -> tuple[Rows, Outputs]:
+    """Rows that a candidate's graph must survive, float32 [M, 5], and its model's answers."""
+    with np.load(io.BytesIO(run.read(f"{recipe}/expected.npz"))) as packed:
+        if packed["rows"].shape[1] != len(FEATURES):
+            msg = f"{recipe}/expected.npz is of another version: begin again with `prepare`"
+            raise PipelineError(msg)
+        return packed["rows"], Outputs(packed["anomaly"], packed["score"], packed["forecast"])

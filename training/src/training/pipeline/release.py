@@ -1,0 +1,224 @@
+"""From a candidate that passed its gates to the champion, and back: register, push, judge, promote, recheck, roll back.
+
+All writes of the repository, and all judgements, are the server's program's; MLflow's aliases follow.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from training import onnxd
+from training.errors import PipelineError
+from training.manifest import to_bytes
+from training.pipeline import repository
+from training.pipeline.learn import Told
+from training.pipeline.settings import Settings
+from training.pipeline.work import Run, once
+from training.storage import Storage
+from training.tracking import Tracking, roles_of
+
+BY = "training"
+"""Who changes the repository, in its ledger."""
+
+
+def tracking_of(settings: Settings) -> Tracking:
+    """MLflow, as the settings name it."""
+    return Tracking(settings.mlflow, settings.experiment, settings.model)
+
+
+@once
+def register(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Makes the candidate a version of MLflow's registry, under a number that the repository has not taken.
+
+    Returns:
+        `run`, `recipe`, `version`, `mlflow_run_id`.
+
+    Raises:
+        PipelineError: It has not passed the gates.
+        TransientError: MLflow or the repository does not answer.
+    """
+    run = Run(settings, key)
+    gates = run.needs("gate")
+    if not gates["passed"]:
+        msg = f"run {key[:12]} did not pass its gates ({', '.join(gates['failed'])}): it is not registered"
+        raise PipelineError(msg)
+    recipe = run.needs("evaluate")["recipe"]
+    tracking = tracking_of(settings)
+    told("versions that the repository has and MLflow has not")
+    tracking.adopt(_versions(settings))
+    told("the model")
+    manifest = run.files.read_json(f"{recipe}/manifest.json")
+    manifest["training"]["mlflow_run_id"] = tracking.run(key)
+    version, mlflow_run = tracking.register(key, run.read(f"{recipe}/model.onnx"), manifest)
+    manifest["version"] = version
+    run.files.write("model.onnx", run.read(f"{recipe}/model.onnx"))
+    run.files.write("manifest.json", to_bytes(manifest))
+    return {"run": key, "recipe": recipe, "version": version, "mlflow_run_id": mlflow_run}
+
+
+def _versions(settings: Settings) -> dict[str, tuple[str, str]]:
+    """The complete versions of the repository: by number, the folder's URI and the model's SHA-256."""
+    found = repository.aliases(settings)
+    if found is None:
+        return {}
+    files = Storage(settings.repository).under(settings.model)
+    versions = {}
+    for number in files.folders():
+        manifest = files.read_json(f"{number}/manifest.json") if number.isdigit() else None
+        if manifest is not None:
+            uri = f"{files.uri}/{number}"
+            versions[number] = (uri if "://" in uri else Path(uri).absolute().as_uri(), manifest["artifact"]["sha256"])
+    return versions
+
+
+@once
+def push(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Puts the registered version into the repository as the challenger, by `onnxd push`, under MLflow's number.
+
+    Returns:
+        `version`, `uploaded`, `becomes`, `aliases` (what changed in MLflow).
+    """
+    run = Run(settings, key)
+    version = run.needs("register")["version"]
+    role = "challenger" if repository.aliases(settings) else "champion"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("model.onnx", "manifest.json"):
+            (Path(folder) / name).write_bytes(run.read(name))
+        told(f"version {version} as {role}")
+        return push_file(settings, Path(folder) / "model.onnx", version, role, f"run {key[:12]}")
+
+
+def push_file(settings: Settings, file: Path, version: str, role: str, reason: str) -> dict[str, Any]:
+    """Pushes an ONNX file, with the manifest beside it if there is one, and sets MLflow's aliases."""
+    words: list[str | Path] = ["push", file, "--number", version, "--as", role, *_place(settings)]
+    words += ["--sign-with", settings.sign_with] if settings.sign_with else []
+    said = onnxd.call([*words, "--by", BY, "--reason", reason])
+    found = {k: said.answer[k] for k in ("version", "uploaded", "becomes")}
+    return {**found, "aliases": reconcile(settings)}
+
+
+def push_from(settings: Settings, uri: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Pushes a model that was registered in MLflow by hand, under its number there.
+
+    Args:
+        settings: Where to.
+        uri: `models:/anomaly@challenger` or `models:/anomaly/4`; the alias `champion` makes it the champion.
+        told: Told what happens next.
+    """
+    tracking = tracking_of(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        told(f"loading {uri}")
+        version, file, manifest = tracking.fetch(uri, Path(folder))
+        if manifest is not None:
+            manifest.replace(file.with_name("manifest.json"))
+        has_champion = repository.aliases(settings) is not None
+        role = "champion" if uri.endswith("@champion") or not has_champion else "challenger"
+        told(f"version {version} as {role}")
+        return push_file(settings, file, version, role, f"from MLflow, {uri}")
+
+
+def reconcile(settings: Settings) -> dict[str, str]:
+    """Makes MLflow's aliases those of `aliases.json`. Returns what was changed."""
+    return tracking_of(settings).reconcile(roles_of(repository.aliases(settings)))
+
+
+def _place(settings: Settings) -> list[str]:
+    return ["--model", settings.model, "--repository", settings.repository]
+
+
+def _verdict(settings: Settings, *more: str) -> onnxd.Said:
+    """What `onnxd verdict` says of all servers together."""
+    peers = ",".join(settings.peers)
+    words = ["verdict", *_place(settings), "--peers", peers, *settings.verdict, *more]
+    return onnxd.call(words, codes=(0, onnxd.LOST, onnxd.HOLD, onnxd.REJECT))
+
+
+def judge(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """What the servers' evidence says of the challenger now; changes nothing.
+
+    Returns:
+        `state`: `promote`, `reject` or `hold`; `promoted` if it is the champion already; `gone` if someone took it out
+        of the challengers. `reasons`: for people.
+    """
+    version = Run(settings, key).needs("register")["version"]
+    found = repository.aliases(settings) or {}
+    if found.get("champion") == version:
+        return {"state": "promoted", "reasons": [f"version {version} is the champion: {found.get('reason', '')}"]}
+    if version not in found.get("challengers", ()):
+        return {"state": "gone", "reasons": [f"version {version} is no challenger: {found.get('reason', '')}"]}
+    told(f"asking {', '.join(settings.peers)}")
+    said = _verdict(settings)
+    for one in said.answer["verdicts"]:
+        if one["version"] == version:
+            return {"state": one["decision"], "reasons": [*one["reasons"], *said.answer["servers"]["missing"]][:10]}
+    return {"state": "hold", "reasons": ["no server tells of it yet", *said.answer["servers"]["missing"]]}
+
+
+def promote(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Does what the verdict says, by one conditional write with the evidence; MLflow's aliases follow.
+
+    Returns:
+        `outcome`: `promoted`, `lost` when someone else changed the model first, `held` when the verdict is not that any
+        more. `aliases`: what changed in MLflow.
+    """
+    version = Run(settings, key).needs("register")["version"]
+    found = repository.aliases(settings) or {}
+    outcome = "promoted" if found.get("champion") == version else ""
+    if not outcome and version not in found.get("challengers", ()):
+        outcome = "lost"
+    if not outcome:
+        told(f"version {version}")
+        said = _verdict(settings, "--apply", "--by", BY, "--reason", f"run {key[:12]}")
+        if said.code == onnxd.LOST:
+            outcome = "lost"
+        else:
+            outcome = "promoted" if (repository.aliases(settings) or {}).get("champion") == version else "held"
+    return {"outcome": outcome, "version": version, "aliases": reconcile(settings)}
+
+
+def reject(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Takes the version out of the challengers; MLflow's aliases follow. The evidence stands in the ledger.
+
+    Returns:
+        `outcome`: `rejected`, or `lost` when it is no challenger any more.
+    """
+    version = Run(settings, key).needs("register")["version"]
+    if version not in (repository.aliases(settings) or {}).get("challengers", ()):
+        return {"outcome": "lost", "aliases": reconcile(settings)}
+    told(f"version {version}")
+    _verdict(settings, "--apply", "--by", BY, "--reason", f"run {key[:12]}")
+    gone = version not in (repository.aliases(settings) or {}).get("challengers", ())
+    return {"outcome": "rejected" if gone else "held", "aliases": reconcile(settings)}
+
+
+def recheck(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Whether the promoted version still deserves its place: the champion before is compared with it in the shadow.
+
+    Returns:
+        `state`: `keep`, `bring back`, or `replaced` when another version is champion now (a guard or a person was
+        first). `reasons`: for people.
+    """
+    version = Run(settings, key).needs("register")["version"]
+    found = repository.aliases(settings) or {}
+    if found.get("champion") != version:
+        return {"state": "replaced", "reasons": [f"the champion is {found.get('champion')}: {found.get('reason', '')}"]}
+    told(f"asking {', '.join(settings.peers)}")
+    previous = _verdict(settings).answer["previous"]
+    if previous is not None and previous["decision"] == "promote":
+        return {"state": "bring back", "reasons": previous["reasons"][:10]}
+    return {"state": "keep", "reasons": []}
+
+
+def rollback(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Makes the champion before the champion again; MLflow's aliases follow.
+
+    Returns:
+        `outcome`: `rolled back`, or `lost` when another version is champion already.
+    """
+    version = Run(settings, key).needs("register")["version"]
+    if (repository.aliases(settings) or {}).get("champion") != version:
+        return {"outcome": "lost", "aliases": reconcile(settings)}
+    told(f"back from version {version}")
+    reason = f"run {key[:12]}: the champion before is better"
+    said = onnxd.call(["rollback", *_place(settings), "--by", BY, "--reason", reason], codes=(0, onnxd.LOST))
+    return {"outcome": "lost" if said.code == onnxd.LOST else "rolled back", "aliases": reconcile(settings)}
