@@ -33,6 +33,10 @@ class FeatureConfig:
     """Smallest scale of disk I/O as a share of its baseline ..."""
     floor_disk_absolute: float = 1.0
     """... but not less than this, operations a second."""
+    freeze_seconds: int = 3600
+    """A series in alert is not learned from, for this long at most: an alarm that lasts is the new normal."""
+    half_life_samples: float = 180.0
+    """Of the exponentially weighted baseline, which needs no window: a sample this old weighs half."""
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,13 @@ class Series:
         name: The pod.
         time: int64 [T], Unix seconds, strictly increasing.
         values: float64 [T, 3], the channels: CPU percent of the limit, memory percent, disk operations a second.
+        features: float32 [T, 5] in the order of `FEATURES` if a collector computed them, else None.
     """
 
     name: str
     time: NDArray[np.int64]
     values: NDArray[np.float64]
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
