@@ -1,7 +1,7 @@
 """What champion and challenger have in common: their answers, their calibration, and the rows they are fitted on."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import onnx
@@ -49,8 +49,16 @@ UNCALIBRATED = Calibration(threshold=0.0, tau=1.0)
 
 
 class Model(Protocol):
-    """A fitted model: answers in numpy, and the same as an ONNX graph."""
+    """A fitted model: answers in numpy, and the same as an ONNX graph.
 
+    Attributes:
+        keeps_threshold: Whether `fit` sets the calibration, so that `calibrate` has nothing to do.
+        limits: Defaults and clips of the inputs.
+        calibration: From the raw sum to the score.
+    """
+
+    keeps_threshold: ClassVar[bool]
+    limits: Limits
     calibration: Calibration
 
     @classmethod
@@ -120,7 +128,7 @@ def calibrate(raw: Floats, table: Table, config: ModelConfig) -> Calibration:
     if anomalous.all() or not anomalous.any():
         msg = "calibration needs normal and anomalous rows"
         raise ValueError(msg)
-    allowed = min(int(len(normal) / 1440 * config.false_samples_per_pod_day), len(normal) - 1)
+    allowed = allowed_alarms(len(normal), config)
     # Halfway between the last allowed and the first refused normal row.
     threshold = float((normal[max(allowed - 1, 0)] + normal[allowed]) / 2)
 
@@ -130,6 +138,11 @@ def calibrate(raw: Floats, table: Table, config: ModelConfig) -> Calibration:
 
     log_tau = minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded").x
     return Calibration(round(threshold, 6), round(float(np.exp(log_tau)), 6))
+
+
+def allowed_alarms(normal: int, config: ModelConfig) -> int:
+    """How many of `normal` rows, a minute each, may alarm: the budget, and never all of them."""
+    return min(int(normal / 1440 * config.false_samples_per_pod_day), normal - 1)
 
 
 def answers(logit: Floats, prepared: Rows, g_of_z: Floats) -> Outputs:

@@ -10,7 +10,7 @@ asinh is linear for small z and logarithmic for large ones.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import onnx
@@ -63,6 +63,8 @@ class Logistic:
         intercept: The forecast's v_0.
         calibration: From the raw sum to the score.
     """
+
+    keeps_threshold: ClassVar[bool] = False
 
     config: ModelConfig
     limits: Limits
