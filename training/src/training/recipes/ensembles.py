@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -84,7 +85,7 @@ class Ensembles(ABC):
     @staticmethod
     @abstractmethod
     def total(ensemble: Any, columns: Rows) -> Floats:  # noqa: ANN401 - the library's own type
-        """The trees' sum, float32 [N, K] in, float64 [N] out."""
+        """The trees' sum, float32 [N, K] in, N > 0, float64 [N] out."""
 
     @staticmethod
     @abstractmethod
@@ -93,13 +94,17 @@ class Ensembles(ABC):
 
     def raw(self, features: Rows) -> Floats:
         """The trees' sum before calibration: float32 [N, 5] in, float64 [N] out."""
-        return self.total(self.decision, self.limits.prepare(features)[:, DECISION_COLUMNS])
+        return self._total(self.decision, self.limits.prepare(features)[:, DECISION_COLUMNS])
 
     def predict(self, features: Rows) -> Outputs:
         """Answers to float32 [N, 5], any values, NaN for missing."""
         prepared = self.limits.prepare(features)
         logit = (self.raw(features) - self.calibration.threshold) / self.calibration.tau
-        return answers(logit, prepared, self.total(self.forecast, prepared[:, FORECAST_COLUMNS]))
+        return answers(logit, prepared, self._total(self.forecast, prepared[:, FORECAST_COLUMNS]))
+
+    def _total(self, ensemble: Any, columns: Rows) -> Floats:  # noqa: ANN401
+        """`total` for any number of rows: scikit-learn refuses to answer to none."""
+        return self.total(ensemble, columns) if len(columns) else np.empty(0)
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
         """The same as an ONNX graph: `Limits.prepare`, two `TreeEnsembleRegressor` nodes, the shared outputs.

@@ -41,8 +41,6 @@ class LightGbm(Ensembles):
     @staticmethod
     def total(ensemble: lightgbm.Booster, columns: Rows) -> Floats:
         """The trees' sum, float32 [N, K] in, float64 [N] out."""
-        if not len(columns):
-            return columns[:, 0].astype("float64")
         return ensemble.predict(columns, raw_score=True, num_threads=1)
 
     @staticmethod
