@@ -54,6 +54,7 @@ def naive(case: dict[str, Any], kind: str) -> np.ndarray:
             breaks = np.flatnonzero(np.diff(np.append(time[past], time[t])) > config.window_seconds)
             window = x[past[breaks[-1] + 1 if len(breaks) else 0 :]]
             weights = 0.5 ** (np.arange(len(window))[::-1] / config.half_life_samples)
+            weights[1:] *= 1 - 0.5 ** (1 / config.half_life_samples)
             m = np.average(window, weights=weights) if len(window) else 0
             s = np.sqrt(np.average((window - m) ** 2, weights=weights)) if len(window) else 0
         if len(window) < 15 or np.isnan(x[t]) or t in case["refused"]:
