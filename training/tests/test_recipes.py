@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from training import compare
+from training import cli, compare
 from training.config import FEATURES, Config
 from training.data.days import Day
 from training.export.graph import GraphBuilder, to_bytes
@@ -191,8 +191,10 @@ def test_lightgbm_with_other_trees_is_refused(parameters: dict[str, object], mes
         lightgbm_trees(booster, [0, 1])
 
 
-def test_comparison_of_recipes_has_a_row_each(days: dict[str, Day], config: Config) -> None:
-    rows = compare.recipes(days, config).splitlines()[2:]
+def test_comparison_of_recipes_has_a_row_each(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare-recipes", "--synthetic"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    days = (config.train_day, *config.holdout_days)
     assert [r.split("|")[1].strip() for r in rows] == [f"{day}, {name}" for day in days for name in RECIPES]
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training import cli
 from training.baseline import KINDS, Baseline, EwmaBaseline, MedianBaseline, stream
 from training.config import CHANNELS, FEATURES, Config, FeatureConfig
 from training.data.days import Day, Series
 from training.data.nezha import read_day
 from training.features import rolling_median_mad, series_features
-from training.vectors import TOLERANCE, document, write
+from training.vectors import TOLERANCE, document
 
 FILE = Path(__file__).resolve().parents[1] / "vectors" / "features.json"
 COMMITTED = json.loads(FILE.read_text(encoding="utf-8"))
@@ -65,7 +66,7 @@ def naive(case: dict[str, Any], kind: str) -> np.ndarray:
 
 
 def test_file_is_what_the_command_writes(tmp_path: Path) -> None:
-    write(tmp_path / "new" / "features.json")
+    assert cli.main(["vectors", "--out", str(tmp_path / "new" / "features.json")]) == 0
     again = json.loads((tmp_path / "new" / "features.json").read_text(encoding="utf-8"))
     assert again == json.loads(json.dumps(document()))
     assert FILE.stat().st_size < 300_000
