@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from training import features as module
 from training.config import Config, FeatureConfig
-from training.data.days import Series
-from training.features import actual_later, rolling_median_mad, series_features
+from training.data.days import Day, Series
+from training.features import actual_later, rolling_median_mad, series_features, table
 
 
 def make_series(seed: int, length: int = 420) -> Series:
@@ -114,3 +115,41 @@ def test_actual_value_is_the_sample_nearest_to_the_horizon() -> None:
     model = Config().model
     later = actual_later(series, model.horizon_seconds, model.horizon_tolerance)
     np.testing.assert_array_equal(later, [2.0, 3.0, np.nan, np.nan, np.nan, np.nan])
+
+
+def test_missing_samples_are_in_no_window() -> None:
+    series = make_series(6)
+    rng = np.random.default_rng(6)
+    holes = rng.random(series.values.shape) < 0.15
+    series.values[holes] = np.nan
+    features = series_features(series, FeatureConfig())
+    for channel, columns in ((0, [0, 3, 4]), (1, [1]), (2, [2])):
+        there = ~holes[:, channel]
+        dense = Series("pod", series.time[there], series.values[there][:, [channel] * 3])
+        alone = naive(dense, FeatureConfig())
+        np.testing.assert_allclose(features[there][:, columns], alone[:, columns], rtol=1e-6, atol=1e-6)
+        assert np.isnan(features[~there][:, columns]).all()
+
+
+def test_row_without_disk_is_used_and_one_without_memory_is_not(config: Config) -> None:
+    series = make_series(7)
+    series.values[100, 1] = series.values[200, 2] = np.nan
+    series.values[300, 0] = np.inf
+    found = table(Day("day", [series], []), config)
+    expected = np.arange(len(series.time)) >= 15
+    expected[[100, 300]] = False
+    np.testing.assert_array_equal(found.warm, expected)
+
+
+def test_windows_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    series = make_series(8)
+    whole = series_features(series, FeatureConfig())
+    monkeypatch.setattr(module, "BLOCK", 100)
+    np.testing.assert_array_equal(series_features(series, FeatureConfig()), whole)
+
+
+def test_features_that_came_with_a_series_are_used(config: Config) -> None:
+    series = make_series(9)
+    given = np.random.default_rng(0).normal(size=(len(series.time), 5)).astype(np.float32)
+    with_features = Series("pod", series.time, series.values, given)
+    np.testing.assert_array_equal(table(Day("day", [with_features], []), config).features, given)

@@ -44,8 +44,8 @@ class Candidate:
 
 
 @threadpool_limits.wrap(limits=1)
-def make(recipe: str, table: Table, config: Config, told: Told = lambda _: None) -> Candidate:
-    """Fits, calibrates and exports.
+def fit(recipe: str, table: Table, config: Config, told: Told = lambda _: None) -> tuple[Model, Outputs]:
+    """Fits a recipe and, unless it keeps its own threshold, calibrates it on series that it has not seen.
 
     On one thread: sums in another order would change the last bits of a model.
 
@@ -55,17 +55,33 @@ def make(recipe: str, table: Table, config: Config, told: Told = lambda _: None)
         config: All parameters.
         told: Told what happens next.
 
+    Returns:
+        The model, and answers to the table's rows by models that had not seen their series.
+
     Raises:
-        ValueError: The table has no anomalous rows, or no normal ones.
+        ValueError: No such recipe, or the table does not hold what it needs, such as anomalous rows.
     """
+    if recipe not in RECIPES:
+        msg = f"recipe {recipe!r} is not known; take one of {', '.join(RECIPES)}"
+        raise ValueError(msg)
     kind = RECIPES[recipe]
     told(f"{recipe}: fitting")
     model = kind.fit(table, config)
     told(f"{recipe}: answering for series that it has not seen")
     raw, forecast = held_out(kind, table, config)
-    if kind.needs_calibration:
+    if not kind.keeps_threshold:
         model = replace(model, calibration=calibrate(raw, table, config.model))
-    metrics = evaluate(answers_of(raw, model.calibration, forecast), table, config.episode_gap)
+    return model, answers_of(raw, model.calibration, forecast)
+
+
+def make(recipe: str, table: Table, config: Config, told: Told = lambda _: None) -> Candidate:
+    """Fits, calibrates, evaluates on series that it has not seen, and exports; see `fit`.
+
+    Raises:
+        ValueError: As `fit`, and where the table has no anomalous rows or no normal ones to evaluate on.
+    """
+    model, unseen = fit(recipe, table, config, told)
+    metrics = evaluate(unseen, table, config.episode_gap)
     told(f"{recipe}: exporting")
     rows = hard_rows(table, config.seed)
     return Candidate(recipe, model, to_bytes(model.to_onnx(manifest.NAME)), metrics, rows, model.predict(rows))

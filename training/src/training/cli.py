@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from training import compare, vectors
 from training.config import Config
 from training.data.days import DataError, Day, iso
 from training.data.nezha import read_day
@@ -32,6 +33,9 @@ Trains the anomaly models that onnxd serves.
                    models/anomaly with manifests that the server can check
   measure          size, nodes and latency of the models in a repository
   compare-iforest  measures the compact IsolationForest export against skl2onnx's
+  compare-recipes, compare-baselines
+                   evaluate every recipe, and every way to learn what is normal
+  vectors          writes the examples of the features
 """
 EPILOG = """\
 examples:
@@ -49,15 +53,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("training", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("train", help="train, evaluate and write the models", epilog=EPILOG, formatter_class=raw)
-    source = run.add_mutually_exclusive_group()
-    source.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="folder that holds nezha/<day>.csv and nezha/<day>-faults.json; default: ../shared/data beside the "
-        "repository if it exists, else synthetic data",
-    )
-    source.add_argument("--synthetic", action="store_true", help="train on generated data, to try the path")
+    _add_source(run)
     run.add_argument("--out", type=Path, default=ROOT / "models", metavar="DIR", help="model repository to write")
     run.add_argument("--plots", type=Path, metavar="DIR", help="also draw PR curve, scores and forecasts here, as PNG")
     run.add_argument("--replace", action="store_true", help="delete an earlier repository of this model first")
@@ -66,7 +62,28 @@ def parser() -> argparse.ArgumentParser:
     measure_models.add_argument("--models", type=Path, default=ROOT / "models", metavar="DIR", help="the repository")
     compare = commands.add_parser("compare-iforest", help="compact IsolationForest export against skl2onnx's")
     compare.add_argument("--trees", type=int, default=100, help="of the forest (default: %(default)s)")
+    for name, text in (
+        ("recipes", "all recipes on all days"),
+        ("baselines", "median/MAD, EWMA, frozen in alert or not"),
+    ):
+        comparison = commands.add_parser(f"compare-{name}", help=text)
+        _add_source(comparison)
+        comparison.add_argument("--seed", type=int, default=Config.seed, help="of everything random")
+    examples = commands.add_parser("vectors", help="write the examples of the features")
+    examples.add_argument("--out", type=Path, default=ROOT / "training" / "vectors" / "features.json", metavar="FILE")
     return top
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group()
+    source.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder that holds nezha/<day>.csv and nezha/<day>-faults.json; default: ../shared/data beside the "
+        "repository if it exists, else synthetic data",
+    )
+    source.add_argument("--synthetic", action="store_true", help="take generated data, to try the path")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from training import measure  # noqa: PLC0415 - needs skl2onnx, a development tool
 
             print(measure.models(options.models) if options.command == "measure" else measure.iforests(options.trees))
+            return 0
+        if options.command == "vectors":
+            vectors.write(options.out)
+            return 0
+        if options.command.startswith("compare-"):
+            config = replace(Config(), seed=options.seed)
+            comparison = {"compare-recipes": compare.recipes, "compare-baselines": compare.baselines}[options.command]
+            print(comparison(_read(options, config, errors), config))
             return 0
         return _train(options, errors)
     except (DataError, RepositoryError) as error:

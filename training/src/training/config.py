@@ -33,6 +33,10 @@ class FeatureConfig:
     """Smallest scale of disk I/O as a share of its baseline ..."""
     floor_disk_absolute: float = 1.0
     """... but not less than this, operations a second."""
+    freeze_seconds: int = 3600
+    """A series in alert is not learned from, for this long at most: an alarm that lasts is the new normal."""
+    half_life_samples: float = 180.0
+    """Of the exponentially weighted baseline, which needs no window: a sample this old weighs half."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,14 @@ class ModelConfig:
     tree_min_samples: int = 10
     tree_learning_rate: float = 0.1
     tree_l2: float = 1.0
+    rule_z: float = 3.0
+    """The rule alarms from this many sigmas of CPU on ..."""
+    rule_tau: float = 1.0
+    """... and its score rises over so many."""
+    forest_trees: int = 60
+    """Of the isolation forest; under 80 for the reason given above."""
+    forest_samples: int = 256
+    """Rows that each of them isolates (Liu et al., 2008)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The one definition of the features: rolling median/MAD z-scores with a floor, and the CPU baseline and scale.
 
-Nothing here looks ahead: a sample's features depend on it and on what came before it.
+Nothing here looks ahead: a sample's features depend on it and on what came before it. `baseline.py` computes the same
+sample by sample, as a collector does, and `training/vectors` holds examples for both.
 """
 
 from dataclasses import dataclass, replace
@@ -9,10 +10,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from training.config import FEATURES, Config, FeatureConfig
+from training.config import FEATURES, REQUIRED, Config, FeatureConfig
 from training.data.days import Day, Series, label
 
 Floats = NDArray[np.float64]
+
+SERVED = [FEATURES.index(f) for f in (*REQUIRED, "cpu_baseline", "cpu_scale")]
+"""Columns of `FEATURES` without which a row is not used: a missing disk z-score has a default."""
+BLOCK = 8192
+"""Windows held in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Table:
     """Samples of a day with features, labels and targets; all arrays have N rows, warm-up included.
 
     Attributes:
-        features: float32 [N, 5] in the order of `FEATURES`; NaN during warm-up.
+        features: float32 [N, 5] in the order of `FEATURES`; NaN during warm-up and where the sample is missing.
         cpu: float64 [N], CPU percent now.
         target: float64 [N], CPU percent one horizon later; NaN where it is unknown.
         event: int64 [N], index of the CPU fault that raised the sample, -1 if none.
@@ -39,8 +45,8 @@ class Table:
 
     @property
     def warm(self) -> NDArray[np.bool_]:
-        """Which rows, bool [N], are past the warm-up: only they can be served."""
-        return np.isfinite(self.features).all(axis=1)
+        """Which rows, bool [N], are past the warm-up and have what a request requires: only they can be served."""
+        return np.isfinite(self.features[:, SERVED]).all(axis=1)
 
     @property
     def anomalous(self) -> NDArray[np.bool_]:
@@ -64,15 +70,16 @@ def rolling_median_mad(time: NDArray[np.int64], x: Floats, config: FeatureConfig
     """Median and scaled median absolute deviation of the window strictly before each sample.
 
     `m_t = median(x[t-W .. t-1])`, `s_t = 1.4826 * median|x - m_t|` over the same window (Hampel, 1974). Windows are by
-    time, so gaps shorten them.
+    time, so gaps shorten them. A sample that is not finite is missing: it is in no window and has no window.
 
     Args:
         time: int64 [T], seconds, strictly increasing.
-        x: float64 [T], finite.
+        x: float64 [T].
         config: Window and warm-up.
 
     Returns:
-        Two float64 [T] in the unit of `x`; NaN where the window holds fewer than the warm-up's samples.
+        Two float64 [T] in the unit of `x`; NaN where the window holds fewer than the warm-up's samples, and where the
+        sample is missing.
 
     Raises:
         ValueError: Time does not increase.
@@ -80,18 +87,25 @@ def rolling_median_mad(time: NDArray[np.int64], x: Floats, config: FeatureConfig
     if (np.diff(time) <= 0).any():
         msg = "time must increase strictly"
         raise ValueError(msg)
+    baseline, deviation = np.full(len(x), np.nan), np.full(len(x), np.nan)
+    present = np.flatnonzero(np.isfinite(x))
+    time, x = time[present], x[present]
     count = np.arange(len(time)) - np.searchsorted(time, time - config.window_seconds, side="left")
     width = int(count.max(initial=0))
     if width < config.warm_up_samples:
-        return np.full(len(x), np.nan), np.full(len(x), np.nan)
+        return baseline, deviation
     # Row t holds the `width` samples before t, the newest last; those older than the window become NaN and sort last.
-    windows = sliding_window_view(np.concatenate([np.full(width, np.nan), x[:-1]]), width).copy()
-    windows[np.arange(width)[None, :] < width - count[:, None]] = np.nan
-    median = _median_of_first(windows, count)
-    deviation = _median_of_first(np.abs(windows - median[:, None]), count)
-    cold = count < config.warm_up_samples
-    median[cold] = deviation[cold] = np.nan
-    return median, config.mad_to_sigma * deviation
+    all_windows = sliding_window_view(np.concatenate([np.full(width, np.nan), x[:-1]]), width)
+    for start in range(0, len(x), BLOCK):
+        rows = slice(start, start + BLOCK)
+        windows = all_windows[rows].copy()
+        windows[np.arange(width)[None, :] < width - count[rows, None]] = np.nan
+        median = _median_of_first(windows, count[rows])
+        spread = _median_of_first(np.abs(windows - median[:, None]), count[rows])
+        cold = count[rows] < config.warm_up_samples
+        median[cold] = spread[cold] = np.nan
+        baseline[present[rows]], deviation[present[rows]] = median, config.mad_to_sigma * spread
+    return baseline, deviation
 
 
 def _median_of_first(rows: Floats, count: NDArray[np.int64]) -> Floats:
@@ -109,7 +123,8 @@ def series_features(series: Series, config: FeatureConfig) -> NDArray[np.float32
     `z = clip((x - m) / max(s, floor), -limit, limit)` for each channel, then CPU's `m` and `max(s, floor)`.
 
     Returns:
-        float32 [T, 5] in the order of `FEATURES`: sigmas, sigmas, sigmas, percent, percent. NaN during warm-up.
+        float32 [T, 5] in the order of `FEATURES`: sigmas, sigmas, sigmas, percent, percent. NaN during warm-up and
+        where the channel's sample is missing.
     """
     if series.features is not None:
         return series.features
@@ -117,20 +132,22 @@ def series_features(series: Series, config: FeatureConfig) -> NDArray[np.float32
     for channel in range(series.values.shape[1]):
         x = series.values[:, channel]
         baseline, scale = rolling_median_mad(series.time, x, config)
-        scale = np.maximum(scale, _floor(channel, baseline, config))
+        absolute, relative = floor(channel, config)
+        scale = np.maximum(scale, np.maximum(relative * np.abs(baseline), absolute))
         out[:, channel] = np.clip((x - baseline) / scale, -config.z_limit, config.z_limit)
         if channel == 0:
             out[:, 3], out[:, 4] = baseline, scale
     return out.astype(np.float32)
 
 
-def _floor(channel: int, baseline: Floats, config: FeatureConfig) -> Floats:
-    """Smallest scale of a channel, in its unit, float64 [T]."""
-    if channel == 0:
-        return np.full(len(baseline), config.floor_cpu)
-    if channel == 1:
-        return np.full(len(baseline), config.floor_memory)
-    return np.maximum(config.floor_disk_relative * np.abs(baseline), config.floor_disk_absolute)
+def floor(channel: int, config: FeatureConfig) -> tuple[float, float]:
+    """Smallest scale of a channel, as (absolute, relative): `max(relative * |baseline|, absolute)` in its unit."""
+    floors = (
+        (config.floor_cpu, 0.0),
+        (config.floor_memory, 0.0),
+        (config.floor_disk_absolute, config.floor_disk_relative),
+    )
+    return floors[channel]
 
 
 def actual_later(series: Series, horizon: int, tolerance: int) -> Floats:

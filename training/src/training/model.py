@@ -54,13 +54,13 @@ class Model(Protocol):
     """A fitted model: answers in numpy, and the same as an ONNX graph.
 
     Attributes:
-        needs_calibration: Whether its threshold comes from the budget of false alarms, or is its own.
+        keeps_threshold: Whether `fit` sets the calibration, so that `calibrate` has nothing to do.
         has_trees: Whether its graph walks trees, a microsecond a row.
         limits: Defaults and clips of the inputs.
         calibration: From the raw sum to the score.
     """
 
-    needs_calibration: ClassVar[bool]
+    keeps_threshold: ClassVar[bool]
     has_trees: ClassVar[bool]
     limits: Limits
     calibration: Calibration
@@ -139,7 +139,7 @@ def calibrate(raw: Floats, table: Table, config: ModelConfig) -> Calibration:
     if anomalous.all() or not anomalous.any():
         msg = "calibration needs normal and anomalous rows"
         raise ValueError(msg)
-    allowed = min(int(len(normal) / 1440 * config.false_samples_per_pod_day), len(normal) - 1)
+    allowed = allowed_alarms(len(normal), config)
     # Halfway between the last allowed and the first refused normal row.
     threshold = float((normal[max(allowed - 1, 0)] + normal[allowed]) / 2)
 
@@ -155,6 +155,11 @@ def answers_of(raw: Floats, calibration: Calibration, forecast: Floats) -> Outpu
     """Outputs from uncalibrated sums and forecasts in percent, both float64 [N]."""
     score = expit((raw - calibration.threshold) / calibration.tau).astype(np.float32)
     return Outputs(score >= np.float32(0.5), score, forecast.astype(np.float32))
+
+
+def allowed_alarms(normal: int, config: ModelConfig) -> int:
+    """How many of `normal` rows, a minute each, may alarm: the budget, and never all of them."""
+    return min(int(normal / 1440 * config.false_samples_per_pod_day), normal - 1)
 
 
 def answers(logit: Floats, prepared: Rows, g_of_z: Floats) -> Outputs:

@@ -135,6 +135,34 @@ def add_defaults(g: GraphBuilder, limits: Limits) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Names of what `Limits.prepare` gives, as values of a graph.
+
+    Attributes:
+        columns: [N, 5], the features without NaN, clipped.
+        z_cpu: [N, 1], the first of them.
+        baseline: [N, 1], percent.
+        scale: [N, 1], percent.
+        level: [N, 1], `baseline + scale * z_cpu`, percent.
+    """
+
+    columns: str
+    z_cpu: str
+    baseline: str
+    scale: str
+    level: str
+
+
+def add_prepared(g: GraphBuilder, limits: Limits) -> Prepared:
+    """Adds `Limits.prepare`, step by step with the same bits."""
+    raised = g.node("Max", add_defaults(g, limits), g.constant("low", limits.low), output="raised")
+    x = g.node("Min", raised, g.number("limit", limits.limit), output="clipped")
+    z_cpu, _, baseline, scale = g.split(x, [1, 2, 1, 1], ["z_cpu", "z_rest", "baseline", "scale"])
+    level = g.node("Add", g.node("Mul", scale, z_cpu, output="rise"), baseline, output="level")
+    return Prepared(x, z_cpu, baseline, scale, level)
+
+
 def add_outputs(g: GraphBuilder, logit: str, percent: str) -> None:
     """Adds the outputs: `score = sigmoid(logit)`, `anomaly = score >= 0.5`, `forecast = clip(percent, 0, 100)`.
 

@@ -37,12 +37,8 @@ def to_onnx(forest: IsolationForest, name: str = "iforest") -> onnx.ModelProto:
         sklearn.exceptions.NotFittedError: The forest is not fitted.
     """
     features = forest.n_features_in_
-    trees = TreeAttributes()
     share = -np.log(2.0) / (len(forest.estimators_) * average_path_length(int(forest.max_samples_)))
-    for index, (estimator, columns) in enumerate(
-        zip(forest.estimators_, forest.estimators_features_, strict=True),
-    ):
-        _add_tree(trees, index, estimator.tree_, [int(c) for c in columns], float(share))
+    trees = path_trees(forest, float(share))
     g = GraphBuilder()
     exponent = trees.add_to(g, "X", "exponent")
     flat = g.node("Reshape", exponent, g.constant("flat", np.array([-1], dtype=np.int64)), output="exponent_flat")
@@ -55,6 +51,16 @@ def to_onnx(forest: IsolationForest, name: str = "iforest") -> onnx.ModelProto:
         "decision_function": TensorProto.FLOAT,
     }
     return g.model(name, {"X": ["N", features]}, outputs, {"onnxd.name": name})
+
+
+def path_trees(forest: IsolationForest, share: float) -> TreeAttributes:
+    """The trees of a fitted forest; their sum is `share` times the sum of a row's path lengths."""
+    trees = TreeAttributes()
+    for index, (estimator, columns) in enumerate(
+        zip(forest.estimators_, forest.estimators_features_, strict=True),
+    ):
+        _add_tree(trees, index, estimator.tree_, [int(c) for c in columns], share)
+    return trees
 
 
 def _add_tree(trees: TreeAttributes, index: int, tree: object, columns: list[int], share: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import lightgbm
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
@@ -132,3 +133,43 @@ def boosting_trees(model: HistModel, columns: Sequence[int]) -> tuple[TreeAttrib
                 trees.branch((index, position), test, (int(node["left"]), int(node["right"])))
     base = np.asarray(model._baseline_prediction)  # noqa: SLF001
     return trees, float(base.ravel()[0])
+
+
+def lightgbm_trees(booster: lightgbm.Booster, columns: Sequence[int]) -> TreeAttributes:
+    """The trees of a fitted LightGBM booster with one output; their sum is its `predict(raw_score=True)`.
+
+    `columns` says which column of the node's input each of the booster's features is. The objective's sigmoid is left
+    to the caller, and its initial score is in the first tree's leaves. LightGBM compares in float64; where it was
+    trained without missing values, it takes NaN for 0.
+
+    Raises:
+        ValueError: More than one output, categorical splits, zero as missing value, or trees that are averaged.
+    """
+    model = booster.dump_model()
+    if model["num_tree_per_iteration"] != 1 or model["average_output"]:
+        msg = "only boosters with one output whose trees are added up are exported; train with boosting gbdt or dart"
+        raise ValueError(msg)
+    trees = TreeAttributes()
+    for index, tree in enumerate(model["tree_info"]):
+        _add_lightgbm_tree(trees, index, tree["tree_structure"], columns)
+    return trees
+
+
+def _add_lightgbm_tree(trees: TreeAttributes, index: int, root: dict[str, Any], columns: Sequence[int]) -> None:
+    """Adds a tree, its nodes numbered from the root on."""
+    waiting, count = [(0, root)], 1
+    while waiting:
+        position, node = waiting.pop()
+        if "leaf_value" in node:
+            trees.leaf((index, position), node["leaf_value"])
+            continue
+        if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
+            msg = "only numerical splits are exported; train without categorical features and zero_as_missing"
+            raise ValueError(msg)
+        # "Everything that is there" is written as the largest float64.
+        threshold = min(node["threshold"], float(np.finfo(np.float32).max))
+        missing_left = node["default_left"] if node["missing_type"] == "NaN" else threshold >= 0
+        test = (columns[node["split_feature"]], threshold, missing_left)
+        trees.branch((index, position), test, (count, count + 1))
+        waiting += [(count, node["left_child"]), (count + 1, node["right_child"])]
+        count += 2

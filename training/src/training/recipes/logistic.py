@@ -64,14 +64,15 @@ class Logistic:
         calibration: From the raw sum to the score.
     """
 
+    keeps_threshold: ClassVar[bool] = False
+    has_trees: ClassVar[bool] = False
+
     config: ModelConfig
     limits: Limits
     weights: Floats
     coefficients: Floats
     intercept: float
     calibration: Calibration = UNCALIBRATED
-    needs_calibration: ClassVar[bool] = True
-    has_trees: ClassVar[bool] = False
 
     @classmethod
     def fit(cls, table: Table, config: Config) -> "Logistic":
