@@ -191,3 +191,31 @@ fn a_version_that_is_there_is_signed_once() {
     assert!(said.contains("is of payments version 1, so it is not signed"), "{said}");
     assert!(!signature.exists());
 }
+
+#[test]
+fn a_number_that_is_asked_for_is_taken_once() {
+    let folder = TempDir::new().expect("a folder");
+    let place = folder.path();
+    let push = |file: &str, number: &str, code: i32| {
+        onnxd(place, &["push", &model(file), "--model", "anomaly", "--number", number, "--json"], code)
+    };
+    let pushed = |said: String| serde_json::from_str::<Value>(&said).expect("JSON");
+    let first = pushed(push("good/model.onnx", "7", 0));
+    assert_eq!((&first["version"], &first["uploaded"]), (&json!("7"), &json!(true)));
+    let again = pushed(push("good/model.onnx", "7", 0));
+    assert_eq!((&again["version"], &again["uploaded"]), (&json!("7"), &json!(false)));
+    let said = push("external-good/model.onnx", "7", 1);
+    assert!(said.contains("version 7 is another model") && said.contains("take another number"), "{said}");
+
+    // A push that was cut off left its file: the same goes on, another one does not.
+    fs::create_dir(place.join("anomaly/9")).expect("a folder");
+    fs::copy(fixture("good/model.onnx"), place.join("anomaly/9/model.onnx")).expect("copied");
+    let said = push("external-good/model.onnx", "9", 1);
+    assert!(said.contains("anomaly/9/model.onnx is there") && said.contains("never finished"), "{said}");
+    assert_eq!(pushed(push("good/model.onnx", "9", 0))["uploaded"], json!(true));
+    // A free number below others is as good; unasked, the next one above all is taken.
+    assert_eq!(pushed(push("good/model.onnx", "3", 0))["version"], json!("3"));
+    let next = onnxd(place, &["push", &model("external-good/model.onnx"), "--model", "anomaly", "--json"], 0);
+    assert_eq!(pushed(next)["version"], json!("10"));
+    assert!(push("good/model.onnx", "0", 2).contains("0 is not in"));
+}

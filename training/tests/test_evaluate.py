@@ -13,13 +13,11 @@ ALARMS = [20, 21, 22, 40, 51, 52]
 """Minutes: a false episode of three, one more, and an event's second and third sample."""
 
 
-class FixedModel:
-    """Answers with given alarms and a forecast of 10 percent."""
-
-    def predict(self, features: np.ndarray) -> Outputs:
-        score = np.full(len(features), 0.1, dtype=np.float32)
-        score[ALARMS] = 0.9
-        return Outputs(score >= 0.5, score, np.full(len(features), 10.0, dtype=np.float32))
+def answers() -> Outputs:
+    """Given alarms and a forecast of 10 percent."""
+    score = np.full(100, 0.1, dtype=np.float32)
+    score[ALARMS] = 0.9
+    return Outputs(score >= 0.5, score, np.full(100, 10.0, dtype=np.float32))
 
 
 def make_table() -> Table:
@@ -37,7 +35,7 @@ def make_table() -> Table:
 
 
 def test_metrics_by_hand() -> None:
-    found = evaluate(FixedModel(), make_table(), episode_gap=300)
+    found = evaluate(answers(), make_table(), episode_gap=300)
     assert (found.rows, found.events) == (85, 2)
     assert found.event_recall == 0.5, "the event in the warm-up counts as missed"
     assert found.median_delay_minutes == 1.0
@@ -59,4 +57,4 @@ def test_episodes_are_counted_for_each_series() -> None:
 
 def test_day_without_events_is_refused() -> None:
     with pytest.raises(ValueError, match="needs CPU events"):
-        evaluate(FixedModel(), replace(make_table(), event=np.full(100, -1)), 300)
+        evaluate(answers(), replace(make_table(), event=np.full(100, -1)), 300)

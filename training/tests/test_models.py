@@ -11,8 +11,7 @@ import pytest
 from training.config import FEATURES, OUTPUTS, Config
 from training.export.graph import to_bytes
 from training.model import calibrate, decision_rows
-from training.scoring.served import hard_rows, is_batch_invariant, parity, session
-from training.scoring.served import run as answer
+from training.scoring.served import Graph, hard_rows, is_batch_invariant, parity, session
 from training.train import Run, Trained
 
 ROWS = 12_000
@@ -52,7 +51,7 @@ def test_parity_on_ten_thousand_hard_rows(trained: Trained, run: Run, config: Co
     assert len(rows) >= 10_000
     assert np.isnan(rows).any(axis=1).sum() > 500
     assert np.isinf(rows).any(axis=1).sum() > 500
-    found = parity(trained.model, session(trained.version.onnx), rows)
+    found = parity(trained.model.predict(rows), Graph(trained.version.onnx).predict(rows))
     assert found.holds, found
 
 
@@ -61,7 +60,7 @@ def test_any_float_gives_finite_answers_in_range(trained: Trained) -> None:
     rows = rng.integers(0, 2**32, (20_000, 5), dtype=np.uint64).astype(np.uint32).view(np.float32)
     special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, -3.4e38, 1e-45], dtype=np.float32)
     grid = np.stack(np.meshgrid(*[special] * 5), axis=-1).reshape(-1, 5)
-    answers = answer(session(trained.version.onnx), np.concatenate([rows, grid]))
+    answers = Graph(trained.version.onnx).predict(np.concatenate([rows, grid]))
     assert np.isfinite(answers.score).all()
     assert np.isfinite(answers.forecast).all()
     assert answers.score.min() >= 0
@@ -73,13 +72,13 @@ def test_any_float_gives_finite_answers_in_range(trained: Trained) -> None:
 
 @pytest.mark.parametrize("column", [0, 1, 2])
 def test_raising_a_z_score_never_lowers_the_score(trained: Trained, column: int) -> None:
-    served = session(trained.version.onnx)
+    served = Graph(trained.version.onnx)
     rows = random_rows(column, 5_000)
     raised = rows.copy()
     raised[:, column] += np.random.default_rng(column).exponential(5, len(rows)).astype(np.float32)
     assert (trained.model.raw(raised) >= trained.model.raw(rows)).all()
     # ONNX Runtime's Sigmoid is an approximation that is monotone only up to the last bits of 1.
-    assert (answer(served, raised).score - answer(served, rows).score).min() > -2.5e-7
+    assert (served.predict(raised).score - served.predict(rows).score).min() > -2.5e-7
 
 
 def test_champion_weights_are_not_negative(run: Run) -> None:
@@ -88,7 +87,7 @@ def test_champion_weights_are_not_negative(run: Run) -> None:
 
 def test_answers_do_not_depend_on_the_batch(trained: Trained, run: Run, config: Config) -> None:
     rows = hard_rows(run.tables[config.train_day], seed=3)[:3_000]
-    assert is_batch_invariant(session(trained.version.onnx), rows)
+    assert is_batch_invariant(Graph(trained.version.onnx), rows)
 
 
 def test_optimised_graph_is_small(trained: Trained, tmp_path: Path) -> None:
@@ -122,9 +121,9 @@ def test_missing_features_mean_the_defaults(trained: Trained) -> None:
     filled[0, 0] = 9.0
     missing = np.full((2, 5), np.nan, dtype=np.float32)
     missing[0, 0] = 9.0
-    served = session(trained.version.onnx)
+    served = Graph(trained.version.onnx)
     for name in OUTPUTS:
-        np.testing.assert_array_equal(getattr(answer(served, filled), name), getattr(answer(served, missing), name))
+        np.testing.assert_array_equal(getattr(served.predict(filled), name), getattr(served.predict(missing), name))
 
 
 def test_forecast_scales_with_its_series(trained: Trained) -> None:
@@ -134,8 +133,8 @@ def test_forecast_scales_with_its_series(trained: Trained) -> None:
     rows[:, 4] = np.minimum(rows[:, 4], 3)
     rows[:, 0] = rows[:, 0].clip(-2, 2)
     double = rows * np.array([1, 1, 1, 2, 2], dtype=np.float32)
-    served = session(trained.version.onnx)
-    np.testing.assert_allclose(answer(served, double).forecast, 2 * answer(served, rows).forecast, rtol=1e-5)
+    served = Graph(trained.version.onnx)
+    np.testing.assert_allclose(served.predict(double).forecast, 2 * served.predict(rows).forecast, rtol=1e-5)
 
 
 def test_same_model_gives_the_same_bytes(trained: Trained) -> None:

@@ -37,6 +37,13 @@ pub(super) fn push_command() -> Command {
                 .value_parser(["champion", "challenger", "another-challenger"])
                 .help("What the new version becomes at once: the champion, the challenger in the place of all others, or another one beside them"),
         )
+        .arg(
+            Arg::new("number")
+                .long("number")
+                .value_name("N")
+                .value_parser(clap::value_parser!(u64).range(1..))
+                .help("The new version's number, such as that of a registry [default: the next free one]"),
+        )
         .arg(Arg::new("manifest").long("manifest").value_name("FILE").help("Its manifest [default: manifest.json beside it]"))
         .arg(Arg::new("sign-with").long("sign-with").value_name("FILE").help("Signs the manifest with this private key (Ed25519, PEM)"));
     with_author(with_repository(
@@ -133,6 +140,7 @@ pub(super) fn push(matches: &ArgMatches, raw: &Raw, executable: &Path, out: &mut
         model,
         manifest: named("manifest").or_else(|| beside.is_file().then_some(beside)),
         file,
+        number: matches.get_one::<u64>("number").copied(),
         place: match matches.get_one::<String>("as").map(String::as_str) {
             Some("champion") => Place::Champion,
             Some("challenger") => Place::Challenger,

@@ -47,6 +47,8 @@ pub struct Request {
     pub file: PathBuf,
     /// Its manifest; derived when there is none.
     pub manifest: Option<PathBuf>,
+    /// The version's number; the next free one when there is none.
+    pub number: Option<u64>,
     /// What the version becomes.
     pub place: Place,
     /// A private key that signs the manifest.
@@ -317,7 +319,7 @@ fn fits(
     }
 }
 
-/// Writes the files, the manifest last, under the first free number.
+/// Writes the files, the manifest last, under the number that was asked for or the first free one.
 fn add(
     source: &Source,
     request: &Request,
@@ -329,16 +331,26 @@ fn add(
     for _ in 0..TRIES {
         let found = source.versions(model).map_err(ChangeError::Failed)?;
         let number = |version: &str| version.parse::<u64>().unwrap_or(0);
-        let newest = found.iter().filter(|found| found.manifest).max_by_key(|found| number(&found.version));
-        if let Some(newest) = newest
-            && let Some(manifest) = same(source, model, &newest.version, candidate)?
-        {
-            let version = newest.version.clone();
-            let (signed, warning) = sign_present(source, request, &version, &manifest)?;
-            return Ok(Added { version, manifest, uploaded: false, signed, warning });
+        let complete = found.iter().filter(|found| found.manifest);
+        let alike = match request.number {
+            Some(wanted) => complete.into_iter().find(|found| number(&found.version) == wanted),
+            None => complete.max_by_key(|found| number(&found.version)),
+        };
+        if let Some(alike) = alike {
+            let version = alike.version.clone();
+            if let Some(manifest) = same(source, model, &version, candidate)? {
+                let (signed, warning) = sign_present(source, request, &version, &manifest)?;
+                return Ok(Added { version, manifest, uploaded: false, signed, warning });
+            }
+            if request.number.is_some() {
+                let message = format!(
+                    "{model} version {version} is another model, and versions are never changed: take another number"
+                );
+                return Err(ChangeError::Refused(message));
+            }
         }
         let highest = found.iter().map(|found| number(&found.version)).max().unwrap_or(0);
-        let version = (highest + 1).to_string();
+        let version = request.number.unwrap_or(highest + 1).to_string();
         let manifest = candidate.manifest(model, &version);
         if !request.dry_run {
             told(&format!("sending {model} version {version}"));
@@ -404,6 +416,17 @@ fn sign_present(
     Ok((false, (!is_same).then_some(warning)))
 }
 
+/// What an earlier push of the same number left is gone on with if it is the same.
+fn is_kept(source: &Source, request: &Request, key: &str, bytes: &[u8]) -> Result<(), ChangeError> {
+    let there = source.read(key, request.model_bytes).map_err(ChangeError::Failed)?;
+    if there.is_some_and(|there| *there.bytes == *bytes) {
+        return Ok(());
+    }
+    Err(ChangeError::Refused(format!(
+        "{key} is there, of another model that was never finished: remove it, or take another number"
+    )))
+}
+
 fn send(
     source: &Source,
     request: &Request,
@@ -417,16 +440,23 @@ fn send(
     let progress = |bytes: u64| sent(bytes, total);
     let external = candidate.external.iter().map(|file| (file.path.as_str(), Bytes::from_owner(file.bytes.clone())));
     for (path, bytes) in external.chain([(MODEL, candidate.onnx.clone())]) {
-        let written = source.upload(&format!("{folder}/{path}"), bytes, &progress).map_err(ChangeError::Failed)?;
+        let key = format!("{folder}/{path}");
+        let written = source.upload(&key, bytes.clone(), &progress).map_err(ChangeError::Failed)?;
         if written == Written::Lost {
-            return Ok(Written::Lost);
+            if request.number.is_none() {
+                return Ok(Written::Lost);
+            }
+            is_kept(source, request, &key, &bytes)?;
         }
     }
     if let Some(key) = &request.key {
         let signature = signing::sign(manifest, key).map_err(ChangeError::Refused)?;
         let key = format!("{folder}/{SIGNATURE}");
         if source.write(&key, &signature, &Condition::New).map_err(ChangeError::Failed)? == Written::Lost {
-            return Ok(Written::Lost);
+            if request.number.is_none() {
+                return Ok(Written::Lost);
+            }
+            is_kept(source, request, &key, &signature)?;
         }
     }
     source.write(&format!("{folder}/{MANIFEST}"), manifest, &Condition::New).map_err(ChangeError::Failed)

@@ -103,7 +103,8 @@ class Config:
     """Alarms of a series that are at most this many seconds apart are one alert episode."""
     reference_bins: int = 10
     """Equal-mass bins of the reference histograms."""
-    champion_max_batch: int = 1024
-    challenger_max_batch: int = 64
+    max_batch: int = 1024
+    """Rows of one run of a model without trees."""
+    max_batch_trees: int = 64
     """Trees cost about a microsecond a row: a larger batch would hold up its own requests."""
     p99_latency_us_batch1: float = 200.0

@@ -3,7 +3,7 @@
 Nothing here looks ahead: a sample's features depend on it and on what came before it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -104,13 +104,15 @@ def _median_of_first(rows: Floats, count: NDArray[np.int64]) -> Floats:
 
 
 def series_features(series: Series, config: FeatureConfig) -> NDArray[np.float32]:
-    """Features of every sample of a series.
+    """Features of every sample of a series: those that it brings, or computed.
 
     `z = clip((x - m) / max(s, floor), -limit, limit)` for each channel, then CPU's `m` and `max(s, floor)`.
 
     Returns:
         float32 [T, 5] in the order of `FEATURES`: sigmas, sigmas, sigmas, percent, percent. NaN during warm-up.
     """
+    if series.features is not None:
+        return series.features
     out = np.full((len(series.time), len(FEATURES)), np.nan)
     for channel in range(series.values.shape[1]):
         x = series.values[:, channel]
@@ -138,6 +140,17 @@ def actual_later(series: Series, horizon: int, tolerance: int) -> Floats:
     nearest = np.where(due - series.time[after - 1] <= series.time[after] - due, after - 1, after)
     found = np.abs(series.time[nearest] - due) <= tolerance
     return np.where(found, series.values[nearest, 0], np.nan)
+
+
+def join(tables: list[Table]) -> Table:
+    """One table of several; their series and events stay apart."""
+    series, events, parts = 0, 0, []
+    for one in tables:
+        event = np.where(one.event >= 0, one.event + events, -1)
+        parts.append(replace(one, series=one.series + series, event=event))
+        series += int(one.series.max(initial=-1)) + 1
+        events += int(one.event.max(initial=-1)) + 1
+    return Table(*(np.concatenate([getattr(p, f) for p in parts]) for f in Table.__dataclass_fields__))
 
 
 def table(day: Day, config: Config) -> Table:

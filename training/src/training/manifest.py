@@ -149,22 +149,17 @@ def semantics(config: Config) -> dict[str, Any]:
     }
 
 
-def provenance(day: Day, config: Config) -> dict[str, Any]:
+def provenance(days: list[Day], config: Config) -> dict[str, Any]:
     """Where a model comes from: data, code, environment and seed. No host, user or absolute path."""
-    first, last = day.span
-    data = [
-        {
-            "uri": day.uri,
-            "sha256": day.sha256,
-            "rows": day.rows,
-            "from": iso(first),
-            "to": iso(last),
-            "licence": day.licence,
-        }
-    ]
-    if day.faults_sha256:
-        uri = day.uri.replace(".csv", "-faults.json")
-        data.append({"uri": uri, "sha256": day.faults_sha256, "rows": len(day.faults), "licence": day.licence})
+    data = []
+    for day in days:
+        first, last = day.span
+        entry = {"uri": day.uri, "sha256": day.sha256, "rows": day.rows, "from": iso(first), "to": iso(last)}
+        data.append({**entry, "licence": day.licence})
+        if day.faults_sha256:
+            uri = day.uri.replace(".csv", "-faults.json")
+            entry = {"uri": uri, "sha256": day.faults_sha256, "rows": len(day.faults)}
+            data.append({**entry, "licence": day.licence})
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {
         "mlflow_run_id": None,

@@ -1,7 +1,7 @@
 """What champion and challenger have in common: their answers, their calibration, and the rows they are fitted on."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import onnx
@@ -45,12 +45,24 @@ class Calibration:
     tau: float
 
 
+FOLDS = 10
+"""Fits by which every series is left out once."""
 UNCALIBRATED = Calibration(threshold=0.0, tau=1.0)
 
 
 class Model(Protocol):
-    """A fitted model: answers in numpy, and the same as an ONNX graph."""
+    """A fitted model: answers in numpy, and the same as an ONNX graph.
 
+    Attributes:
+        needs_calibration: Whether its threshold comes from the budget of false alarms, or is its own.
+        has_trees: Whether its graph walks trees, a microsecond a row.
+        limits: Defaults and clips of the inputs.
+        calibration: From the raw sum to the score.
+    """
+
+    needs_calibration: ClassVar[bool]
+    has_trees: ClassVar[bool]
+    limits: Limits
     calibration: Calibration
 
     @classmethod
@@ -91,16 +103,23 @@ def forecast_rows(table: Table) -> NDArray[np.bool_]:
     return table.warm & np.isfinite(table.target)
 
 
-def held_out_raw(kind: type[Model], table: Table, config: Config) -> Floats:
-    """Raw sums of rows whose series the model has not seen: fitted once for each series left out. float64 [N].
+def held_out(kind: type[Model], table: Table, config: Config) -> tuple[Floats, Floats]:
+    """Answers to rows whose series the model has not seen: each series is left out of one of at most ten fits.
 
-    A threshold read from the rows that trees were fitted on would be too low.
+    A threshold read from the rows that trees were fitted on would be too low, and a recipe chosen by them too flexible.
+    Pods come and go, so a series that was not seen is what a model meets.
+
+    Returns:
+        Two float64 [N]: the uncalibrated sums behind the score, and the forecast in percent.
     """
-    raw = np.full(len(table.time), np.nan)
-    for series in np.unique(table.series):
-        own = table.series == series
-        raw[own] = kind.fit(table.rows(~own), config).raw(table.features[own])
-    return raw
+    raw, forecast = np.full(len(table.time), np.nan), np.full(len(table.time), np.nan)
+    names = np.unique(table.series)
+    for names_left_out in np.array_split(names, min(FOLDS, len(names))):
+        own = np.isin(table.series, names_left_out)
+        fitted = kind.fit(table.rows(~own), config)
+        raw[own] = fitted.raw(table.features[own])
+        forecast[own] = fitted.predict(table.features[own]).forecast
+    return raw, forecast
 
 
 def calibrate(raw: Floats, table: Table, config: ModelConfig) -> Calibration:
@@ -130,6 +149,12 @@ def calibrate(raw: Floats, table: Table, config: ModelConfig) -> Calibration:
 
     log_tau = minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded").x
     return Calibration(round(threshold, 6), round(float(np.exp(log_tau)), 6))
+
+
+def answers_of(raw: Floats, calibration: Calibration, forecast: Floats) -> Outputs:
+    """Outputs from uncalibrated sums and forecasts in percent, both float64 [N]."""
+    score = expit((raw - calibration.threshold) / calibration.tau).astype(np.float32)
+    return Outputs(score >= np.float32(0.5), score, forecast.astype(np.float32))
 
 
 def answers(logit: Floats, prepared: Rows, g_of_z: Floats) -> Outputs:

@@ -1,26 +1,23 @@
-"""A training run from top to bottom: features, two models, calibration, evaluation, gates, manifests, repository."""
+"""A first repository: a model by each of two recipes, evaluated on days that they have not seen, proved, written."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from training import manifest, repository
+from training import candidate, manifest, repository
+from training.candidate import Candidate, Told
 from training.config import Config
 from training.data.days import Day
-from training.export.graph import to_bytes
 from training.features import Table, table
-from training.model import calibrate, held_out_raw
-from training.recipes.boosting import Boosting
-from training.recipes.logistic import Logistic
+from training.model import Model
 from training.scoring.evaluate import DayMetrics, evaluate
-from training.scoring.served import Parity, hard_rows, is_batch_invariant, parity, session
+from training.scoring.served import Graph, Parity
 
-INVARIANCE_ROWS = 2_000
-RECIPES = {"1": "monotone-logistic", "2": "gradient-boosting"}
+CHAMPION, CHALLENGER = "monotone-logistic", "gradient-boosting"
+"""Recipes of the first champion, version 1, and its challenger, version 2."""
 
 
 class GateError(RuntimeError):
@@ -31,7 +28,7 @@ class GateError(RuntimeError):
 class Trained:
     """A model that passed its gates, with what was measured."""
 
-    model: Logistic | Boosting
+    model: Model
     version: repository.Version
     metrics: dict[str, DayMetrics]
     parity: Parity
@@ -46,17 +43,14 @@ class Run:
     challenger: Trained
 
 
-@threadpool_limits.wrap(limits=1)
-def train(days: dict[str, Day], config: Config, at: str, progress: Callable[[str], None] = lambda _: None) -> Run:
+def train(days: dict[str, Day], config: Config, at: str, told: Told = lambda _: None) -> Run:
     """Trains champion and challenger on `config.train_day` and evaluates them on every day.
-
-    On one thread: it takes seconds, and sums in another order would change the last bits of the models.
 
     Args:
         days: By name; must hold the training day and the hold-out days.
         config: All parameters.
         at: RFC 3339 time for the manifests.
-        progress: Told what happens next.
+        told: Told what happens next.
 
     Raises:
         GateError: A model fails parity, the range of its outputs or its golden samples.
@@ -64,89 +58,53 @@ def train(days: dict[str, Day], config: Config, at: str, progress: Callable[[str
     """
     tables = {}
     for name, day in days.items():
-        progress(f"features of {name}")
+        told(f"features of {name}")
         tables[name] = table(day, config)
     trained = []
-    for number, kind in (("1", Logistic), ("2", Boosting)):
-        progress(f"fitting version {number}, {RECIPES[number]}")
-        model = kind.fit(tables[config.train_day], config)
-        progress(f"calibrating version {number} on pods that it has not seen")
-        raw = held_out_raw(kind, tables[config.train_day], config)
-        model = replace(model, calibration=calibrate(raw, tables[config.train_day], config.model))
-        progress(f"evaluating version {number}")
-        trained.append(_finish(number, model, days[config.train_day], tables=tables, config=config, at=at))
+    for number, recipe in (("1", CHAMPION), ("2", CHALLENGER)):
+        made = candidate.make(recipe, tables[config.train_day], config, told)
+        told(f"{recipe}: evaluating")
+        trained.append(_finish(number, made, days[config.train_day], tables=tables, config=config, at=at))
     return Run(tables, *trained)
 
 
 def _finish(  # noqa: PLR0913 - one argument each for what goes into a manifest
-    number: str, model: Logistic | Boosting, day: Day, *, tables: dict[str, Table], config: Config, at: str
+    number: str, made: Candidate, day: Day, *, tables: dict[str, Table], config: Config, at: str
 ) -> Trained:
-    """Exports a model, runs its gates and writes its manifest (in memory)."""
-    content = to_bytes(model.to_onnx(manifest.NAME))
-    served = session(content)
-    train_table = tables[config.train_day]
-    rows = hard_rows(train_table, config.seed)
-    agreement = parity(model, served, rows)
+    """Runs a candidate's gates and writes its manifest (in memory)."""
+    agreement = candidate.prove(made)
     if not agreement.holds:
         msg = f"version {number}: the graph differs from the model: {agreement}"
         raise GateError(msg)
-    samples = manifest.golden_samples(model)
-    _check_golden(number, samples, served)
-    metrics = {name: evaluate(model, one, config.episode_gap) for name, one in tables.items()}
-    document = {
-        "schema_version": "1.0",
-        "name": manifest.NAME,
-        "version": number,
-        "created_at": at,
-        "artifact": manifest.artifact(content),
-        "signature": manifest.signature(model.limits, train_table),
-        "outputs_semantics": manifest.semantics(config),
-        "golden": {
-            "runtime": manifest.runtime(),
-            "batch_invariant": is_batch_invariant(served, rows[:INVARIANCE_ROWS]),
-            "samples": samples,
-        },
-        "reference": manifest.reference(model, train_table, config.reference_bins),
-        "training": manifest.provenance(day, config),
-        "metrics": _metrics(metrics, agreement, config),
-        "limits": {
-            "max_batch": config.champion_max_batch if number == "1" else config.challenger_max_batch,
-            "p99_latency_us_batch1": config.p99_latency_us_batch1,
-            "max_bytes": manifest.MAX_BYTES,
-        },
-        "parent": None,
-        "tags": {"recipe": RECIPES[number]},
-    }
-    manifest.check(document)
-    return Trained(model, repository.Version(number, content, document), metrics, agreement)
+    served = Graph(made.onnx)
+    metrics = {d: evaluate(made.model.predict(t.features), t, config.episode_gap) for d, t in tables.items()}
+    told = _metrics(metrics, agreement, config)
+    document = candidate.document(made, [day], tables[config.train_day], metrics=told, config=config, at=at)
+    document["version"] = number
+    if wrong := wrong_golden(document, served):
+        msg = f"version {number}: {wrong}"
+        raise GateError(msg)
+    return Trained(made.model, repository.Version(number, made.onnx, document), metrics, agreement)
 
 
 def _metrics(metrics: dict[str, DayMetrics], agreement: Parity, config: Config) -> dict[str, Any]:
     """Metrics by day; `holdout` repeats the first hold-out day, whose name is a parameter."""
     roles = {config.train_day: "train"} | dict.fromkeys(config.holdout_days, "hold-out")
     days = {day: {"role": roles[day], **m.rounded()} for day, m in metrics.items()}
-    parity_numbers = {
-        "rows": agreement.rows,
-        "decisions_changed": agreement.decisions_changed,
-        "score_max_difference": float(f"{agreement.score:.2g}"),
-        "forecast_max_difference": float(f"{agreement.forecast:.2g}"),
-    }
-    return {"holdout": metrics[config.holdout_days[0]].rounded(), "days": days, "parity": parity_numbers}
+    return {"holdout": metrics[config.holdout_days[0]].rounded(), "days": days, "parity": agreement.rounded()}
 
 
-def _check_golden(number: str, samples: list[dict[str, Any]], served: Any) -> None:  # noqa: ANN401 - untyped library
-    """Runs the golden samples as the server will.
-
-    Raises:
-        GateError: An answer is outside its tolerance.
-    """
+def wrong_golden(document: Mapping[str, Any], served: Graph) -> str | None:
+    """The first golden sample of a manifest that the graph does not answer within its tolerance, or None."""
+    samples = document["golden"]["samples"]
     rows = manifest.rows_of([s["input"] for s in samples])
     for i, sample in enumerate(samples):
-        answer = dict(zip(sample["expected"], served.run(list(sample["expected"]), {"features": rows[i : i + 1]})))
+        answer = served.predict(rows[i : i + 1])
         for name, expected in sample["expected"].items():
-            if not np.isclose(answer[name][0], expected, rtol=sample["rtol"], atol=sample["atol"]):
-                msg = f"version {number}: golden sample {i}: {name} is {answer[name][0]}, expected {expected}"
-                raise GateError(msg)
+            got = getattr(answer, name)[0]
+            if not np.isclose(got, expected, rtol=sample["rtol"], atol=sample["atol"]):
+                return f"golden sample {i}: {name} is {got}, expected {expected}"
+    return None
 
 
 def save(run: Run, models: Path, at: str, *, replace: bool) -> None:

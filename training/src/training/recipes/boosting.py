@@ -7,6 +7,7 @@ forecast = clip(baseline + scale * trees(z), 0, 100)      least absolute error
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -47,6 +48,8 @@ class Boosting:
     decision: HistGradientBoostingClassifier
     forecast: HistGradientBoostingRegressor
     calibration: Calibration = UNCALIBRATED
+    needs_calibration: ClassVar[bool] = True
+    has_trees: ClassVar[bool] = True
 
     @classmethod
     def fit(cls, table: Table, config: Config) -> "Boosting":

@@ -10,7 +10,7 @@ asinh is linear for small z and logarithmic for large ones.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import onnx
@@ -70,6 +70,8 @@ class Logistic:
     coefficients: Floats
     intercept: float
     calibration: Calibration = UNCALIBRATED
+    needs_calibration: ClassVar[bool] = True
+    has_trees: ClassVar[bool] = False
 
     @classmethod
     def fit(cls, table: Table, config: Config) -> "Logistic":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from training.features import Table
-from training.model import Model, Rows, decision_rows, forecast_rows
+from training.model import Outputs, Rows, decision_rows, forecast_rows
 
 SAMPLES_PER_DAY = 1440
 CALIBRATION_BINS = 15
@@ -55,18 +55,17 @@ class DayMetrics:
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in vars(self).items()}
 
 
-def evaluate(model: Model, table: Table, episode_gap: int) -> DayMetrics:
+def evaluate(outputs: Outputs, table: Table, episode_gap: int) -> DayMetrics:
     """Metrics of a model on a day's table.
 
     Args:
-        model: Fitted and calibrated.
+        outputs: The model's answers to all N rows of the table.
         table: Of one day.
         episode_gap: Alarms of a series at most this many seconds apart are one episode.
 
     Raises:
         ValueError: The day has no event, no normal sample or no known future: its metrics would mean nothing.
     """
-    outputs = model.predict(table.features)
     alarm = outputs.anomaly & table.warm
     judged, known = decision_rows(table), forecast_rows(table)
     events = np.unique(table.event[table.anomalous])

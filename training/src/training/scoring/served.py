@@ -7,7 +7,7 @@ import onnxruntime as ort
 
 from training.config import FEATURES, OUTPUTS
 from training.features import Table
-from training.model import Model, Outputs, Rows
+from training.model import Outputs, Rows
 
 PARITY_ROWS = 10_000
 SCORE_TOLERANCE = 1e-5
@@ -26,9 +26,20 @@ def session(model: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run(served: ort.InferenceSession, features: Rows) -> Outputs:
-    """The graph's answers to float32 [N, 5]."""
-    return Outputs(*served.run(list(OUTPUTS), {"features": features}))
+class Graph:
+    """A graph of the contract in a session as the server makes it."""
+
+    def __init__(self, onnx: bytes) -> None:
+        """Loads it.
+
+        Raises:
+            RuntimeError: ONNX Runtime refuses it.
+        """
+        self._session = session(onnx)
+
+    def predict(self, features: Rows) -> Outputs:
+        """Answers to float32 [N, 5]."""
+        return Outputs(*self._session.run(list(OUTPUTS), {"features": features}))
 
 
 def hard_rows(table: Table, seed: int, count: int = PARITY_ROWS) -> Rows:
@@ -79,28 +90,35 @@ class Parity:
             and self.valid
         )
 
+    def rounded(self) -> dict[str, float | int]:
+        """For a manifest: differences with two digits."""
+        return {
+            "rows": self.rows,
+            "decisions_changed": self.decisions_changed,
+            "score_max_difference": float(f"{self.score:.2g}"),
+            "forecast_max_difference": float(f"{self.forecast:.2g}"),
+        }
 
-def parity(model: Model, served: ort.InferenceSession, rows: Rows) -> Parity:
-    """Compares a model and its graph on float32 [N, 5]."""
-    expected, got = model.predict(rows), run(served, rows)
+
+def parity(expected: Outputs, got: Outputs) -> Parity:
+    """Compares the answers of a model and of its graph to the same rows."""
     clear = np.abs(expected.score - THRESHOLD) > SCORE_TOLERANCE
+    in_range = ((got.score >= 0) & (got.score <= 1)).all() and ((got.forecast >= 0) & (got.forecast <= 100)).all()  # noqa: PLR2004
     return Parity(
-        rows=len(rows),
+        rows=len(expected.score),
         decisions_changed=int(((expected.anomaly != got.anomaly) & clear).sum()),
         score=float(np.abs(expected.score - got.score).max()),
         forecast=float(np.abs(expected.forecast - got.forecast).max()),
-        valid=bool(
-            ((got.score >= 0) & (got.score <= 1)).all() and ((got.forecast >= 0) & (got.forecast <= 100)).all()  # noqa: PLR2004
-        ),
+        valid=bool(in_range),
     )
 
 
-def is_batch_invariant(served: ort.InferenceSession, rows: Rows) -> bool:
+def is_batch_invariant(served: Graph, rows: Rows) -> bool:
     """Whether each row's answer has the same bits in every batch size."""
-    whole = run(served, rows)
+    whole = served.predict(rows)
     for size in BATCH_SIZES:
         for start in range(0, len(rows), size):
-            part = run(served, rows[start : start + size])
+            part = served.predict(rows[start : start + size])
             for name in OUTPUTS:
                 if not np.array_equal(getattr(part, name), getattr(whole, name)[start : start + size]):
                     return False

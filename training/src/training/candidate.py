@@ -1,0 +1,121 @@
+"""A model on its way into a repository: fitted by a recipe, calibrated, exported, with its proofs and its manifest."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from training import manifest
+from training.config import Config
+from training.data.days import Day
+from training.export.graph import to_bytes
+from training.features import Table
+from training.model import Model, Outputs, Rows, answers_of, calibrate, held_out
+from training.recipes import RECIPES
+from training.scoring.evaluate import DayMetrics, evaluate
+from training.scoring.served import Graph, Parity, hard_rows, is_batch_invariant, parity
+
+INVARIANCE_ROWS = 2_000
+
+Told = Callable[[str], None]
+"""Told what happens next."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model and its graph.
+
+    Attributes:
+        recipe: Its name in `RECIPES`.
+        model: Fitted and calibrated.
+        onnx: The graph's file.
+        held_out: Metrics on the training rows, each answered by a model that had not seen its series.
+        rows: float32 [M, 5], rows that a graph must survive.
+        expected: The model's answers to them.
+    """
+
+    recipe: str
+    model: Model
+    onnx: bytes
+    held_out: DayMetrics
+    rows: Rows
+    expected: Outputs
+
+
+@threadpool_limits.wrap(limits=1)
+def make(recipe: str, table: Table, config: Config, told: Told = lambda _: None) -> Candidate:
+    """Fits, calibrates and exports.
+
+    On one thread: sums in another order would change the last bits of a model.
+
+    Args:
+        recipe: A name in `RECIPES`.
+        table: The training rows of all series.
+        config: All parameters.
+        told: Told what happens next.
+
+    Raises:
+        ValueError: The table has no anomalous rows, or no normal ones.
+    """
+    kind = RECIPES[recipe]
+    told(f"{recipe}: fitting")
+    model = kind.fit(table, config)
+    told(f"{recipe}: answering for series that it has not seen")
+    raw, forecast = held_out(kind, table, config)
+    if kind.needs_calibration:
+        model = replace(model, calibration=calibrate(raw, table, config.model))
+    metrics = evaluate(answers_of(raw, model.calibration, forecast), table, config.episode_gap)
+    told(f"{recipe}: exporting")
+    rows = hard_rows(table, config.seed)
+    return Candidate(recipe, model, to_bytes(model.to_onnx(manifest.NAME)), metrics, rows, model.predict(rows))
+
+
+def prove(candidate: Candidate) -> Parity:
+    """How far the graph is from the model on the candidate's hard rows."""
+    return parity(candidate.expected, Graph(candidate.onnx).predict(candidate.rows))
+
+
+def document(  # noqa: PLR0913 - one argument each for what goes into a manifest
+    candidate: Candidate, days: list[Day], table: Table, *, metrics: Mapping[str, Any], config: Config, at: str
+) -> dict[str, Any]:
+    """The manifest of a candidate as version 1; whoever gives it a number changes that.
+
+    Args:
+        candidate: The model.
+        days: What it was trained on.
+        table: The rows of these days.
+        metrics: For `metrics`.
+        config: All parameters.
+        at: RFC 3339 time.
+
+    Raises:
+        jsonschema.ValidationError: The manifest would be refused.
+    """
+    kind = RECIPES[candidate.recipe]
+    found = {
+        "schema_version": "1.0",
+        "name": manifest.NAME,
+        "version": "1",
+        "created_at": at,
+        "artifact": manifest.artifact(candidate.onnx),
+        "signature": manifest.signature(candidate.model.limits, table),
+        "outputs_semantics": manifest.semantics(config),
+        "golden": {
+            "runtime": manifest.runtime(),
+            "batch_invariant": is_batch_invariant(Graph(candidate.onnx), candidate.rows[:INVARIANCE_ROWS]),
+            "samples": manifest.golden_samples(candidate.model),
+        },
+        "reference": manifest.reference(candidate.model, table, config.reference_bins),
+        "training": manifest.provenance(days, config),
+        "metrics": dict(metrics),
+        "limits": {
+            "max_batch": config.max_batch_trees if kind.has_trees else config.max_batch,
+            "p99_latency_us_batch1": config.p99_latency_us_batch1,
+            "max_bytes": manifest.MAX_BYTES,
+        },
+        "parent": None,
+        "tags": {"recipe": candidate.recipe},
+    }
+    manifest.check(found)
+    return found
