@@ -81,7 +81,7 @@ def open_filesystem(where: str) -> tuple[fs.FileSystem, str]:
 
 
 def read(where: str, config: Config, *, begin: int, end: int, progress: Callable[[str], None] = lambda _: None) -> Day:
-    """Reads the rows of `[begin, end]`, Unix seconds, as one day that lasts as long. Only the dates asked for are opened.
+    """Reads the rows of `[begin, end]`, Unix seconds, as one day that lasts as long. Opens only these dates.
 
     Stored features are kept. They are compared with those that follow from the values, a window after their series'
     begin, where both have the same past; a note says how many differ.
