@@ -12,7 +12,10 @@ from training.data.days import Day, Fault, label
 from training.data.injected import inject
 from training.data.nezha import read_day
 from training.data.synthetic import make_day
-from training.features import rolling_median_mad, series_features
+from training.features import rolling_median_mad, series_features, table
+from training.model import calibrate, held_out
+from training.recipes.logistic import Logistic
+from training.scoring.evaluate import evaluate
 
 CONFIG = Config()
 
@@ -69,6 +72,18 @@ def test_faults_lie_in_quiet_stretches_and_are_labelled(day: Day) -> None:
     assert after.sha256 != day.sha256
 
 
+def test_rises_that_nobody_labelled_are_neither_normal_nor_anomalous(day: Day) -> None:
+    shown = [f for f in day.faults if f.time > day.span[0] + 3600]
+    after = inject(replace(day, faults=[]), CONFIG, per_day=0)
+    assert made(after) == []
+    assert len(after.faults) >= 0.8 * len(shown), "the day's own faults, unlabelled"
+    for series in after.series:
+        event, judged = label(series, after.faults, CONFIG.labels)
+        assert (event == -1).all()
+        assert 0 < (~judged).sum() < 0.1 * len(judged)
+    assert inject(day, CONFIG, per_day=0).faults == day.faults, "known faults are left as they are"
+
+
 def test_equal_seeds_give_equal_faults(day: Day) -> None:
     first, again, other = inject(day, CONFIG), inject(day, CONFIG), inject(day, CONFIG, seed=1)
     assert first.sha256 == again.sha256
@@ -114,3 +129,16 @@ def test_heights_follow_those_of_the_real_faults(data_folder: Path) -> None:
     assert len(heights) > 60
     assert heights.max() <= 110
     assert (heights > 60).mean() == pytest.approx(0.75, abs=0.15), "two thirds saturate, some of the others rise as far"
+
+
+def test_a_model_fitted_without_labels_finds_real_faults(data_folder: Path) -> None:
+    unlabelled = replace(read_day(data_folder, "2022-08-22"), faults=[])
+    seen = table(inject(unlabelled, CONFIG, per_day=4), CONFIG)
+    model = Logistic.fit(seen, CONFIG)
+    raw, _ = held_out(Logistic, seen, CONFIG)
+    model = replace(model, calibration=calibrate(raw, seen, CONFIG.model))
+    real = table(read_day(data_folder, "2022-08-23"), CONFIG)
+    metrics = evaluate(model.predict(real.features), real, CONFIG.episode_gap)
+    assert metrics.events == 15
+    assert metrics.event_recall >= 0.9
+    assert metrics.false_episodes_per_pod_day <= 0.5

@@ -15,6 +15,10 @@ Shapes and heights follow the 30 CPU faults of the Nezha days that show in CPU (
 The 30 all saturate, since they were made by stress tools. Real faults need not: a third of those made here rise by
 `SCALES` scales instead, over the range that Nezha's show. `cpu_consumed` raises memory by about 1 point,
 `cpu_contention` by any amount; disk operations stay or sink, because a throttled pod does less.
+
+The champion's recipe, fitted on 2022-08-22 without its labels and with 41 injected faults, finds 14 of the 15 real
+faults of 2022-08-23, as with the labels (AUC-PR 0.956, with labels 0.952; false episodes a pod-day 0.41, with labels
+0.20): `test_injected.py`.
 """
 
 import zlib
@@ -28,6 +32,10 @@ from training.data.days import Day, Fault, Series, describe_window, digest, faul
 from training.features import rolling_median_mad, series_features
 
 KIND = "cpu_injected"
+UNEXPLAINED = "unexplained"
+"""Kind of what looks like a fault in the real series and is labelled by nobody: such a rise is not judged."""
+LONGEST = 12
+"""A rise of more minutes than this is work, not a fault, and stays normal, as do those shorter than a fault."""
 PER_DAY = 1.0
 """Faults of a series and day, on average: 14 days of 10 pods then hold 140."""
 MINUTES = (3, 6)
@@ -51,6 +59,10 @@ CEILING = 110.0
 def inject(day: Day, config: Config, *, seed: int | None = None, per_day: float = PER_DAY) -> Day:
     """A copy of the day with faults injected at random times into quiet stretches; `day` is not changed.
 
+    Where series look faulty themselves (`MINUTES[0]` to `LONGEST` samples over `SCALES[0]` scales, none known), they
+    are neither normal nor anomalous: real faults that nobody labelled would use up the budget of false alarms, and the
+    threshold would rise over the faults that are to be found.
+
     A stretch is quiet if it holds the warm-up before it, no gap, no real fault and no rise of its own. Features that
     came with the series are computed anew where a window holds an injected sample.
 
@@ -61,33 +73,50 @@ def inject(day: Day, config: Config, *, seed: int | None = None, per_day: float 
         per_day: Faults of a series and day, on average, where there is room.
     """
     seed = config.seed if seed is None else seed
-    series, faults, wanted = [], [], 0
+    series, faults, unexplained, wanted = [], [], [], 0
     for one in day.series:
         rng = np.random.default_rng([seed, zlib.crc32(one.name.encode())])
         real = [f for f in day.faults if f.pod == one.name]
         many = int(rng.poisson(per_day * len(one.time) * _step(one) / 86_400))
         changed, windows = _inject(one, real, many, rng, config)
         wanted += many
+        unexplained += _unexplained(one, real, config)
         series.append(changed)
         faults += [describe_window(changed, KIND, begin, end, config.labels) for begin, end in windows]
     shown = sum(f.channel is not None for f in faults)
     note = (
         f"{len(faults)} CPU faults are INJECTED into {len(series)} real series, seed {seed}; {shown} show and are "
-        f"labelled; {wanted - len(faults)} more found no quiet stretch: metrics on them say little about real faults"
+        f"labelled; {wanted - len(faults)} more found no quiet stretch; {len(unexplained)} rises of the series' own "
+        "look like faults and are not judged: metrics on such data say little about real faults"
     )
     return replace(
         day,
         series=series,
-        faults=[*day.faults, *faults],
+        faults=[*day.faults, *faults, *unexplained],
         notes=[*day.notes, note],
         sha256=digest(series),
-        faults_sha256=faults_digest([*day.faults, *faults]),
+        faults_sha256=faults_digest([*day.faults, *faults, *unexplained]),
     )
 
 
 def _step(series: Series) -> int:
     """Usual seconds between samples."""
     return int(np.median(np.diff(series.time))) if len(series.time) > 1 else 60
+
+
+def _unexplained(series: Series, real: list[Fault], config: Config) -> list[Fault]:
+    """What looks like a fault and is none that is known, as faults that are not judged."""
+    level, scale = rolling_median_mad(series.time, series.values[:, 0], config.features)
+    with np.errstate(invalid="ignore"):
+        high = series.values[:, 0] - level > SCALES[0] * np.maximum(scale, config.features.floor_cpu)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], high.astype(np.int8), [0]])))
+    found = []
+    for first, after in edges.reshape(-1, 2):
+        begin, end = int(series.time[first]), int(series.time[after - 1])
+        known = any(f.window(config.labels)[0] <= end and begin <= f.window(config.labels)[1] for f in real)
+        if MINUTES[0] <= after - first <= LONGEST and not known:
+            found.append(Fault(series.name, UNEXPLAINED, begin, until=end))
+    return found
 
 
 def _inject(
