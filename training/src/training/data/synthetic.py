@@ -28,8 +28,10 @@ WEEKEND = 0.6
 LIFETIME_DAYS = (2.0, 9.0)
 """How long a pod runs before another one takes its place, at least and at most."""
 KINDS = ("cpu_stress", "cpu_step", "memory_leak", "disk_storm")
-"""CPU to the limit for minutes; CPU up by 6 to 20 sigmas; memory that grows for an hour; disk times 5 to 20."""
+"""CPU to the limit for minutes; CPU up by 6 to 20 sigmas; memory that grows; disk times 5 to 20."""
 KIND_SHARES = (0.4, 0.3, 0.15, 0.15)
+LEAK_MINUTES = (6, 15)
+"""Of a memory leak until the pod recovers; with an hour, its samples outweigh all other kinds in a fit."""
 FAULTS_PER_DAY = 1.5
 """Faults of a workload and day, on average."""
 DRIFT = (1.8, 2.5)
@@ -159,7 +161,7 @@ def _add_faults(values: NDArray[np.float64], rng: np.random.Generator) -> list[t
     while True:
         at += 60 + rng.exponential(max(DAY_MINUTES / FAULTS_PER_DAY - 60, 1))
         kind = str(rng.choice(KINDS, p=KIND_SHARES))
-        length = int(rng.integers(40, 90)) if kind == "memory_leak" else int(rng.integers(*FAULT_MINUTES))
+        length = int(rng.integers(*LEAK_MINUTES)) if kind == "memory_leak" else int(rng.integers(*FAULT_MINUTES))
         first, last = int(at), int(at) + length - 1
         if last + 30 > len(values):
             return windows
