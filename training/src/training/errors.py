@@ -7,3 +7,7 @@ class PipelineError(RuntimeError):
 
 class TransientError(RuntimeError):
     """Something that the step needs does not answer: the same call may work later."""
+
+
+class InputError(PipelineError):
+    """The input of an execution is not what the state machine takes: names the field."""
