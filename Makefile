@@ -48,7 +48,7 @@ test: $(training) $(s3) $(clients)/.installed
 
 # Trains the champion and the challenger anew and puts them into models/.
 train: $(training)
-	PYTHONPATH=training/src $(venv)/bin/python -m training train --replace $(ARGS)
+	PYTHONPATH=training/src $(venv)/bin/python -m training init --replace $(ARGS)
 
 # How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from training import cli, compare
+from training import cli, comparisons
 from training.candidate import fit
 from training.config import FEATURES, Config
 from training.data.days import Day
@@ -205,7 +205,7 @@ def test_comparison_of_baselines(days: dict[str, Day], config: Config) -> None:
     short = {name: replace(day, series=day.series[:2]) for name, day in days.items()}
     tables = [
         [[cell.strip() for cell in row.split("|")[1:-1]] for row in one.splitlines()[2:]]
-        for one in compare.baselines(short, config).split("\n\n")
+        for one in comparisons.baselines(short, config).split("\n\n")
     ]
     kinds = [f"{kind}, {how}" for kind in ("median/MAD", "EWMA") for how in ("always", "not in alert")]
     assert [row[0] for row in tables[0]] == [f"{day}, {kind}" for day in short for kind in kinds]

@@ -26,7 +26,7 @@ def test_command_writes_a_repository_and_plots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
-    arguments = ["train", "--synthetic", "--out", str(tmp_path / "models")]
+    arguments = ["init", "--synthetic", "--out", str(tmp_path / "models")]
     assert cli.main([*arguments, "--plots", str(tmp_path / "plots")]) == 0
     output = capsys.readouterr()
     assert "SYNTHETIC" in output.err
@@ -42,7 +42,7 @@ def test_command_writes_a_repository_and_plots(
         "manifest.schema.json",
     }
     plots = sorted((tmp_path / "plots").iterdir())
-    assert [p.name for p in plots] == ["forecast.png", "precision-recall.png", "score.png"]
+    assert [p.name for p in plots] == ["forecast.png", "precision-recall.png", "reliability.png", "score.png"]
     assert all(p.stat().st_size < 80_000 for p in plots)
 
     assert cli.main(arguments) == 2
@@ -76,7 +76,7 @@ def test_synthetic_run_learns_its_faults(run: Run, config: Config) -> None:
 
 
 def test_missing_data_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "models")]) == 2
+    assert cli.main(["init", "--data", str(tmp_path), "--out", str(tmp_path / "models")]) == 2
     assert "not found in the data folder" in capsys.readouterr().err
 
 
@@ -88,7 +88,7 @@ def test_measure_prints_a_table(models: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["train", "--help"])
+        cli.main(["--help"])
     assert "examples:" in capsys.readouterr().out
 
 

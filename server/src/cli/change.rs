@@ -1,4 +1,4 @@
-//! `onnxd push`, `promote` and `rollback`.
+//! `onnxd push`, `promote`, `rollback` and `withdraw`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -77,6 +77,19 @@ pub(super) fn rollback_command() -> Command {
         .after_long_help("Examples:\n  onnxd rollback --model anomaly --reason 'alerts doubled'\n  onnxd rollback --to 2")
         .arg(Arg::new("to").long("to").value_name("VERSION").help("The version [default: the champion before]"));
     with_author(with_repository(command, &[]))
+}
+
+pub(super) fn withdraw_command() -> Command {
+    let command = Command::new("withdraw")
+        .about("Takes a challenger out of the shadow; its version stays in the repository")
+        .after_long_help("Examples:\n  onnxd withdraw 4 --model anomaly --reason 'trained on the wrong week'")
+        .arg(Arg::new("version").value_name("VERSION").required(true).help("The challenger's version"));
+    with_author(with_repository(command, &[]))
+}
+
+pub(super) fn withdraw(matches: &ArgMatches, raw: &Raw, out: &mut dyn Write) -> Result<(), Failure> {
+    let version = matches.get_one::<String>("version").expect("clap requires it");
+    apply(matches, raw, &Change::Reject(version.clone()), out)
 }
 
 pub(super) fn promote(matches: &ArgMatches, raw: &Raw, out: &mut dyn Write) -> Result<(), Failure> {

@@ -57,7 +57,12 @@ impl From<std::io::Error> for Failure {
 
 /// The commands of this module.
 pub fn commands() -> impl Iterator<Item = Command> {
-    let change = [change::push_command(), change::promote_command(), change::rollback_command()];
+    let change = [
+        change::push_command(),
+        change::promote_command(),
+        change::rollback_command(),
+        change::withdraw_command(),
+    ];
     change.into_iter().chain([status::command(), verdict::command(), replay::command(), bench::command()])
 }
 
@@ -70,6 +75,7 @@ pub fn run(name: &str, matches: &ArgMatches, raw: &Raw, executable: &Path, out: 
         "push" => change::push(matches, raw, executable, out),
         "promote" => change::promote(matches, raw, out),
         "rollback" => change::roll_back(matches, raw, out),
+        "withdraw" => change::withdraw(matches, raw, out),
         "status" => status::run(matches, raw, out),
         "verdict" => verdict::run(matches, raw, out),
         "replay" => replay::run(matches, raw, executable, out),

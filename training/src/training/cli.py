@@ -1,80 +1,142 @@
-"""The command line: `python -m training train`, `measure` and `compare-iforest`."""
+"""The command line: `python -m training COMMAND`."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
-from rich.panel import Panel
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from training import compare, vectors
+from training import commands
 from training.config import Config
-from training.data.days import DataError, Day, iso
-from training.data.nezha import read_day
-from training.data.synthetic import make_day
-from training.report import metrics
+from training.data.days import DataError
+from training.data.source import FORMS
+from training.errors import PipelineError, TransientError
+from training.onnxd import ROOT
+from training.pipeline.decide import KINDS
+from training.pipeline.settings import Settings
+from training.recipes import RECIPES
 from training.repository import RepositoryError
-from training.train import GateError, save, train
-
-ROOT = Path(__file__).resolve().parents[3]
-"""The repository's root when the package runs from its checkout."""
-DATA_SET = "nezha"
+from training.train import GateError
 
 DESCRIPTION = """\
-Trains the anomaly models that onnxd serves.
+Makes the models that onnxd serves, and makes them anew when the world has changed.
 
-  train            reads a data folder (or makes synthetic data), trains champion and
-                   challenger, evaluates both on days they have not seen, and writes
-                   models/anomaly with manifests that the server can check
-  measure          size, nodes and latency of the models in a repository
-  compare-iforest  measures the compact IsolationForest export against skl2onnx's
-  compare-recipes, compare-baselines
-                   evaluate every recipe, and every way to learn what is normal
-  vectors          writes the examples of the features
+one step after the other; each may be run again and does what is left to do:
+  prepare          reads metrics, splits them by time, computes the features: begins a run
+  train            fits, calibrates and exports a candidate by each recipe
+  evaluate         measures them and the champion on the days that were kept apart; picks one
+  gate             puts it through G1 to G11, in the server's program too
+  register         makes it a version of MLflow's registry
+  push             puts it into the model repository as the challenger; with --from, any model of MLflow
+  watch            waits for the verdict, promotes or withdraws, then watches the new champion
+
+all of them:
+  retrain          prepare to push; then watch, unless --no-watch
+  local            all of it on this machine: PostgreSQL, MLflow, S3, two servers and traffic, started and stopped
+  decide           whether there is cause to retrain: exit status 0 yes, 10 no
+
+besides:
+  init             a first repository: champion and challenger, from the Nezha days or synthetic ones
+  reconcile        makes MLflow's aliases those of aliases.json
+  nab              the detector on the Numenta Anomaly Benchmark, by its own rules
+  compare-recipes, compare-baselines, compare-iforest, measure, vectors
+                   tables of the README, and the examples of the features
 """
 EPILOG = """\
 examples:
-  python -m training train --data ../shared/data --out models --replace
-  python -m training train --synthetic --out build/models --plots build/plots
-  SOURCE_DATE_EPOCH=1700000000 python -m training train     the same bytes every time
+  python -m training retrain --source 'prometheus:http://localhost:9090?days=14' --repository s3://models
+  python -m training prepare --source nezha:../shared/data && python -m training train
+  python -m training push --from models:/anomaly@challenger
+  python -m training init --data ../shared/data --out models --replace
 
-exit status: 0 done, 1 a model failed a gate, 2 wrong arguments or data
+exit status: 0 done, 1 a gate or a step failed, 2 wrong arguments or data, 3 something does not answer: try again,
+10 no cause to retrain, 11 rejected
 """
+STEPS = ("prepare", "train", "evaluate", "gate", "register", "push", "watch", "retrain", "decide", "reconcile")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments, each with its help."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser("training", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("train", help="train, evaluate and write the models", epilog=EPILOG, formatter_class=raw)
-    _add_source(run)
-    run.add_argument("--out", type=Path, default=ROOT / "models", metavar="DIR", help="model repository to write")
-    run.add_argument("--plots", type=Path, metavar="DIR", help="also draw PR curve, scores and forecasts here, as PNG")
-    run.add_argument("--replace", action="store_true", help="delete an earlier repository of this model first")
-    run.add_argument("--seed", type=int, default=Config.seed, help="of everything random (default: %(default)s)")
-    measure_models = commands.add_parser("measure", help="size, nodes and latency of the models in a repository")
-    measure_models.add_argument("--models", type=Path, default=ROOT / "models", metavar="DIR", help="the repository")
-    compare = commands.add_parser("compare-iforest", help="compact IsolationForest export against skl2onnx's")
-    compare.add_argument("--trees", type=int, default=100, help="of the forest (default: %(default)s)")
-    for name, text in (
-        ("recipes", "all recipes on all days"),
-        ("baselines", "median/MAD, EWMA, frozen in alert or not"),
-    ):
-        comparison = commands.add_parser(f"compare-{name}", help=text)
-        _add_source(comparison)
-        comparison.add_argument("--seed", type=int, default=Config.seed, help="of everything random")
-    examples = commands.add_parser("vectors", help="write the examples of the features")
-    examples.add_argument("--out", type=Path, default=ROOT / "training" / "vectors" / "features.json", metavar="FILE")
+    known = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    helps = {
+        "prepare": "read metrics and compute features",
+        "train": "fit a candidate by each recipe",
+        "evaluate": "measure candidates and champion, and pick one",
+        "gate": "G1 to G11",
+        "register": "make it a version in MLflow",
+        "push": "put it into the model repository as the challenger",
+        "watch": "wait for the verdict, promote or withdraw, watch the new champion",
+        "retrain": "prepare to watch",
+        "decide": "whether there is cause to retrain",
+        "reconcile": "set MLflow's aliases from aliases.json",
+    }
+    for name in STEPS:
+        text = f"Sources of data:\n{FORMS}" if name in {"prepare", "retrain"} else None
+        step = known.add_parser(name, help=helps[name], epilog=text, formatter_class=raw)
+        _add_settings(step)
+        if name in {"train", "evaluate", "gate", "register", "push", "watch"}:
+            step.add_argument("--run", metavar="KEY", help="the run (default: the one that was prepared last)")
+        if name == "push":
+            step.add_argument("--from", dest="uri", metavar="URI", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+        if name in {"watch", "retrain"}:
+            step.add_argument(
+                "--poll", type=float, default=60.0, help="seconds between two looks (default: %(default)s)"
+            )
+            step.add_argument("--watch-for", type=float, default=86_400.0, metavar="SECONDS", help="after a promotion")
+        if name == "retrain":
+            step.add_argument("--no-watch", action="store_true", help="end when the challenger is in the shadow")
+        if name == "decide":
+            step.add_argument("--trigger", choices=KINDS, default="schedule", help="what asks for it")
+            step.add_argument("--reason", default="", help="why, in words")
+    _add_others(known)
     return top
 
 
-def _add_source(command: argparse.ArgumentParser) -> None:
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """A flag for each setting; the default is that of the environment."""
+    group = command.add_argument_group("settings")
+    for one in fields(Settings):
+        shown = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
+        choices = f" ({', '.join(RECIPES)})" if one.name == "recipes" else ""
+        default = f"default: {shown}, " if shown != "" else ""
+        text = f"{one.metadata['help']}{choices} [{default}env: {one.metadata['environment']}]"
+        group.add_argument(f"--{one.name.replace('_', '-')}", default=None, help=text.replace("%", "%%"))
+
+
+def _add_others(known: argparse._SubParsersAction) -> None:
+    """The commands that are no steps."""
+    local = known.add_parser("local", help="retrain on this machine with every part real, and clean up")
+    local.add_argument(
+        "--source", default=commands.LOCAL_SOURCE, help="where the metrics come from (default: %(default)s)"
+    )
+    local.add_argument("--keep", action="store_true", help="leave everything running at the end until Enter is pressed")
+    local.add_argument("--work", type=Path, help="folder for all files (default: a temporary one)")
+    init = known.add_parser("init", help="train, evaluate and write a first repository")
+    _add_data(init)
+    init.add_argument("--out", type=Path, default=ROOT / "models", metavar="DIR", help="model repository to write")
+    init.add_argument("--plots", type=Path, metavar="DIR", help="also draw the first hold-out day here, as PNG")
+    init.add_argument("--replace", action="store_true", help="delete an earlier repository of this model first")
+    nab = known.add_parser("nab", help="the detector on the Numenta Anomaly Benchmark")
+    nab.add_argument("--data", type=Path, default=commands.DATA, metavar="DIR", help="folder that holds nab/")
+    nab.add_argument("--plot", type=Path, metavar="FILE", help="also draw one series with its windows, as PNG")
+    measure = known.add_parser("measure", help="size, nodes and latency of the models in a repository")
+    measure.add_argument("--models", type=Path, default=ROOT / "models", metavar="DIR", help="the repository")
+    forests = known.add_parser("compare-iforest", help="compact IsolationForest export against skl2onnx's")
+    forests.add_argument("--trees", type=int, default=100, help="of the forest (default: %(default)s)")
+    for name, text in (
+        ("recipes", "all recipes on all days"),
+        ("baselines", "median/MAD and EWMA, frozen or not"),
+    ):
+        _add_data(known.add_parser(f"compare-{name}", help=text))
+    vectors = known.add_parser("vectors", help="write the examples of the features")
+    vectors.add_argument("--out", type=Path, default=ROOT / "training" / "vectors" / "features.json", metavar="FILE")
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
     source = command.add_mutually_exclusive_group()
     source.add_argument(
         "--data",
@@ -84,77 +146,29 @@ def _add_source(command: argparse.ArgumentParser) -> None:
         "repository if it exists, else synthetic data",
     )
     source.add_argument("--synthetic", action="store_true", help="take generated data, to try the path")
+    command.add_argument("--seed", type=int, default=Config.seed, help="of everything random (default: %(default)s)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns the exit status; messages go to stderr, tables to stdout."""
+    """Runs a command. Returns the exit status; messages go to stderr, tables and results to stdout."""
     options = parser().parse_args(arguments)
-    errors = Console(stderr=True, soft_wrap=True)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        if options.command in {"measure", "compare-iforest"}:
-            from training import measure  # noqa: PLC0415 - needs skl2onnx, a development tool
-
-            print(measure.models(options.models) if options.command == "measure" else measure.iforests(options.trees))
-            return 0
-        if options.command == "vectors":
-            vectors.write(options.out)
-            return 0
-        if options.command.startswith("compare-"):
-            config = replace(Config(), seed=options.seed)
-            comparison = {"compare-recipes": compare.recipes, "compare-baselines": compare.baselines}[options.command]
-            print(comparison(_read(options, config, errors), config))
-            return 0
-        return _train(options, errors)
+        if options.command in STEPS:
+            return commands.step(options, errors)
+        return commands.OTHERS[options.command](options, errors)
+    except TransientError as error:
+        errors.print("[bold red]does not answer:[/]", str(error), markup=True)
+        return 3
+    except PipelineError as error:
+        errors.print(f"[bold red]failed:[/] {commands.plain(error)}")
+        return 1
     except (DataError, RepositoryError) as error:
-        errors.print(f"[bold red]error:[/] {error}")
+        errors.print(f"[bold red]error:[/] {commands.plain(error)}")
         return 2
     except GateError as error:
-        errors.print(f"[bold red]gate failed:[/] {error}")
+        errors.print(f"[bold red]gate failed:[/] {commands.plain(error)}")
         return 1
-
-
-def _train(options: argparse.Namespace, errors: Console) -> int:
-    config = replace(Config(), seed=options.seed)
-    at = created_at()
-    days = _read(options, config, errors)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        run = train(days, config, at, lambda step: bar.update(task, description=step))
-        save(run, options.out, at, replace=options.replace)
-        if options.plots:
-            from training.plots import draw  # noqa: PLC0415 - matplotlib takes a second to import
-
-            bar.update(task, description="drawing")
-            draw(run, days, config, options.plots)
-    print(metrics({"champion": run.champion.metrics, "challenger": run.challenger.metrics}))
-    print(f"written: {options.out.name}/anomaly, versions 1 (champion) and 2 (challenger)")
-    return 0
-
-
-def created_at() -> str:
-    """Now, or `SOURCE_DATE_EPOCH` for reproducible manifests, RFC 3339."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    return iso(int(epoch) if epoch else int(datetime.now(UTC).timestamp()))
-
-
-def _read(options: argparse.Namespace, config: Config, errors: Console) -> dict[str, Day]:
-    """The days, from files or generated, with their quirks printed."""
-    names = (config.train_day, *config.holdout_days)
-    folder = options.data or ROOT.parent / "shared" / "data"
-    synthetic = options.synthetic or (options.data is None and not (folder / DATA_SET).is_dir())
-    if synthetic:
-        text = "Training on SYNTHETIC data. The models prove the path and nothing about real pods."
-        reason = "asked for by --synthetic" if options.synthetic else "no data folder found; give one with --data DIR"
-        errors.print(Panel(f"{text}\nReason: {reason}.", title="no real data", border_style="bold yellow"))
-        days = {name: make_day(name, config) for name in names}
-    else:
-        days = {name: read_day(folder / DATA_SET, name, config.labels) for name in names}
-    for name, day in days.items():
-        errors.print(f"[bold]{name}[/]: {day.rows:,} samples of {len(day.series)} pods, {len(day.faults)} faults")
-        for note in day.notes:
-            errors.print(f"  - {note}", highlight=False)
-    return days
 
 
 def entry() -> None:

@@ -35,7 +35,7 @@ def prepare(settings: Settings, told: Told = lambda _: None) -> dict[str, Any]:
     """Reads the source, splits it by time, computes the features, and names the run by what went in.
 
     Returns:
-        `run` (the key), `fingerprint`, `source`, `train_rows`, `test_rows`, `from`, `to`, `notes`.
+        `run_key`, `fingerprint`, `source`, `train_rows`, `test_rows`, `from`, `to`, `notes` (how many), `at`.
 
     Raises:
         PipelineError: An unknown recipe, or too little data.
@@ -59,20 +59,22 @@ def prepare(settings: Settings, told: Told = lambda _: None) -> dict[str, Any]:
             run.files.write(f"{name}.parquet", to_parquet([with_features(day, config) for day in days]))
         days = [*prepared.train, *prepared.test]
         found = {
-            "run": key,
+            "run_key": key,
             "fingerprint": fingerprint,
             "source": settings.source,
             "train_rows": sum(d.rows for d in prepared.train),
             "test_rows": sum(d.rows for d in prepared.test),
             "from": iso(min(d.span[0] for d in days)),
             "to": iso(max(d.span[1] for d in days)),
+            "notes": len(prepared.notes),
             "at": now(),
-            "notes": [*prepared.notes, *(f"{d.name}: {note}" for d in days for note in d.notes)][:200],
         }
+        for note in prepared.notes:
+            told(f"note: {note}")
         told("telling MLflow")
         tracking = Tracking(settings.mlflow, settings.experiment, settings.model)
-        tracking.run(key, {**{k: v for k, v in found.items() if k not in {"run", "notes"}}, **_flat(parameters)})
-        tracking.log(key, {}, {"data/notes.txt": "\n".join(found["notes"]).encode()})
+        tracking.run(key, {**{k: v for k, v in found.items() if k not in {"run_key", "notes"}}, **_flat(parameters)})
+        tracking.log(key, {}, {"data/notes.txt": "\n".join(prepared.notes).encode()})
         run.files.write_json("prepare.json", found)
     Storage(settings.work).write_json(LATEST, {"run": key})
     return found

@@ -76,16 +76,22 @@ def push(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str,
     """Puts the registered version into the repository as the challenger, by `onnxd push`, under MLflow's number.
 
     Returns:
-        `version`, `uploaded`, `becomes`, `aliases` (what changed in MLflow).
+        `pushed`, `reason`, `version`, `role`, `aliases` (what changed in MLflow). Not pushed: another challenger was
+        first, and one at a time is compared.
     """
     run = Run(settings, key)
     version = run.needs("register")["version"]
-    role = "challenger" if repository.aliases(settings) else "champion"
+    found = repository.aliases(settings)
+    others = [] if found is None else [v for v in found["challengers"] if v != version]
+    if others:
+        return {"pushed": False, "reason": f"version {others[0]} is in the shadow already", "version": version}
+    role = "challenger" if found else "champion"
     with tempfile.TemporaryDirectory() as folder:
         for name in ("model.onnx", "manifest.json"):
             (Path(folder) / name).write_bytes(run.read(name))
         told(f"version {version} as {role}")
-        return push_file(settings, Path(folder) / "model.onnx", version, role, f"run {key[:12]}")
+        pushed = push_file(settings, Path(folder) / "model.onnx", version, role, f"run {key[:12]}")
+    return {"pushed": True, "reason": f"version {version} is the {role}", "role": role, **pushed}
 
 
 def push_file(settings: Settings, file: Path, version: str, role: str, reason: str) -> dict[str, Any]:
@@ -137,88 +143,101 @@ def judge(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str
     """What the servers' evidence says of the challenger now; changes nothing.
 
     Returns:
-        `state`: `promote`, `reject` or `hold`; `promoted` if it is the champion already; `gone` if someone took it out
-        of the challengers. `reasons`: for people.
+        `verdict`: `promote`, `reject` or `hold`, and `reason`. A version that is the champion already is to be
+        promoted, which then changes nothing; one that somebody took out of the challengers is rejected.
     """
     version = Run(settings, key).needs("register")["version"]
     found = repository.aliases(settings) or {}
     if found.get("champion") == version:
-        return {"state": "promoted", "reasons": [f"version {version} is the champion: {found.get('reason', '')}"]}
+        return {"verdict": "promote", "reason": f"version {version} is the champion: {found.get('reason', '')}"}
     if version not in found.get("challengers", ()):
-        return {"state": "gone", "reasons": [f"version {version} is no challenger: {found.get('reason', '')}"]}
+        return {"verdict": "reject", "reason": f"version {version} is no challenger: {found.get('reason', '')}"}
     told(f"asking {', '.join(settings.peers)}")
-    said = _verdict(settings)
-    for one in said.answer["verdicts"]:
+    answer = _verdict(settings).answer
+    for one in answer["verdicts"]:
         if one["version"] == version:
-            return {"state": one["decision"], "reasons": [*one["reasons"], *said.answer["servers"]["missing"]][:10]}
-    return {"state": "hold", "reasons": ["no server tells of it yet", *said.answer["servers"]["missing"]]}
+            reasons = [*answer["servers"]["missing"], *one["reasons"]]
+            return {"verdict": one["decision"], "reason": "; ".join(reasons)[:2000]}
+    return {"verdict": "hold", "reason": "; ".join(["no server tells of it yet", *answer["servers"]["missing"]])[:2000]}
 
 
 def promote(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
     """Does what the verdict says, by one conditional write with the evidence; MLflow's aliases follow.
 
     Returns:
-        `outcome`: `promoted`, `lost` when someone else changed the model first, `held` when the verdict is not that any
-        more. `aliases`: what changed in MLflow.
+        `promoted`, `reason`, `aliases` (what changed in MLflow). Not promoted: someone else changed the model first, or
+        the verdict is not that any more.
     """
     version = Run(settings, key).needs("register")["version"]
     found = repository.aliases(settings) or {}
-    outcome = "promoted" if found.get("champion") == version else ""
-    if not outcome and version not in found.get("challengers", ()):
-        outcome = "lost"
-    if not outcome:
+    if found.get("champion") != version and version in found.get("challengers", ()):
         told(f"version {version}")
-        said = _verdict(settings, "--apply", "--by", BY, "--reason", f"run {key[:12]}")
-        if said.code == onnxd.LOST:
-            outcome = "lost"
-        else:
-            outcome = "promoted" if (repository.aliases(settings) or {}).get("champion") == version else "held"
-    return {"outcome": outcome, "version": version, "aliases": reconcile(settings)}
+        _verdict(settings, "--apply", "--by", BY)
+        found = repository.aliases(settings) or {}
+    promoted = found.get("champion") == version
+    reason = f"the champion is {found.get('champion')}, by {found.get('by')}: {found.get('reason', '')}"
+    return {"promoted": promoted, "reason": reason[:2000], "aliases": reconcile(settings)}
 
 
-def reject(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
-    """Takes the version out of the challengers; MLflow's aliases follow. The evidence stands in the ledger.
+def withdraw(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+    """Takes the version out of the challengers, if it is one; MLflow's aliases follow.
+
+    By the verdict if that says so, with its evidence in the ledger; else without.
 
     Returns:
-        `outcome`: `rejected`, or `lost` when it is no challenger any more.
+        `withdrawn`, `reason`, `aliases`.
     """
-    version = Run(settings, key).needs("register")["version"]
-    if version not in (repository.aliases(settings) or {}).get("challengers", ()):
-        return {"outcome": "lost", "aliases": reconcile(settings)}
+    registered = Run(settings, key).done("register")
+    version = registered["version"] if registered else None
+    if version is None or version not in (repository.aliases(settings) or {}).get("challengers", ()):
+        return {"withdrawn": False, "reason": "it is no challenger", "aliases": reconcile(settings)}
     told(f"version {version}")
-    _verdict(settings, "--apply", "--by", BY, "--reason", f"run {key[:12]}")
-    gone = version not in (repository.aliases(settings) or {}).get("challengers", ())
-    return {"outcome": "rejected" if gone else "held", "aliases": reconcile(settings)}
+    try:
+        rejected = any(
+            one["version"] == version and one["decision"] == "reject" for one in _verdict(settings).answer["verdicts"]
+        )
+    except PipelineError:
+        # Servers that do not tell keep no challenger in the shadow.
+        rejected = False
+    if rejected:
+        _verdict(settings, "--apply", "--by", BY)
+    if version in (repository.aliases(settings) or {}).get("challengers", ()):
+        reason = f"run {key[:12]} has ended"
+        words = ["withdraw", version, *_place(settings), "--by", BY, "--reason", reason]
+        onnxd.call(words, codes=(0, onnxd.LOST))
+    reason = (repository.aliases(settings) or {}).get("reason", "")
+    return {"withdrawn": True, "reason": reason, "aliases": reconcile(settings)}
 
 
 def recheck(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
     """Whether the promoted version still deserves its place: the champion before is compared with it in the shadow.
 
     Returns:
-        `state`: `keep`, `bring back`, or `replaced` when another version is champion now (a guard or a person was
-        first). `reasons`: for people.
+        `verdict`: `keep` or `rollback`, and `reason`. Where another version is the champion already, since a guard or a
+        person was first, it is `rollback`, which then changes nothing.
     """
     version = Run(settings, key).needs("register")["version"]
     found = repository.aliases(settings) or {}
     if found.get("champion") != version:
-        return {"state": "replaced", "reasons": [f"the champion is {found.get('champion')}: {found.get('reason', '')}"]}
+        return {"verdict": "rollback", "reason": f"the champion is {found.get('champion')}: {found.get('reason', '')}"}
     told(f"asking {', '.join(settings.peers)}")
     previous = _verdict(settings).answer["previous"]
     if previous is not None and previous["decision"] == "promote":
-        return {"state": "bring back", "reasons": previous["reasons"][:10]}
-    return {"state": "keep", "reasons": []}
+        return {"verdict": "rollback", "reason": "; ".join(previous["reasons"])[:2000]}
+    return {"verdict": "keep", "reason": f"version {version} is no worse than the one before"}
 
 
 def rollback(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
-    """Makes the champion before the champion again; MLflow's aliases follow.
+    """Makes the champion before the champion again, if the version still is; MLflow's aliases follow.
 
     Returns:
-        `outcome`: `rolled back`, or `lost` when another version is champion already.
+        `rolled_back`, `reason`, `aliases`.
     """
     version = Run(settings, key).needs("register")["version"]
-    if (repository.aliases(settings) or {}).get("champion") != version:
-        return {"outcome": "lost", "aliases": reconcile(settings)}
-    told(f"back from version {version}")
-    reason = f"run {key[:12]}: the champion before is better"
-    said = onnxd.call(["rollback", *_place(settings), "--by", BY, "--reason", reason], codes=(0, onnxd.LOST))
-    return {"outcome": "lost" if said.code == onnxd.LOST else "rolled back", "aliases": reconcile(settings)}
+    if (repository.aliases(settings) or {}).get("champion") == version:
+        told(f"back from version {version}")
+        reason = f"run {key[:12]}: the champion before is better"
+        onnxd.call(["rollback", *_place(settings), "--by", BY, "--reason", reason], codes=(0, onnxd.LOST))
+    found = repository.aliases(settings) or {}
+    reason = f"the champion is {found.get('champion')}, by {found.get('by')}: {found.get('reason', '')}"
+    return {"rolled_back": found.get("champion") != version, "reason": reason[:2000], "aliases": reconcile(settings)}

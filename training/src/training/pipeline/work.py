@@ -79,7 +79,8 @@ def once(step: Step) -> Step:
         if (found := run.done(name)) is not None:
             return found
         result = step(settings, key, *arguments, **more)
-        run.files.write_json(f"{name}.json", result)
+        if result.get("pushed", True):
+            run.files.write_json(f"{name}.json", result)
         return result
 
     return called
