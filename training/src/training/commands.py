@@ -109,6 +109,8 @@ def _step(settings: Settings, key: str, name: str, errors: Console) -> int:
 
 
 def _say(found: dict[str, Any], code: int = 0) -> int:
+    """Prints a result without its tables, which are in the run's folder and were shown already."""
+    found = {k: v for k, v in found.items() if k not in {"metrics", "champion", "differences", "replay", "recipes"}}
     print(json.dumps(found, indent=1, ensure_ascii=False))
     return code
 

@@ -48,6 +48,7 @@ def agreement(case: Case) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         file = place(Path(folder) / "candidate", case.onnx, case.manifest)
         repository = Path(folder) / "repository"
+        repository.mkdir()
         # Loads it in a child process and runs its golden samples, as every server will.
         onnxd.call(["push", file, "--model", case.manifest["name"], "--repository", repository])
         with onnxd.serve(repository) as server:
