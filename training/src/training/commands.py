@@ -29,7 +29,8 @@ from training.train import save, train
 DATA = ROOT.parent / "shared" / "data"
 """Where data lies beside a checkout."""
 DATA_SET = "nezha"
-LOCAL_SOURCE = "synthetic:?days=9&seed=1"
+LOCAL_SOURCE = "synthetic:?days=11&pods=8&seed=2&drift_day=4&drift=persistence&kinds=cpu_stress"
+"""Load lasts longer from the fourth day on: `local` tells the story."""
 FAILED = 1
 
 Told = Callable[[str], None]

@@ -5,6 +5,7 @@ answers. Here it calls Python functions and answers as AWS Lambda does: errors b
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -127,6 +128,8 @@ def serve(
     def invoke(_: object, name: str, __: object, body: str | bytes, ___: object, headers: dict[str, str]) -> bytes:
         return _invoke(name, handlers.get(name), (timeouts or {}).get(name, TIMEOUT), body, headers)
 
+    # It logs as errors what the machine catches; the machine's own end says what was wrong.
+    logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)
     if not _one.acquire(blocking=False):
         msg = "serve: a server runs in this process already; end it first"
         raise InterpreterError(msg)

@@ -7,13 +7,11 @@ from typing import Any
 
 from pyarrow import fs
 
-from training.errors import PipelineError, TransientError
+from training.data.days import DataError
+from training.errors import TransientError
 
-S3 = "s3://"
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """Another S3 server than Amazon's, as AWS's own tools name it."""
-DEADLINE = 10
-"""Seconds for a connection and for an answer of S3."""
 
 
 def s3_endpoint() -> str | None:
@@ -21,19 +19,27 @@ def s3_endpoint() -> str | None:
     return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
 
 
-def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of `s3://bucket/prefix` or a folder, and the path in it.
+def open_filesystem(where: str) -> tuple[fs.FileSystem, str]:
+    """The file system and the path of `s3://bucket/prefix` or of a folder.
+
+    S3 credentials and region come from where AWS tools look for them.
 
     Raises:
-        PipelineError: The URI is of another kind.
+        DataError: Another scheme, or no bucket.
     """
-    if uri.startswith(S3):
-        s3 = fs.S3FileSystem(endpoint_override=s3_endpoint(), connect_timeout=DEADLINE, request_timeout=DEADLINE)
-        return s3, uri.removeprefix(S3).rstrip("/")
-    if "://" in uri:
-        msg = f"{uri}: name a folder or s3://bucket/prefix"
-        raise PipelineError(msg)
-    return fs.LocalFileSystem(), str(Path(uri).absolute())
+    scheme, separator, rest = where.partition("://")
+    if not separator:
+        return fs.LocalFileSystem(), str(Path(where).absolute())
+    if scheme != "s3" or not rest.strip("/"):
+        msg = f"{where!r} is neither a folder nor s3://bucket/prefix"
+        raise DataError(msg)
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    options: dict[str, str] = {"region": region} if region else {}
+    if endpoint := s3_endpoint():
+        options |= {"endpoint_override": endpoint, "region": region or "us-east-1"}
+    retry = fs.AwsStandardS3RetryStrategy(max_attempts=4)
+    s3 = fs.S3FileSystem(connect_timeout=10, request_timeout=60, retry_strategy=retry, **options)
+    return s3, rest.strip("/")
 
 
 class Storage:
@@ -46,7 +52,7 @@ class Storage:
         """Opens the root; nothing is read or made.
 
         Raises:
-            PipelineError: The URI is of another kind.
+            DataError: The URI is of another kind.
         """
         self.uri = uri.rstrip("/")
         self._files, self._root = open_filesystem(uri)

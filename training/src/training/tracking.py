@@ -14,6 +14,7 @@ from typing import Any
 
 # Before MLflow is imported: it would report its use, and try for minutes to reach a server that is down.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -161,7 +162,7 @@ class Tracking:
         with answered():
             for version in self._versions():
                 if version.tags.get(RUN_KEY) == key:
-                    return version.version, run
+                    return str(version.version), run
             with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run, log_system_metrics=False):
                 path = Path(folder) / "manifest.json"
                 path.write_text(json.dumps(manifest, indent=1))
@@ -175,7 +176,7 @@ class Tracking:
                 )
             tags = {RUN_KEY: key, SHA256: manifest["artifact"]["sha256"]}
             made = self._make_version(info.model_uri, run, tags, model_id=info.model_id)
-            return made.version, run
+            return str(made.version), run
 
     def _make_version(self, source: str, run: str | None, tags: dict[str, str], **more: str | None) -> ModelVersion:
         if not self._registered():
@@ -211,7 +212,7 @@ class Tracking:
                 source, sha256 = versions.get(str(number), ("", ""))
                 tags = {SHA256: sha256} if sha256 else {REASON: "the repository has no version of this number"}
                 made = self._make_version(source or f"{next(iter(versions.values()))[0]}/missing", None, tags)
-                adopted.append(made.version)
+                adopted.append(str(made.version))
             return adopted
 
     def reconcile(self, roles: Mapping[str, str]) -> dict[str, str]:
@@ -226,9 +227,8 @@ class Tracking:
         with answered():
             if not self._registered():
                 return {}
-            model = self._client.get_registered_model(self._model)
-            have = {alias: str(version) for alias, version in model.aliases.items()}
-            known = {v.version for v in self._versions()}
+            have = self.aliases()
+            known = {str(v.version) for v in self._versions()}
             changed = {}
             for alias in ALIASES:
                 wanted = roles.get(alias)
@@ -240,6 +240,14 @@ class Tracking:
                     self._client.set_registered_model_alias(self._model, alias, wanted)
                 changed[alias] = wanted or ""
             return changed
+
+    def aliases(self) -> dict[str, str]:
+        """The registered model's aliases and their versions."""
+        with answered():
+            if not self._registered():
+                return {}
+            model = self._client.get_registered_model(self._model)
+            return {alias: str(version) for alias, version in model.aliases.items()}
 
     def fetch(self, uri: str, folder: Path) -> tuple[str, Path, Path | None]:
         """Loads a registered model's files.
@@ -269,7 +277,7 @@ class Tracking:
             msg = f"{uri} holds {len(files)} .onnx files: log it with mlflow.onnx.log_model"
             raise PipelineError(msg)
         manifest = local / MANIFEST
-        return version.version, files[0], manifest if manifest.is_file() else None
+        return str(version.version), files[0], manifest if manifest.is_file() else None
 
 
 ALIASES = ("champion", "challenger", "challenger-2", "challenger-3", "previous")

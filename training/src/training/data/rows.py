@@ -18,13 +18,11 @@ Memory, disk and features may be null, CPU may not. Other columns are ignored. `
 ends at a row without a feature that the model requires, as in the warm-up: `write(served=True)` leaves such rows out.
 """
 
-import os
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +32,7 @@ from pyarrow import compute, fs, parquet
 from training.config import FEATURES, REQUIRED, Config
 from training.data.days import DataError, Day, Fault, Series, describe_window, digest, faults_digest, label
 from training.features import series_features
+from training.storage import open_filesystem
 
 CHANNEL_COLUMNS = ("cpu_percent", "memory_percent", "disk_io")
 SCHEMA = pa.schema(
@@ -54,30 +53,6 @@ SKEW = 1e-3
 """Stored features that differ by more from those that training computes were not made by the same definition."""
 KIND = "labelled"
 """Kind of the faults that the column `anomaly` gives."""
-
-
-def open_filesystem(where: str) -> tuple[fs.FileSystem, str]:
-    """The file system and the path of `s3://bucket/prefix` or of a folder.
-
-    S3 credentials and region come from where AWS tools look for them; another server than Amazon's is named by
-    `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`.
-
-    Raises:
-        DataError: Another scheme, or no bucket.
-    """
-    scheme, separator, rest = where.partition("://")
-    if not separator:
-        return fs.LocalFileSystem(), str(Path(where).absolute())
-    if scheme != "s3" or not rest.strip("/"):
-        msg = f"rows: {where!r} is neither a folder nor s3://bucket/prefix"
-        raise DataError(msg)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    options: dict[str, str] = {"region": region} if region else {}
-    if endpoint:
-        options |= {"endpoint_override": endpoint, "region": region or "us-east-1"}
-    retry = fs.AwsStandardS3RetryStrategy(max_attempts=4)
-    return fs.S3FileSystem(connect_timeout=10, request_timeout=60, retry_strategy=retry, **options), rest.strip("/")
 
 
 def read(where: str, config: Config, *, begin: int, end: int, progress: Callable[[str], None] = lambda _: None) -> Day:

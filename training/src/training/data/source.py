@@ -25,14 +25,15 @@ Options, after ? with & between:
                      inject=auto|on|off: faults that are made (auto: where there are no labels)
   prometheus   step=60  timeout=60  token_file=FILE (or PROMETHEUS_TOKEN)  queries=FILE.toml
                or each by itself, percent-encoded: cpu= memory= disk_io= faults= labels=namespace,pod
-  synthetic   seed=0  pods=6  start=2026-01-05  drift_day=N"""
+  synthetic   seed=0  pods=6  start=2026-01-05  drift_day=N  drift=level|persistence
+               kinds=cpu_stress,cpu_step,memory_leak,disk_storm"""
 CONTINUOUS = {"days", "share"}
 STORED = CONTINUOUS | {"end", "inject"}
 OPTIONS = {
     "nezha": set(),
     "prometheus": STORED | {"step", "timeout", "token_file", "queries", "cpu", "memory", "disk_io", "faults", "labels"},
     "rows": STORED,
-    "synthetic": CONTINUOUS | {"seed", "pods", "start", "drift_day"},
+    "synthetic": CONTINUOUS | {"seed", "pods", "start", "drift_day", "drift", "kinds"},
 }
 
 Progress = Callable[[str], None]
@@ -166,8 +167,8 @@ def split(day: Day, config: Config, share: float) -> Prepared:
         msg = f"{day.name}: {(last - first) / 3600:.1f} h are too few to split: give {4 * gap / 3600:g} h or more"
         raise DataError(msg)
     cut = first + int(share * (last - first - gap))
-    train = _part(day, first, cut, "train", config)
-    test = _part(day, cut + gap, last + 1, "test", config, context=gap)
+    train = part(day, first, cut, "train", config)
+    test = part(day, cut + gap, last + 1, "test", config, context=gap)
     dropped = day.rows - train.rows - test.rows
     note = (
         f"train: {iso(first)} to {iso(cut)}, {train.rows} rows, {len(train.faults)} faults; "
@@ -177,7 +178,7 @@ def split(day: Day, config: Config, share: float) -> Prepared:
     return Prepared([train], [test], [*day.notes, note])
 
 
-def _part(day: Day, begin: int, end: int, name: str, config: Config, *, context: int = 0) -> Day:  # noqa: PLR0913
+def part(day: Day, begin: int, end: int, name: str, config: Config, *, context: int = 0) -> Day:  # noqa: PLR0913
     """The rows of `[begin, end)`; with `context`, features from that many seconds before them on."""
     series = []
     for one in day.series:
@@ -293,4 +294,13 @@ def _synthetic(source: Source, config: Config, progress: Progress) -> list[Day]:
         raise DataError(msg) from error
     seeded = replace(config, seed=int(source.number("seed", config.seed, 0)))
     pods = int(source.number("pods", 6, 1, 1000))
-    return [synthetic.make_weeks(seeded, days=days, pods=pods, start=start, drift_day=None if drift < 0 else drift)]
+    kind = source.options.get("drift", "level")
+    if kind not in synthetic.DRIFTS:
+        msg = f"synthetic: drift={kind} is none of {', '.join(synthetic.DRIFTS)}"
+        raise DataError(msg)
+    faults = tuple(source.options.get("kinds", ",".join(synthetic.KINDS)).split(","))
+    if unknown := set(faults) - set(synthetic.KINDS):
+        msg = f"synthetic: kinds={','.join(sorted(unknown))}: give some of {','.join(synthetic.KINDS)}"
+        raise DataError(msg)
+    at = None if drift < 0 else drift
+    return [synthetic.make_weeks(seeded, days=days, pods=pods, start=start, drift_day=at, drift=kind, kinds=faults)]

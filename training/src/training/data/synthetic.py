@@ -22,6 +22,9 @@ BURST_SHARE = 0.02
 BURST_PERCENT = 8.0
 """Harmless bursts of one minute: how many, and their mean height in percentage points."""
 
+BURST_SHAPE = (1.0, 0.9, 0.8, 0.5)
+"""A burst in a fleet over weeks: the height of its minutes."""
+
 DAY_MINUTES = 1440
 WEEKEND = 0.6
 """Load on Saturdays and Sundays against other days."""
@@ -35,7 +38,11 @@ LEAK_MINUTES = (6, 15)
 FAULTS_PER_DAY = 1.5
 """Faults of a workload and day, on average."""
 DRIFT = (1.8, 2.5)
-"""From the day of the drift on, load and noise are this many times what they were."""
+"""From the day of a drift in level on, load and noise are this many times what they were."""
+BRIEF, LASTING = 0.5, 0.98
+"""Correlation of the load's noise from one minute to the next: before a drift in persistence, and from its day on."""
+DRIFTS = ("level", "persistence")
+"""What may change: how much load there is, which the features show; or how long it lasts, which only forecasts show."""
 
 
 def make_day(name: str, config: Config, *, pods: int = 6, minutes: int = 900) -> Day:
@@ -87,8 +94,15 @@ def _make_series(name: str, start: int, minutes: int, rng: np.random.Generator) 
     return Series(name, time, values.round(4)), onsets
 
 
-def make_weeks(
-    config: Config, *, days: int = 14, pods: int = 6, start: str = "2026-01-05", drift_day: int | None = None
+def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
+    config: Config,
+    *,
+    days: int = 14,
+    pods: int = 6,
+    start: str = "2026-01-05",
+    drift_day: int | None = None,
+    drift: str = "level",
+    kinds: tuple[str, ...] = KINDS,
 ) -> Day:
     """Makes a fleet over many days, as one day that lasts as long.
 
@@ -98,25 +112,28 @@ def make_weeks(
         pods: Workloads; each runs one pod at a time, and pods are replaced after some days.
         start: The first day, such as `2026-01-05`, a Monday.
         drift_day: From this day on (the first is 0) load and noise are others; None: they stay as they are.
+        drift: What changes, one of `DRIFTS`.
+        kinds: Faults, some of `KINDS`.
     """
     rng = np.random.default_rng([config.seed, days, pods, zlib.crc32(start.encode())])
     begin = int(datetime.fromisoformat(start).replace(tzinfo=UTC).timestamp())
     time = begin + MINUTE * np.arange(days * DAY_MINUTES, dtype=np.int64)
     series, faults = [], []
     for index in range(pods):
-        values = _workload(time, drift_day, rng)
-        windows = _add_faults(values, rng)
+        values = _workload(time, drift_day, drift, rng)
+        windows = _add_faults(values, kinds, rng)
         for number, (first, last) in enumerate(_lifetimes(len(time), rng)):
             one = Series(f"synthetic-{index}-{number}", time[first:last], values[first:last].round(4))
             series.append(one)
             inside = [w for w in windows if first <= w[1] and w[2] < last]
             faults += [describe_window(one, k, int(time[a]), int(time[b]), config.labels) for k, a, b in inside]
-    drift = "" if drift_day is None else f", load and noise change on day {drift_day}"
+    change = {"level": "load and noise change", "persistence": "load lasts longer"}[drift]
+    told = "" if drift_day is None else f", {change} from day {drift_day} on"
     return Day(
         name=f"{start}_{days}d",
         series=series,
         faults=faults,
-        notes=[f"synthetic: {len(series)} pods of {pods} workloads, {len(faults)} faults, seed {config.seed}{drift}"],
+        notes=[f"synthetic: {len(series)} pods of {pods} workloads, {len(faults)} faults, seed {config.seed}{told}"],
         uri=f"synthetic/seed-{config.seed}/{start}_{days}d",
         sha256=digest(series),
         faults_sha256=faults_digest(faults),
@@ -125,19 +142,27 @@ def make_weeks(
     )
 
 
-def _workload(time: NDArray[np.int64], drift_day: int | None, rng: np.random.Generator) -> NDArray[np.float64]:
+def _workload(
+    time: NDArray[np.int64], drift_day: int | None, drift: str, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """A workload without faults, float64 [T, 3]: days and weeks in CPU and disk, a slow walk in memory, bursts."""
     count = len(time)
     level, noise = np.ones(count), np.ones(count)
-    if drift_day is not None:
+    if drift_day is not None and drift == "level":
         level[drift_day * DAY_MINUTES :], noise[drift_day * DAY_MINUTES :] = DRIFT
     weekend = ((time // 86_400 + 3) % 7) >= 5  # noqa: PLR2004 - 1970-01-01 was a Thursday, weekdays count from Monday
     rhythm = 1 + 0.3 * np.sin(2 * np.pi * (time / 86_400 + rng.uniform()))
     rhythm = rhythm * np.where(weekend, WEEKEND, 1.0) * level
     load = rng.uniform(4, 25)
-    cpu = load * rhythm + _correlated(count, 0.08 * load + 0.3, rng) * noise
-    bursts = rng.random(count) < BURST_SHARE
-    cpu[bursts] += rng.exponential(BURST_PERCENT, int(bursts.sum()))
+    scale = 0.08 * load + 0.3
+    wander = _correlated(count, scale, rng) * noise
+    if drift_day is not None and drift == "persistence":
+        # The same spread around the same level, so that z-scores hardly change.
+        lasting = count - drift_day * DAY_MINUTES
+        wander[-lasting:] = _correlated(lasting, scale, rng, LASTING)
+    cpu = load * rhythm + wander
+    bursts = np.where(rng.random(count) < BURST_SHARE / len(BURST_SHAPE), rng.exponential(BURST_PERCENT, count), 0.0)
+    cpu += np.convolve(bursts, BURST_SHAPE)[:count]
     memory = rng.uniform(15, 50) + 3 * (rhythm - 1) + _correlated(count, 0.1, rng) * noise
     disk = rng.uniform(20, 200) * rhythm * (1 + _correlated(count, 0.05, rng) * noise)
     return np.column_stack([np.clip(cpu, 0, 105), np.clip(memory, 0, 100), np.maximum(disk, 0)])
@@ -155,12 +180,15 @@ def _lifetimes(count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     return lives
 
 
-def _add_faults(values: NDArray[np.float64], rng: np.random.Generator) -> list[tuple[str, int, int]]:
+def _add_faults(
+    values: NDArray[np.float64], kinds: tuple[str, ...], rng: np.random.Generator
+) -> list[tuple[str, int, int]]:
     """Changes the samples of faults in place. Returns kind, first and last minute of each; they do not touch."""
     windows, at = [], 120.0
+    shares = np.array([KIND_SHARES[KINDS.index(kind)] for kind in kinds])
     while True:
         at += 60 + rng.exponential(max(DAY_MINUTES / FAULTS_PER_DAY - 60, 1))
-        kind = str(rng.choice(KINDS, p=KIND_SHARES))
+        kind = str(rng.choice(kinds, p=shares / shares.sum()))
         length = int(rng.integers(*LEAK_MINUTES)) if kind == "memory_leak" else int(rng.integers(*FAULT_MINUTES))
         first, last = int(at), int(at) + length - 1
         if last + 30 > len(values):
@@ -179,9 +207,9 @@ def _add_faults(values: NDArray[np.float64], rng: np.random.Generator) -> list[t
         at = last
 
 
-def _correlated(count: int, scale: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """First-order autoregressive noise, coefficient 0.5, standard deviation `scale`. float64 [count]."""
-    noise = rng.normal(0, scale * np.sqrt(1 - 0.5**2), count)
+def _correlated(count: int, scale: float, rng: np.random.Generator, coefficient: float = BRIEF) -> NDArray[np.float64]:
+    """First-order autoregressive noise with a coefficient and standard deviation `scale`. float64 [count]."""
+    noise = rng.normal(0, scale * np.sqrt(1 - coefficient**2), count)
     for i in range(1, count):
-        noise[i] += 0.5 * noise[i - 1]
+        noise[i] += coefficient * noise[i - 1]
     return noise

@@ -130,8 +130,8 @@ def _monotone(graph: Graph) -> Check:
     grid = np.array(list(product(steps, repeat=3)), dtype=np.float32)
     rows = np.column_stack([grid, np.full((len(grid), 2), (20.0, 5.0))]).astype(np.float32)
     score = graph.predict(rows).score.reshape([MONOTONE_STEPS] * 3)
-    fall = max(float(-np.diff(score, axis=axis).min()) for axis in range(3))
-    return Check(fall <= MONOTONE_SLACK, f"largest fall of the score where a z-score rises: {max(fall, 0):.1e}")
+    fall = max(0.0, *(float(-np.diff(score, axis=axis).min()) for axis in range(3)))
+    return Check(fall <= MONOTONE_SLACK, f"largest fall of the score where a z-score rises: {abs(fall):.1e}")
 
 
 def _without_disk(graph: Graph, normal: np.ndarray) -> Check:
