@@ -21,7 +21,7 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def metrics(by_model: Mapping[str, Mapping[str, DayMetrics]]) -> str:
     """Metrics of each model on each day, a row each; rates are per pod-day."""
-    head = ["day, model", "events", "recall", "AUC-PR", "false samples", "false episodes", "delay min", "ECE"]
+    head = ["day, model", "events", "recall", "AUC-PR", "VUS-PR", "false samples", "false episodes", "delay min", "ECE"]
     head += ["forecast MAE", "naive MAE", "median MAE"]
     body = []
     days = next(iter(by_model.values()))
@@ -34,6 +34,7 @@ def metrics(by_model: Mapping[str, Mapping[str, DayMetrics]]) -> str:
                     str(m.events),
                     f"{m.event_recall:.2f}",
                     f"{m.auc_pr:.3f}",
+                    f"{m.vus_pr:.3f}",
                     f"{m.false_samples_per_pod_day:.2f}",
                     f"{m.false_episodes_per_pod_day:.2f}",
                     "-" if m.median_delay_minutes is None else f"{m.median_delay_minutes:.0f}",

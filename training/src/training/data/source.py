@@ -67,6 +67,10 @@ class Source:
             self, config, progress
         )
 
+    def last(self, days: int) -> "Source":
+        """The same source, cut to its last days where it is one of time."""
+        return replace(self, options={**self.options, "days": str(days)}) if "end" in OPTIONS[self.kind] else self
+
     def number(self, name: str, default: float, least: float, most: float = 1e12) -> float:
         """An option that is a number.
 

@@ -4,16 +4,24 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import requests
 
+from training.data.days import DataError
+from training.data.source import open_source
 from training.errors import TransientError
+from training.features import join, table
+from training.model import forecast_rows
 from training.pipeline import repository
-from training.pipeline.learn import Told
+from training.pipeline.compare import champion_of
+from training.pipeline.learn import Told, config_of
 from training.pipeline.release import tracking_of
 from training.pipeline.settings import Settings
 
 KINDS = ("schedule", "drift", "skill", "alert", "manual")
 """What may start a retraining."""
+LEAST_SKILL = 0.10
+"""A champion whose forecasts are not this much better than "it stays as it is" has lost its skill."""
 ASK = 10
 """Seconds that a server may take to answer."""
 
@@ -31,8 +39,8 @@ def decide(
 ) -> dict[str, Any]:
     """Whether a retraining begins: not beside a challenger in the shadow, not within the cool-down, not without cause.
 
-    A person (`manual`) needs no cause and waits for no cool-down. A drift is looked at again: what started the machine
-    may be an hour old.
+    A person (`manual`) needs no cause and waits for no cool-down. A drift and a lost skill are looked at again: what
+    started the machine may be an hour old.
 
     Args:
         settings: Where things are.
@@ -57,13 +65,47 @@ def decide(
     if last is not None and now - last < settings.cool_down:
         hours = (now - last) / 3600
         return {"proceed": False, "reason": f"cool-down: the last one began {hours:.1f} h ago"}
+    proceed, reason = _cause(settings, trigger, told)
+    return {"proceed": proceed, "reason": reason}
+
+
+def _cause(settings: Settings, trigger: Trigger, told: Told) -> tuple[bool, str]:
+    """Whether what started the machine still holds, and why."""
     if trigger.kind == "drift":
         told(f"asking {', '.join(settings.peers)}")
         features = drifted(settings)
-        if not features:
-            return {"proceed": False, "reason": "the inputs are as in training again"}
-        return {"proceed": True, "reason": f"inputs are not as in training: {', '.join(features)}"}
-    return {"proceed": True, "reason": trigger.reason or trigger.kind}
+        drifts = f"inputs are not as in training: {', '.join(features)}"
+        return bool(features), drifts if features else "the inputs are as in training again"
+    if trigger.kind == "skill":
+        told("the champion's forecasts of the last day")
+        gained = skill(settings)
+        if gained is None:
+            return True, "the champion takes other inputs, so that its forecasts are not measured"
+        least = f"'it stays as it is' in the last day, where {LEAST_SKILL:.0%} are expected"
+        return gained < LEAST_SKILL, f"the champion's forecast is {gained:.0%} better than {least}"
+    return True, trigger.reason or trigger.kind
+
+
+def skill(settings: Settings) -> float | None:
+    """By what share the champion's forecast errors of the last day are below those of "it stays as it is".
+
+    None if the champion takes other inputs than this pipeline makes.
+
+    Raises:
+        DataError: The source holds no rows whose actual value came.
+    """
+    champion = champion_of(settings)
+    if champion is None:
+        return None
+    config = config_of(settings)
+    day = join([table(one, config) for one in open_source(settings.source).last(1).read(config)])
+    known = forecast_rows(day)
+    if not known.any():
+        msg = f"{settings.source} holds no rows of the last day whose actual value came"
+        raise DataError(msg)
+    forecast = champion.predict(day.features).forecast
+    error, naive = (float(np.abs(guess - day.target)[known].mean()) for guess in (forecast, day.cpu))
+    return 1 - error / naive if naive > 0 else 0.0
 
 
 def drifted(settings: Settings) -> list[str]:
