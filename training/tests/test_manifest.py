@@ -3,13 +3,17 @@
 import copy
 import json
 import platform
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
 import pytest
 
 from conftest import ROOT
-from training import manifest
+from training import candidate, manifest
+from training.config import Config
+from training.data.synthetic import make_day
+from training.features import table
 from training.scoring.served import Graph
 from training.train import Run, wrong_golden
 
@@ -84,3 +88,19 @@ def test_runbook_request_is_normal_for_both(run: Run) -> None:
 def test_numbers_that_are_not_finite_are_never_written() -> None:
     with pytest.raises(ValueError, match="Out of range"):
         manifest.to_bytes({"x": float("nan")})
+
+
+def test_fleet_that_measures_no_disk_gets_models_and_manifests(config: Config) -> None:
+    day = make_day("2026-01-05", config, pods=4, minutes=600)
+    series = [replace(s, values=s.values * [1, 1, np.nan]) for s in day.series]
+    diskless = replace(day, series=series)
+    rows = table(diskless, config)
+    for recipe in ("monotone-logistic", "lightgbm"):
+        made = candidate.make(recipe, rows, config)
+        assert candidate.prove(made).holds
+        document = candidate.document(made, [diskless], rows, metrics={}, config=config, at="2026-01-01T00:00:00Z")
+        assert set(document["reference"]) == {*manifest.FEATURES, "score"} - {"disk_io_zscore"}
+        disk = document["signature"]["inputs"][0]["features"][2]
+        assert (disk["name"], disk["default"]) == ("disk_io_zscore", 0.0)
+        assert "min" not in disk
+        manifest.to_bytes(document)

@@ -104,7 +104,9 @@ def histogram(values: NDArray[np.float32], bins: int) -> dict[str, Any]:
 def reference(model: Model, table: Table, bins: int) -> dict[str, Any]:
     """Reference histograms of each feature and of the score on the training rows past the warm-up."""
     rows = table.features[table.warm]
-    found = {feature: histogram(rows[:, i], bins) for i, feature in enumerate(FEATURES)}
+    # A feature that nobody measures has no distribution to compare with.
+    measured = [i for i in range(len(FEATURES)) if np.isfinite(rows[:, i]).any()]
+    found = {FEATURES[i]: histogram(rows[:, i], bins) for i in measured}
     found["score"] = histogram(model.predict(rows).score, bins)
     return found
 
@@ -115,14 +117,15 @@ def signature(limits: Limits, table: Table) -> dict[str, Any]:
     features = []
     for i, name in enumerate(FEATURES):
         required = name in REQUIRED
+        present = rows[np.isfinite(rows[:, i]), i]
+        span = {"min": present.min(), "max": present.max()} if len(present) else {}
         features.append(
             {
                 "name": name,
                 "required": required,
                 "missing": "reject" if required else "nan",
                 "default": None if required else round(float(limits.default[i]), 4),
-                "min": round(float(rows[:, i].min()), 4),
-                "max": round(float(rows[:, i].max()), 4),
+                **{bound: round(float(value), 4) for bound, value in span.items()},
                 "unit": "sigma" if name.endswith("zscore") else "percent",
                 "description": DESCRIPTIONS[name],
             }
