@@ -1,5 +1,6 @@
 # These commands do everything on a machine that has Rust, Python 3.11 or newer and a C compiler:
 #   make serve   builds the server and serves models/
+#   make retrain the retraining loop on this machine, with PostgreSQL, MLflow, S3, two servers and traffic
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
 # All that they install goes to .venv, .venv-clients, .venv-peers and target, in this folder.
@@ -18,7 +19,7 @@ peers := .venv-peers
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train bench micro bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test train retrain bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -49,6 +50,13 @@ test: $(training) $(s3) $(clients)/.installed
 # Trains the champion and the challenger anew and puts them into models/.
 train: $(training)
 	PYTHONPATH=training/src $(venv)/bin/python -m training init --replace $(ARGS)
+
+# Drift, retraining, gates, shadow, verdict and promotion on this machine: about a minute, after the build. PostgreSQL
+# must be installed (apt-get install postgresql). ARGS=--keep leaves everything running to look at.
+retrain: $(training) $(s3)
+	@echo "==> the server (the first build takes some minutes)"
+	cargo build --release --package onnxd
+	PYTHONPATH=training/src $(venv)/bin/python -m training local $(ARGS)
 
 # How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)

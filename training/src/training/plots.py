@@ -104,7 +104,7 @@ def _score(axes: Axes, answers: Mapping[str, Answered], table: Table, day: Day, 
 
 
 def _reliability(axes: Axes, answers: Mapping[str, Answered], table: Table, day: Day, _pod: int) -> None:
-    """How often rows of a score were anomalous: on the diagonal, a score is a probability."""
+    """How often rows of a score were anomalous, and of how many: on the diagonal, a score is a probability."""
     rows = decision_rows(table)
     for (name, one), colour in zip(answers.items(), COLOURS):
         score, anomalous = one.outputs.score[rows], table.anomalous[rows]
@@ -115,6 +115,8 @@ def _reliability(axes: Axes, answers: Mapping[str, Answered], table: Table, day:
         rate = np.bincount(where, anomalous, len(count))[some] / count[some]
         label = f"{name}, ECE {one.metrics.calibration_error:.4f}"
         axes.plot(mean, rate, "o-", color=colour, lw=1, ms=4, label=label)
+        for x, y, rows_there in zip(mean, rate, count[some]):
+            axes.annotate(f"{rows_there:,}", (x, y), (3, 4), textcoords="offset points", fontsize=7, color=colour)
     axes.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="calibrated")
     axes.set(xlabel="score", ylabel="share that was anomalous", title=f"Reliability on {day.name}")
 
