@@ -79,6 +79,25 @@ fn a_folder_is_filled_and_moved_by_the_commands_alone() {
 }
 
 #[test]
+fn a_challenger_is_withdrawn_and_its_version_stays() {
+    let folder = TempDir::new().expect("a folder");
+    let place = folder.path();
+    done(place, &["push", &model("good/model.onnx"), "--model", "anomaly"]);
+    done(place, &["push", &model("other/model.onnx"), "--model", "anomaly", "--as", "challenger"]);
+    let said = done(place, &["withdraw", "2", "--by", "ann", "--reason", "the wrong week", "--dry-run"]);
+    assert!(said.contains("would be: champion 1, challengers none"), "{said}");
+    assert_eq!(pointer(place, "anomaly")["challengers"], json!(["2"]));
+    done(place, &["withdraw", "2", "--by", "ann", "--reason", "the wrong week"]);
+    let aliases = pointer(place, "anomaly");
+    assert_eq!((&aliases["champion"], &aliases["challengers"]), (&json!("1"), &json!([])));
+    assert_eq!((&aliases["by"], &aliases["reason"]), (&json!("ann"), &json!("the wrong week")));
+    assert!(place.join("anomaly/2/model.onnx").is_file());
+    assert!(refused(place, &["withdraw", "2"], 1).contains("version 2 of anomaly is no challenger to take out"));
+    assert!(refused(place, &["withdraw", "1"], 1).contains("it has none"));
+    assert!(refused(place, &["withdraw"], 2).contains("<VERSION>"));
+}
+
+#[test]
 fn what_servers_would_refuse_is_refused_at_the_push() {
     let folder = TempDir::new().expect("a folder");
     let place = folder.path();

@@ -57,12 +57,8 @@ impl From<std::io::Error> for Failure {
 
 /// The commands of this module.
 pub fn commands() -> impl Iterator<Item = Command> {
-    let change = [
-        change::push_command(),
-        change::promote_command(),
-        change::rollback_command(),
-        change::withdraw_command(),
-    ];
+    let change =
+        [change::push_command(), change::promote_command(), change::rollback_command(), change::withdraw_command()];
     change.into_iter().chain([status::command(), verdict::command(), replay::command(), bench::command()])
 }
 
