@@ -241,7 +241,11 @@ def _vectors(options: argparse.Namespace, _errors: Console) -> int:
 def _local(options: argparse.Namespace, errors: Console) -> int:
     from training import local  # noqa: PLC0415 - needs moto, a development tool
 
-    return local.run(options.source, options.work, errors, keep=options.keep)
+    def at_end(stage: local.Stage, _settings: Settings) -> None:
+        if options.keep:
+            local.ask(stage, errors)
+
+    return local.run(options.source, options.work, errors, at_end=at_end)
 
 
 OTHERS: dict[str, Callable[[argparse.Namespace, Console], int]] = {

@@ -10,7 +10,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -48,6 +48,9 @@ SETTINGS = {"shadow_wait_seconds": 2, "shadow_seconds": 900, "watch_wait_seconds
 MINUTES = 30
 LIMIT = 60 * MINUTES
 
+Handler = Callable[[Any, Any], dict[str, Any]]
+"""A Lambda function: the event and the context in, a result out."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -70,14 +73,16 @@ class Story:
         self._errors.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {escape(text)}")
 
 
-def run(source: str, work: Path | None, errors: Console, *, keep: bool = False) -> int:
+def run(
+    source: str, work: Path | None, errors: Console, *, at_end: Callable[[Stage, Settings], None] = lambda *_: None
+) -> int:
     """Runs the story. Returns 0 if the new model is served by every server, else 1.
 
     Args:
         source: Of at least 11 days.
         work: Folder for all files; a temporary one if None.
         errors: For the progress.
-        keep: Leave everything running at the end until a line comes on standard input.
+        at_end: Called when the story is over and everything still runs.
 
     Raises:
         PipelineError: A part is missing or does not start.
@@ -88,8 +93,9 @@ def run(source: str, work: Path | None, errors: Console, *, keep: bool = False) 
         folder.mkdir(parents=True, exist_ok=True)
         stage = stack.enter_context(_stage(folder, story))
         old, new, coming = _days(source, story)
-        _first_champion(folder, old, story)
-        servers = tuple(stack.enter_context(_server(folder, i)) for i in range(2))
+        trained = first_champion(folder / "first", old, "s3://models")
+        story.tell(f"champion: version 1, trained until {trained}")
+        servers = tuple(stack.enter_context(serve(folder / f"server-{i}", "s3://models")) for i in range(2))
         stage = replace(stage, servers=servers)
         story.tell(f"two servers: http://{servers[0].http} and http://{servers[1].http}, version 1")
         _collect([old, new], story)
@@ -97,29 +103,50 @@ def run(source: str, work: Path | None, errors: Console, *, keep: bool = False) 
         with services.environment(_settings(stage, end)):
             outcome = _execute(stage, coming, story)
             passed = _result(stage, outcome, errors)
-        if keep:
-            errors.print(f"\nMLflow: {stage.mlflow}   consoles: {', '.join(f'http://{s.ops}' for s in servers)}")
-            errors.input("Everything runs until Enter is pressed. ")
+            at_end(stage, Settings.read())
     return 0 if passed else 1
 
 
+def ask(stage: Stage, errors: Console) -> None:
+    """Waits for a line on standard input, so that a person can look around."""
+    errors.print(f"\nMLflow: {stage.mlflow}   consoles: {', '.join(f'http://{s.ops}' for s in stage.servers)}")
+    errors.input("Everything runs until Enter is pressed. ")
+
+
 @contextmanager
-def _stage(folder: Path, story: Story) -> Iterator[Stage]:
-    """PostgreSQL, S3 with Step Functions, and MLflow."""
+def cloud(pipeline: Handler, release: Handler, timeouts: Mapping[str, float] | None = None) -> Iterator[str]:
+    """S3 with its buckets, and Step Functions, which calls the two functions. Yields the endpoint.
+
+    While the block runs, the environment of this process names it to AWS's tools.
+
+    Args:
+        pipeline: The function that learns.
+        release: The function that writes the model repository.
+        timeouts: Seconds that they may run, by their ARN.
+    """
     credentials = {
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REGION": "us-east-1",
     }
-    handlers = {PIPELINE: _telling(steps.pipeline_handler, story), RELEASE: _telling(steps.release_handler, story)}
     with ExitStack() as stack:
         stack.enter_context(services.environment(credentials))
-        endpoint = stack.enter_context(interpreter.serve(handlers))
+        functions = {PIPELINE: pipeline, RELEASE: release}
+        endpoint = stack.enter_context(interpreter.serve(functions, timeouts=timeouts))
         stack.enter_context(services.environment({"AWS_ENDPOINT_URL": endpoint}))
         s3 = boto3.client("s3", endpoint_url=endpoint)
         for bucket in BUCKETS:
             s3.create_bucket(Bucket=bucket)
+        yield endpoint
+
+
+@contextmanager
+def _stage(folder: Path, story: Story) -> Iterator[Stage]:
+    """PostgreSQL, S3 with Step Functions, and MLflow."""
+    with ExitStack() as stack:
+        functions = (_telling(handler, story) for handler in (steps.pipeline_handler, steps.release_handler))
+        endpoint = stack.enter_context(cloud(*functions))
         story.tell(f"S3 and Step Functions: {endpoint}")
         database = stack.enter_context(services.postgres(folder / "postgres"))
         story.tell(f"PostgreSQL: {database}")
@@ -128,7 +155,7 @@ def _stage(folder: Path, story: Story) -> Iterator[Stage]:
         yield Stage(endpoint, url, ())
 
 
-def _telling(handler: Callable[[Any, Any], dict[str, Any]], story: Story) -> Callable[[Any, Any], dict[str, Any]]:
+def _telling(handler: Handler, story: Story) -> Handler:
     """A Lambda function that tells what each step found; what it found before is not told again."""
     last: dict[str, str] = {}
 
@@ -164,27 +191,40 @@ def _days(source: str, story: Story) -> tuple[Day, Day, Day]:
     return days[0], days[1], days[2]
 
 
-def _first_champion(folder: Path, old: Day, story: Story) -> None:
-    """Trains the champion on the days before the change and pushes it: version 1."""
+def first_champion(place: Path, old: Day, where: str) -> str:
+    """Trains a champion on the days before the change and pushes it: version 1. Returns until when it learned.
+
+    Args:
+        place: New folder for its files.
+        old: The days.
+        where: The model repository.
+    """
     config = Config()
     learned = table(old, config)
     made = candidate.make("monotone-logistic", learned, config)
-    place = folder / "first"
     place.mkdir()
     (place / "model.onnx").write_bytes(made.onnx)
     document = candidate.document(made, [old], learned, metrics={}, config=config, at=now())
     (place / "manifest.json").write_bytes(to_bytes(document))
-    words = ["push", place / "model.onnx", "--model", MODEL, "--repository", "s3://models"]
+    words = ["push", place / "model.onnx", "--model", MODEL, "--repository", where]
     onnxd.call([*words, "--by", "local", "--reason", "trained on the first days"])
-    story.tell(f"champion: version 1, trained until {iso(old.span[1])}")
+    return iso(old.span[1])
 
 
 @contextmanager
-def _server(folder: Path, number: int) -> Iterator[onnxd.Server]:
-    """A server of the repository in S3, for times as the rows say them."""
-    flags = ["--event-time", "--poll-interval", "1s", "--state", str(folder / f"state-{number}")]
-    flags += ["--cache", str(folder / f"cache-{number}")]
-    with onnxd.serve("s3://models", flags, log=folder / f"onnxd-{number}.log") as server:
+def serve(folder: Path, where: str) -> Iterator[onnxd.Server]:
+    """A server of a repository in S3, for times as the rows say them; its state and its log are in a new folder."""
+    folder.mkdir()
+    flags = [
+        "--event-time",
+        "--poll-interval",
+        "1s",
+        "--state",
+        str(folder / "state"),
+        "--cache",
+        str(folder / "cache"),
+    ]
+    with onnxd.serve(where, flags, log=folder / "log") as server:
         yield server
 
 
@@ -212,7 +252,7 @@ def _execute(stage: Stage, coming: Day, story: Story) -> interpreter.Outcome:
 
     def traffic() -> None:
         try:
-            while not all(_compares(server) for server in stage.servers):
+            while not all(compares(server) for server in stage.servers):
                 if stop.wait(0.2):
                     return
             sender = Traffic(coming, Config(), [server.http for server in stage.servers], MODEL)
@@ -225,13 +265,10 @@ def _execute(stage: Stage, coming: Day, story: Story) -> interpreter.Outcome:
     sender = threading.Thread(target=traffic)
     sender.start()
     try:
-        definition = interpreter.render(
-            interpreter.MACHINE.read_text(), pipeline_function_arn=PIPELINE, release_function_arn=RELEASE
-        )
         trigger = {"kind": "skill", "reason": "the champion's forecast is no better than no forecast", "at": _now()}
         client = boto3.client("stepfunctions", endpoint_url=stage.endpoint)
         given = {"trigger": trigger, "settings": SETTINGS}
-        outcome = interpreter.run(client, definition, given, f"local-{time.time_ns()}", LIMIT)
+        outcome = interpreter.run(client, definition(), given, f"local-{time.time_ns()}", LIMIT)
     finally:
         stop.set()
         sender.join()
@@ -240,11 +277,17 @@ def _execute(stage: Stage, coming: Day, story: Story) -> interpreter.Outcome:
     return outcome
 
 
+def definition() -> str:
+    """The state machine with the two functions of `cloud`."""
+    text = interpreter.MACHINE.read_text(encoding="utf-8")
+    return interpreter.render(text, pipeline_function_arn=PIPELINE, release_function_arn=RELEASE)
+
+
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _compares(server: onnxd.Server) -> bool:
+def compares(server: onnxd.Server) -> bool:
     """Whether a server scores a challenger."""
     answer = requests.get(f"http://{server.ops}/models/{MODEL}/verdict", timeout=10)
     return answer.ok and bool(answer.json()["verdicts"])
