@@ -1,6 +1,9 @@
 //! Rows that two models answered, as the shadow's statistics are measured with them.
 
+use std::collections::BTreeMap;
+
 use fastrand::Rng;
+use onnxd::verdict::drift::Reference;
 use onnxd::verdict::state::{Answer, Label, Recorder, Row, Source, Target};
 
 /// Seconds ahead that forecasts are of.
@@ -17,6 +20,22 @@ pub enum With {
     Values,
     /// That, and whether it was an anomaly, of one in twenty.
     Labels,
+    /// Values, and inputs that are counted beside a reference: [`references`].
+    Inputs,
+}
+
+/// Inputs of [`With::Inputs`].
+const FEATURES: u32 = 5;
+
+/// How the inputs of a challenger were distributed in training: ten bins each.
+pub fn references() -> BTreeMap<String, Reference> {
+    let reference = Reference {
+        edges: (1..10).map(|edge| 0.1 * f64::from(edge)).collect(),
+        p: vec![0.1; 10],
+        p_missing: 0.0,
+        n: 10_000,
+    };
+    (0..FEATURES).map(|feature| (format!("feature-{feature}"), reference.clone())).collect()
 }
 
 /// Pairs of answers: 3 rows in 1,000 are alarms, mostly of both.
@@ -47,6 +66,10 @@ pub fn row(recorder: &mut Recorder, series: u64, number: u64, answers: &[(Answer
         recorder.label(&Label { target, anomaly: None, value: champion.forecast, source: Source::Metric });
     }
     recorder.record(number + 1, &Row { series: name, at, champion, challenger });
+    if matches!(with, With::Inputs) {
+        let value = champion.score.unwrap_or(f64::NAN);
+        (0..FEATURES as usize).for_each(|feature| recorder.drifts().record(name, at, feature, value));
+    }
     if matches!(with, With::Labels) && number.is_multiple_of(20) {
         recorder.label(&Label { target, anomaly: champion.alarm, value: None, source: Source::Human });
     }

@@ -29,9 +29,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let answers = pairs::answers();
     println!("{} series, {} rounds of {} rows", arguments.series, arguments.rounds, arguments.rows);
     let mut values = 0.0;
-    for (name, with) in
-        [("rows", With::Nothing), ("rows with values", With::Values), ("rows with values and labels", With::Labels)]
-    {
+    for (name, with) in [
+        ("rows", With::Nothing),
+        ("rows with values", With::Values),
+        ("rows with values and labels", With::Labels),
+        ("rows with values and inputs", With::Inputs),
+    ] {
         let figures = measure(arguments, &answers, with);
         let middle = figures[figures.len() / 2];
         println!("{name:<28} {middle:>5.0} ns/row   {:.0} to {:.0}", figures[0], figures[figures.len() - 1]);
@@ -48,6 +51,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Nanoseconds of processor time a row of each round, ascending.
 fn measure(arguments: &Arguments, answers: &[(Answer, Answer)], with: With) -> Vec<f64> {
     let mut recorder = Recorder::new(Some(HORIZON));
+    if matches!(with, With::Inputs) {
+        recorder = recorder.trained(pairs::references());
+    }
     let mut number = 0;
     let mut round = |rows: u64| {
         let started = clock();

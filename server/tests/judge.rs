@@ -13,6 +13,7 @@ use onnxd::promotion::{Author, ChangeError, carry_out};
 use onnxd::shadow::origin::now;
 use onnxd::shadow::state::State;
 use onnxd::source::{self, Source};
+use onnxd::verdict::drift::Drift;
 use onnxd::verdict::rule::{Decision, Kind};
 use onnxd::verdict::state::Evidence;
 use serde_json::{Value, json};
@@ -132,15 +133,18 @@ fn an_equivalent_challenger_is_promoted_where_that_is_enough() {
     assert_eq!(serde_json::to_value(&judgement).expect("JSON")["rule"], json!("equivalent"));
 }
 
+/// What came of `cpu_zscore`, of which this share was in the upper of two bins.
+fn drift(upper: f64, counts: [u64; 2]) -> Drift {
+    let reference = json!({"edges": [0.0], "p": [1.0 - upper, upper], "p_missing": 0.0, "n": 10_000});
+    let values = json!({"counts": counts, "missing": 0});
+    let drift = json!({"cpu_zscore": {"reference": reference, "days": {"20000": values}}});
+    serde_json::from_value(drift).expect("drift")
+}
+
 /// While inputs are not as in training, what is compared does not stand for what is to come. What servers saw of them adds up.
 #[test]
 fn nobody_is_promoted_while_inputs_drift() {
-    let drift = |high: u64| {
-        let reference = json!({"edges": [0.0], "p": [0.5, 0.5], "p_missing": 0.0, "n": 10_000});
-        let values = json!({"counts": [40, high], "missing": 0});
-        serde_json::from_value(json!({"cpu_zscore": {"reference": reference, "days": {"20000": values}}}))
-            .expect("drift")
-    };
+    let drift = |high: u64| drift(0.5, [40, high]);
     let states = [0, 1].map(|i| State { drift: drift(90), ..told(&format!("server-{i}"), two_days(2.0, i, 2)) });
     let judgement = judged(&states, &[]);
     let verdict = &judgement.verdicts[0].verdict;
@@ -150,6 +154,61 @@ fn nobody_is_promoted_while_inputs_drift() {
     assert!(drifted.alarm && drifted.psi > 0.1 && drifted.log_e > 7.0, "{drifted:?}");
     let calm = states.map(|state| State { drift: drift(42), ..state });
     assert!(judged(&calm, &[]).step().is_some_and(|step| step.kind == StepKind::Promote));
+}
+
+/// What is to come is what a challenger was trained on, where its manifest tells: one that was trained since inputs drifted need
+/// not wait for them to become what they were, and one that was trained on other ones waits though the champion was not.
+#[test]
+fn a_challenger_is_held_by_drift_from_its_own_training() {
+    let tell = |server: u64, of: u64, champion: f64, own: Option<f64>| {
+        let counts = [40, 90].map(|count| count * 2 / of);
+        let mut state = told(&format!("server-{server}"), two_days(2.0, server, of));
+        state.drift = drift(champion, counts);
+        state.challengers[0].drift = own.map(|own| drift(own, counts)).unwrap_or_default();
+        state
+    };
+    let verdict = |states: &[State]| {
+        let judgement = judged(states, &[]);
+        (serde_json::to_value(&judgement.verdicts[0]).expect("JSON"), judgement)
+    };
+    for (champion, own, decision, says) in [
+        (0.5, Some(0.7), "promote", "its forecast is better"),
+        (0.7, Some(0.7), "promote", "its forecast is better"),
+        (0.7, Some(0.5), "hold", "inputs are not as in version 2's training: cpu_zscore, so that"),
+        (0.5, Some(0.5), "hold", "inputs are not as in version 2's training: cpu_zscore, so that"),
+        (0.5, None, "hold", "inputs are not as in training: cpu_zscore, so that"),
+        (0.7, None, "promote", "its forecast is better"),
+    ] {
+        let states = [0, 1].map(|server| tell(server, 2, champion, own));
+        let (together, judgement) = verdict(&states);
+        let case = format!("{champion} {own:?}: {together}");
+        assert_eq!(together["decision"], json!(decision), "{case}");
+        assert!(together["reasons"][0].as_str().is_some_and(|reason| reason.contains(says)), "{case}");
+        assert_eq!(judgement.drift["cpu_zscore"].alarm, champion < 0.6, "the champion's, whatever challenges: {case}");
+        assert_eq!(judgement.step().is_some(), decision == "promote", "{case}");
+        // One server that saw all says the same, and so does one that is told in the other order.
+        let mut sum = tell(0, 1, champion, own);
+        sum.challengers[0].evidence = states.iter().fold(Evidence::default(), |mut sum, state| {
+            sum.merge(&state.challengers[0].evidence);
+            sum
+        });
+        let [first, second] = states;
+        for same in [vec![sum], vec![second, first]] {
+            let (same, _) = verdict(&same);
+            assert_eq!((&same["drift"], &same["conditions"]), (&together["drift"], &together["conditions"]), "{case}");
+        }
+        assert_eq!(together["drift"].is_null(), own.is_none(), "{case}");
+    }
+    // A server of a version that does not tell it is read, and what others tell counts.
+    let known = tell(1, 2, 0.5, Some(0.7));
+    let mut old = serde_json::to_value(tell(0, 1, 0.5, Some(0.7))).expect("JSON");
+    assert!(old["challengers"][0].as_object_mut().expect("an object").remove("drift").is_some());
+    let old: State = serde_json::from_value(old).expect("a state");
+    assert!(old.challengers[0].drift.is_empty());
+    let (together, _) = verdict(&[old.clone(), known]);
+    assert_eq!((&together["decision"], &together["drift"]["cpu_zscore"]["alarm"]), (&json!("promote"), &json!(false)));
+    let (alone, _) = verdict(&[old]);
+    assert_eq!((&alone["decision"], &alone["drift"]), (&json!("hold"), &Value::Null));
 }
 
 /// Challengers that ran beside it and are gone have had their part of the error.

@@ -69,8 +69,14 @@ fn state(server: usize, answers: &[(Answer, Answer)]) -> State {
     let version = |number: &str| Version { version: number.into(), sha256: number.repeat(64) };
     let evidence: Evidence = recorder.evidence().clone();
     let statistics = Statistics { pairs: evidence.requests, ..Statistics::default() };
-    let challenger =
-        Compared { role: "challenger".into(), version: version("2"), agreement: None, statistics, evidence };
+    let challenger = Compared {
+        role: "challenger".into(),
+        version: version("2"),
+        agreement: None,
+        statistics,
+        evidence,
+        drift: Drift::default(),
+    };
     State {
         model: "anomaly".into(),
         server: format!("server-{server}"),

@@ -32,6 +32,8 @@ pub(super) struct Contender {
     pub(super) version: Version,
     pub(super) statistics: Statistics,
     pub(super) evidence: Evidence,
+    /// How inputs differ from those of its own training.
+    pub(super) drift: Drift,
     /// Servers that told of this champion, but do not run this version.
     pub(super) lacking: Vec<String>,
 }
@@ -105,12 +107,14 @@ fn contenders<'a>(told: &[&'a State], run: impl Fn(&'a State) -> Vec<&'a Compare
                 Some(known) => {
                     known.evidence.merge(&compared.evidence);
                     known.statistics.merge(&compared.statistics);
+                    known.drift.merge(&compared.drift);
                 }
                 None => contenders.push(Contender {
                     role: compared.role.clone(),
                     version: compared.version.clone(),
                     statistics: compared.statistics.clone(),
                     evidence: compared.evidence.clone(),
+                    drift: compared.drift.clone(),
                     lacking: vec![],
                 }),
             }
@@ -141,6 +145,7 @@ mod tests {
             agreement: None,
             statistics: Statistics::default(),
             evidence: Evidence { requests: rows, ..Evidence::default() },
+            drift: Drift::default(),
         }
     }
 

@@ -16,6 +16,7 @@ pub use self::settings::{MOST_ALPHA, Mode, Settings};
 pub use self::shown::{Counted, Drifted, Quantiles, Shown, Sides};
 use crate::promotion::Change;
 use crate::shadow::state::{State, Version};
+use crate::verdict::drift;
 use crate::verdict::rule::{Circumstances, Decision, Kind, Rule, Verdict, names};
 use merge::{Contender, Merged};
 
@@ -45,7 +46,8 @@ pub struct Judgement {
     pub verdicts: Vec<Judged>,
     /// The champion before: promote means that it should come back.
     pub previous: Option<Judged>,
-    /// How far the features that came are from those of the champion's training, by name. Nobody is promoted while any drifts.
+    /// How far the features that came are from those of the champion's training, by name. While any drifts, nobody is promoted
+    /// whose own training is not known.
     pub drift: BTreeMap<String, Drifted>,
 }
 
@@ -72,6 +74,10 @@ pub struct Judged {
     /// What people look at beside the decision.
     #[serde(flatten)]
     pub shown: Shown,
+    /// How far the features that came are from those of its own training, where that is known. It is not promoted while any
+    /// drifts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub drift: BTreeMap<String, Drifted>,
 }
 
 /// Conditions whose value is a natural logarithm of evidence, and their names in metrics, which dashboards rely on.
@@ -156,7 +162,7 @@ impl Judgement {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         let fits = |value: &serde_json::Value| value.to_string().len() <= EVIDENCE_BYTES;
         // What is drawn only goes first, then what is counted beside the decision; names and reasons of versions are short.
-        for part in ["band", "scores", "statistics", "latency", "estimate"] {
+        for part in ["band", "scores", "statistics", "latency", "estimate", "drift"] {
             if fits(&value) {
                 return value;
             }
@@ -187,8 +193,8 @@ pub fn judge(states: &[State], missing: &[String], settings: &Settings, now: u64
     let seen = Circumstances {
         now,
         settle: merged.horizon.unwrap_or(0).saturating_add(GRACE),
-        drifted: merged.drift.alarms(),
         missing: merged.missing.len(),
+        ..Circumstances::default()
     };
     let back = Rule::bring_back();
     let rule = |one: &Contender| {
@@ -196,26 +202,29 @@ pub fn judge(states: &[State], missing: &[String], settings: &Settings, now: u64
         settings.rule(merged.challengers.len().max(beside))
     };
     Ok(Judgement {
-        model: merged.model,
         rule: settings.kind,
         mode: settings.mode,
         at: now,
         epoch: merged.epoch,
-        verdicts: merged.challengers.iter().map(|one| judged(one, &rule(one), &seen, &merged.missing)).collect(),
-        previous: merged.previous.as_ref().map(|one| judged(one, &back, &seen, &merged.missing)),
+        verdicts: merged.challengers.iter().map(|one| judged(one, &rule(one), &seen, &merged)).collect(),
+        previous: merged.previous.as_ref().map(|one| judged(one, &back, &seen, &merged)),
         drift: shown::drift(&merged.drift),
         servers: Servers { told: merged.told, missing: merged.missing },
         champion: merged.champion,
+        model: merged.model,
     })
 }
 
-fn judged(one: &Contender, rule: &Rule, seen: &Circumstances, missing: &[String]) -> Judged {
-    let seen = Circumstances { missing: seen.missing + one.lacking.len(), ..seen.clone() };
+fn judged(one: &Contender, rule: &Rule, seen: &Circumstances, merged: &Merged) -> Judged {
+    let (drifted, is_own) = drift::holding(&merged.drift, &one.drift);
+    let trained = is_own.then(|| one.version.version.clone());
+    let seen = Circumstances { missing: seen.missing + one.lacking.len(), drifted, trained, ..*seen };
     Judged {
         role: one.role.clone(),
         version: one.version.clone(),
-        verdict: complete(rule.decide(&one.evidence, &seen), missing, &one.lacking),
+        verdict: complete(rule.decide(&one.evidence, &seen), &merged.missing, &one.lacking),
         shown: Shown::of(one),
+        drift: shown::drift(&one.drift),
     }
 }
 

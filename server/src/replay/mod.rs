@@ -45,6 +45,8 @@ struct Contender {
     outputs: Outputs,
     statistics: Statistics,
     recorder: Recorder,
+    /// Where the inputs are that it was trained on, if it tells how they were distributed.
+    watched: Option<Watched>,
 }
 
 /// Champion and challengers while rows are replayed.
@@ -80,12 +82,16 @@ impl Replay {
     pub fn new(models: Models, server: String) -> Self {
         let Models { name, epoch, champion, challengers } = models;
         let (horizon, unit) = (champion.signature.horizon(), champion.signature.loss_unit());
-        let contender = |(index, model): (usize, Arc<Model>)| Contender {
-            role: if index == 0 { "challenger".into() } else { format!("challenger-{}", index + 1) },
-            outputs: Outputs::twins(&champion.signature, &model.signature),
-            model,
-            statistics: Statistics::default(),
-            recorder: Recorder::new(horizon).scaled(unit),
+        let contender = |(index, model): (usize, Arc<Model>)| {
+            let (recorder, watched) = Watched::beside(&model, Recorder::new(horizon).scaled(unit));
+            Contender {
+                role: if index == 0 { "challenger".into() } else { format!("challenger-{}", index + 1) },
+                outputs: Outputs::twins(&champion.signature, &model.signature),
+                model,
+                statistics: Statistics::default(),
+                recorder,
+                watched,
+            }
         };
         let contenders = challengers.into_iter().enumerate().map(contender).collect();
         let outputs = Outputs::of(&champion.signature);
@@ -224,6 +230,7 @@ impl Replay {
             agreement: one.statistics.agreement(),
             statistics: one.statistics.clone(),
             evidence: one.recorder.evidence().clone(),
+            drift: one.recorder.drift(),
         };
         State {
             model: self.name.clone(),
@@ -294,6 +301,11 @@ impl Contender {
             self.statistics.challenger_compute.record(count as u64, part.took.as_secs_f64());
             match part.outputs {
                 Some(outputs) => {
+                    if let Some(watched) = &self.watched {
+                        let inputs: Vec<Tensor> = inputs.iter().map(|t| t.slice_rows(part.rows.clone())).collect();
+                        let places = marks[part.rows.clone()].iter().map(|mark| (mark.series, mark.at));
+                        watched.count(|| self.recorder.drifts(), &inputs, &outputs, places);
+                    }
                     let of: Vec<Tensor> =
                         theirs.outputs.iter().flatten().map(|t| t.slice_rows(part.rows.clone())).collect();
                     self.statistics.compare((&champion.signature, &of), (&self.model.signature, &outputs));

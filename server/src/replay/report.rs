@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use super::Replay;
+use super::{Contender, Replay};
 use crate::judge::{self, GRACE, Judgement, Settings};
 use crate::shadow::state::State;
 use crate::verdict::buckets::SECONDS;
+use crate::verdict::drift;
 use crate::verdict::rule::{Circumstances, Decision, Rule};
 
 /// The answer of `GET /models/{model}/verdict`, and what a replay adds to it.
@@ -83,7 +84,7 @@ impl Judge {
                 continue;
             }
             let evidence = one.recorder.evidence();
-            let decision = self.rule.decide(evidence, &seen(replay)).decision;
+            let decision = self.rule.decide(evidence, &seen(replay, one)).decision;
             if decision != Decision::Hold {
                 let age = replay.now.saturating_sub(evidence.since().unwrap_or(replay.now));
                 #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -104,8 +105,9 @@ impl Judge {
     }
 }
 
-fn seen(replay: &Replay) -> Circumstances {
+fn seen(replay: &Replay, one: &Contender) -> Circumstances {
     let settle = replay.champion.signature.horizon().unwrap_or(0).saturating_add(GRACE);
-    let drifted = replay.drifts.state().alarms();
-    Circumstances { now: replay.now, settle, drifted, ..Circumstances::default() }
+    let (drifted, is_own) = drift::holding(&replay.drifts.state(), &one.recorder.drift());
+    let trained = is_own.then(|| one.model.id.version.clone());
+    Circumstances { now: replay.now, settle, drifted, trained, ..Circumstances::default() }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use super::observer::Watched;
 use super::origin::Place;
 use super::queue::{Queue, Size};
 use super::scorer::Scorer;
@@ -60,7 +61,8 @@ pub(super) struct Seen {
 }
 
 impl Challenger {
-    /// A challenger of a role (an index of [`ROLES`]), with a thread that waits for rows.
+    /// A challenger of a role (an index of [`ROLES`]), with a thread that waits for rows. Inputs are counted beside those of its
+    /// own training, except for the champion before, which comes back whatever they are.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -71,6 +73,7 @@ impl Challenger {
         metrics: Arc<ModelMetrics>,
         recorder: Recorder,
     ) -> std::io::Result<Self> {
+        let (recorder, watched) = if role < PREVIOUS { Watched::beside(&model, recorder) } else { (recorder, None) };
         let queue = Arc::new(Queue::new(limits.queue_rows));
         let seen = Arc::new(Seen {
             model,
@@ -84,7 +87,7 @@ impl Challenger {
             retried: Default::default(),
             refused: AtomicU64::new(0),
         });
-        let scorer = Scorer::new(Arc::clone(&seen), Arc::clone(&queue), limits.cpu);
+        let scorer = Scorer::new(Arc::clone(&seen), Arc::clone(&queue), limits.cpu, watched);
         // It is not joined: a run that takes long must not hold up a swap.
         std::thread::Builder::new().name("shadow".into()).spawn(move || scorer.work())?;
         Ok(Self { seen, queue })

@@ -16,6 +16,7 @@ use crate::model::tensor::Tensor;
 use crate::record::{Recording, Told};
 use crate::threads;
 use crate::verdict::drift::{Drift, Drifts};
+use crate::verdict::state::Recorder;
 
 /// The name of the score among the features of a reference.
 const SCORE: &str = "score";
@@ -45,10 +46,10 @@ struct Column {
     at: usize,
 }
 
-/// Where the values are that a champion's references are of.
+/// Where the values are that references are of.
 pub(crate) struct Watched {
     columns: Vec<Column>,
-    /// The score's place among the references, and the champion's outputs.
+    /// The score's place among the references, and the model's outputs.
     score: Option<usize>,
     outputs: Outputs,
 }
@@ -137,17 +138,36 @@ impl Seen {
     }
 }
 
+/// Of how many columns of its input a key is which one; `None` for one of several values.
+fn place(signature: &Signature, slot: &Slot) -> Option<(usize, usize)> {
+    let input = &signature.inputs[slot.input()];
+    match slot {
+        Slot::Feature { column, .. } => Some((input.features.len(), *column)),
+        Slot::Row { .. } => input.row_shape.iter().all(|size| *size == Some(1)).then_some((1, 0)),
+    }
+}
+
 impl Watched {
+    /// Lets the recorder of a challenger count inputs beside those of its own training, as far as its manifest tells of them:
+    /// not the score, which is compared with the champion's, nor what is no input, which would count as known and never
+    /// drift. The champion's rows have the same inputs, else the two could not be compared.
+    pub(crate) fn beside(challenger: &Model, recorder: Recorder) -> (Recorder, Option<Self>) {
+        let signature = &challenger.signature;
+        let is_input = |name: &String| {
+            signature.keys().iter().any(|(key, slot)| **key == **name && place(signature, slot).is_some())
+        };
+        let mut references = challenger.references.clone();
+        references.retain(|name, _| name != SCORE && is_input(name));
+        let drifts = Drifts::new(references.clone());
+        let watched = (!references.is_empty()).then(|| Self::of(signature, &drifts));
+        (recorder.trained(references), watched)
+    }
+
     /// Where the features that have a reference are among the inputs, and the score among the outputs.
     pub(crate) fn of(signature: &Signature, drifts: &Drifts) -> Self {
         let column = |(name, slot): &(Box<str>, Slot)| {
-            let (feature, input) = (drifts.index(name)?, slot.input());
-            let (of, at) = match slot {
-                Slot::Feature { column, .. } => (signature.inputs[input].features.len(), *column),
-                Slot::Row { .. } if signature.inputs[input].row_shape.iter().all(|size| *size == Some(1)) => (1, 0),
-                Slot::Row { .. } => return None,
-            };
-            Some(Column { feature, input, of, at })
+            let (feature, (of, at)) = (drifts.index(name)?, place(signature, slot)?);
+            Some(Column { feature, input: slot.input(), of, at })
         };
         let columns = signature.keys().iter().filter_map(column).collect();
         Self { columns, score: drifts.index(SCORE), outputs: Outputs::of(signature) }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::answers;
 use super::breaker::{Breaker, FAILURES, LONGEST_PAUSE};
 use super::challenger::{ROLES, Seen, Work, pause};
+use super::observer::Watched;
 use super::origin::Place;
 use super::queue::Queue;
 use super::stats::Statistics;
@@ -31,6 +32,8 @@ pub(super) struct Scorer {
     seen: Arc<Seen>,
     queue: Arc<Queue<Work>>,
     cpu: f64,
+    /// Where the inputs are that the challenger was trained on, if it tells how they were distributed.
+    watched: Option<Watched>,
     breaker: Breaker,
     /// Whether the next run is of one pair alone. Every other one is: it has as many rows as the champion's, so that their
     /// times compare. Those between have all that waits.
@@ -66,8 +69,8 @@ struct Scored {
 }
 
 impl Scorer {
-    pub(super) fn new(seen: Arc<Seen>, queue: Arc<Queue<Work>>, cpu: f64) -> Self {
-        Self { seen, queue, cpu, breaker: Breaker::default(), alone: true }
+    pub(super) fn new(seen: Arc<Seen>, queue: Arc<Queue<Work>>, cpu: f64, watched: Option<Watched>) -> Self {
+        Self { seen, queue, cpu, watched, breaker: Breaker::default(), alone: true }
     }
 
     pub(super) fn work(mut self) {
@@ -214,6 +217,10 @@ impl Scorer {
         let both = answers::pairs((champion, &theirs), (challenger, &mine.outputs), part.len());
         let mut recorder = self.seen.record();
         let places = &stacked.places[part];
+        if let Some(watched) = &self.watched {
+            let rows = places.iter().map(|place| (place.series, place.at));
+            watched.count(|| recorder.drifts(), &inputs, &mine.outputs, rows);
+        }
         for (place, (champion, challenger)) in places.iter().zip(both) {
             recorder.record(place.id, &Row { series: place.series, at: place.at, champion, challenger });
         }

@@ -69,6 +69,10 @@ pub struct Compared {
     pub statistics: Statistics,
     /// What the verdict stands on, counted since the two were first compared.
     pub evidence: Evidence,
+    /// How the values that were compared differ from those of its own training; of no feature where that is not known, as of the
+    /// champion before.
+    #[serde(default, skip_serializing_if = "Drift::is_empty")]
+    pub drift: Drift,
 }
 
 impl State {
@@ -100,12 +104,17 @@ impl Version {
 impl Compared {
     fn of(challenger: &Challenger) -> Self {
         let statistics = challenger.statistics();
+        let (evidence, drift) = {
+            let recorder = challenger.recorder();
+            (recorder.evidence().clone(), recorder.drift())
+        };
         Self {
             role: ROLES[challenger.role()].into(),
             version: Version::of(challenger.model()),
             agreement: statistics.agreement(),
             statistics,
-            evidence: challenger.recorder().evidence().clone(),
+            evidence,
+            drift,
         }
     }
 }

@@ -182,11 +182,26 @@ impl Drift {
         }
     }
 
+    /// Whether it is of no feature.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.features.is_empty()
+    }
+
     /// Names of the features whose values are distributed otherwise than in training.
     #[must_use]
     pub fn alarms(&self) -> Vec<String> {
         self.features.iter().filter(|(_, feature)| feature.is_alarm()).map(|(name, _)| name.clone()).collect()
     }
+}
+
+/// The features whose drift holds up a challenger, and whether it is from its own training: that is what it is for, so that
+/// it counts where it is known, and else the champion's. One that was trained since inputs became what they are would
+/// otherwise wait for them to become again what they were.
+#[must_use]
+pub fn holding(champion: &Drift, own: &Drift) -> (Vec<String>, bool) {
+    let is_own = !own.is_empty();
+    (if is_own { own } else { champion }.alarms(), is_own)
 }
 
 /// Counts values of features, one of each series and bucket.

@@ -1,10 +1,12 @@
 //! Counts the evidence on one challenger, and remembers rows until their labels come.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::buckets::SECONDS;
+use super::drift::{Drift, Drifts, Reference};
 use super::packed;
 use super::pending::{KEPT_SECONDS, Pending, Waiting};
 use super::seen::Seen;
@@ -33,6 +35,10 @@ pub struct Recorder {
     /// What a loss is told in, in the unit of the forecast's target.
     unit: f64,
     evidence: Evidence,
+    /// How inputs are distributed, beside those of the challenger's own training.
+    drifts: Drifts,
+    /// What was kept of that, before it is known what the training was.
+    kept: Drift,
     pending: Pending,
     windows: Vec<Window>,
     seen: Seen,
@@ -45,6 +51,7 @@ pub struct Recorder {
 #[serde(default)]
 pub struct Saved {
     evidence: Evidence,
+    drift: Drift,
     #[serde(with = "packed")]
     pending: Vec<Waiting>,
     windows: Vec<Window>,
@@ -81,10 +88,11 @@ impl Recorder {
     /// Goes on where another one was saved.
     #[must_use]
     pub fn restore(horizon: Option<u64>, saved: Saved) -> Self {
-        let Saved { evidence, pending, mut windows, seen, seen_before, limit } = saved;
+        let Saved { evidence, drift, pending, mut windows, seen, seen_before, limit } = saved;
         windows.truncate(MOST_WINDOWS);
         let (pending, seen) = (Pending::restore(pending), Seen::restore([seen, seen_before]));
-        Self { horizon, unit: 1.0, evidence, pending, windows, seen, limit }
+        let drifts = Drifts::default();
+        Self { horizon, unit: 1.0, evidence, drifts, kept: drift, pending, windows, seen, limit }
     }
 
     /// Losses are told in this unit from now on, of which up to [`super::buckets::GREATEST_LOSS`] are counted: a hundredth of
@@ -94,6 +102,14 @@ impl Recorder {
         if unit.is_normal() && unit > 0.0 {
             self.unit = unit;
         }
+        self
+    }
+
+    /// Inputs are counted beside these references of the challenger's own training from now on. What was kept of other ones
+    /// is left.
+    #[must_use]
+    pub fn trained(mut self, references: BTreeMap<String, Reference>) -> Self {
+        self.drifts = Drifts::restore(references, &std::mem::take(&mut self.kept));
         self
     }
 
@@ -109,6 +125,7 @@ impl Recorder {
         let [seen, seen_before] = self.seen.save();
         Saved {
             evidence: self.evidence.clone(),
+            drift: self.drift(),
             pending: self.pending.save(self.newest()),
             windows: self.windows.clone(),
             seen,
@@ -121,6 +138,17 @@ impl Recorder {
     #[must_use]
     pub const fn evidence(&self) -> &Evidence {
         &self.evidence
+    }
+
+    /// How inputs differ from those of the challenger's own training; of no feature where that is not known.
+    #[must_use]
+    pub fn drift(&self) -> Drift {
+        self.drifts.state()
+    }
+
+    /// Where inputs are counted, for [`Recorder::drift`].
+    pub const fn drifts(&mut self) -> &mut Drifts {
+        &mut self.drifts
     }
 
     /// Counts a row that both models answered. `id` names it for labels that come later; 0 for none.

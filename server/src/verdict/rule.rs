@@ -57,7 +57,7 @@ pub struct Rule {
     pub errors: f64,
     /// Share of runs that may take too long.
     pub slow: f64,
-    /// Whether nobody is promoted while inputs are not as in training.
+    /// Whether nobody is promoted while inputs are not as in its training, or the champion's where that is not known.
     pub inputs: bool,
     /// The population stability index of the scores beyond which a person has to decide; infinite where it is not looked at.
     pub most_psi: f64,
@@ -113,6 +113,8 @@ pub struct Circumstances {
     pub settle: u64,
     /// Features whose values are not distributed as in training.
     pub drifted: Vec<String>,
+    /// The version of whose training that is said; `None` for the champion's.
+    pub trained: Option<String>,
     /// Servers that did not tell their evidence.
     pub missing: usize,
 }
@@ -311,8 +313,10 @@ impl Rule {
         checked.check(names::SERVERS, (Some(counted(seen.missing)), 0.0), seen.missing == 0, &words);
         if self.inputs {
             let drifted = seen.drifted.join(", ");
-            let words =
-                format!("inputs are not as in training: {drifted}, so that what is compared does not stand for them");
+            let whose = seen.trained.as_ref().map(|version| format!("version {version}'s ")).unwrap_or_default();
+            let words = format!(
+                "inputs are not as in {whose}training: {drifted}, so that what is compared does not stand for them"
+            );
             checked.check(names::INPUTS, (Some(counted(seen.drifted.len())), 0.0), drifted.is_empty(), &words);
         }
         let most = self.most_psi;

@@ -10,6 +10,7 @@ use onnxd::shadow::origin::now;
 use onnxd::shadow::state::{Compared, State, Version};
 use onnxd::shadow::stats::Statistics;
 use onnxd::verdict::buckets::SECONDS;
+use onnxd::verdict::drift::Drift;
 use onnxd::verdict::state::{Events, Evidence};
 use serde_json::{Value, json};
 
@@ -139,7 +140,7 @@ pub fn state(server: &str, epoch: u64, champion: Version, challengers: Vec<Compa
 /// A version beside the champion, and what was seen of it.
 pub fn compared(role: &str, version: Version, evidence: Evidence) -> Compared {
     let statistics = Statistics { pairs: evidence.requests, decisions: BTreeMap::new(), ..Statistics::default() };
-    Compared { role: role.into(), version, agreement: None, statistics, evidence }
+    Compared { role: role.into(), version, agreement: None, statistics, evidence, drift: Drift::default() }
 }
 
 /// The versions that a real server runs as champion and challenger, and its epoch.

@@ -201,7 +201,9 @@ fn nobody_is_promoted_before_enough_was_seen() {
     // What it has shown it does not wait for.
     assert_eq!((alone.reasons.len(), alone.estimate.len()), (1, 1), "{alone:?}");
     let drifted = Circumstances { drifted: vec!["cpu_zscore".to_owned()], ..Circumstances::default() };
-    says(&verdict(drifted), Decision::Hold, "inputs are not as in training: cpu_zscore");
+    says(&verdict(drifted.clone()), Decision::Hold, "inputs are not as in training: cpu_zscore, so");
+    let own = Circumstances { trained: Some("4".to_owned()), ..drifted };
+    says(&verdict(own), Decision::Hold, "inputs are not as in version 4's training: cpu_zscore, so");
     let mut scored = good.clone();
     for number in 0..1000 {
         scored.scores.record(0.1 + f64::from(number) * 1e-4, 0.3 + f64::from(number) * 1e-4);
