@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from training.config import Config
-from training.data import read_day
+from training.data.nezha import read_day
 from training.features import table
 
 HEAD = [

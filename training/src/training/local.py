@@ -92,7 +92,9 @@ def run(
         folder = work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         stage = stack.enter_context(_stage(folder, story))
-        old, new, coming = _days(source, story)
+        old, new, coming = days_of(source)
+        counted = f"{old.rows:,} rows before, {new.rows:,} rows since, {coming.rows:,} rows coming"
+        story.tell(f"{source.partition(':')[0]} fleet: {counted}")
         trained = first_champion(folder / "first", old, "s3://models")
         story.tell(f"champion: version 1, trained until {trained}")
         servers = tuple(stack.enter_context(serve(folder / f"server-{i}", "s3://models")) for i in range(2))
@@ -176,8 +178,12 @@ def _line(step: str, found: dict[str, Any]) -> str:
     return f"{step}: {', '.join(words)}"[:400]
 
 
-def _days(source: str, story: Story) -> tuple[Day, Day, Day]:
-    """The champion's days, those that the retraining reads, and those that are replayed."""
+def days_of(source: str) -> tuple[Day, Day, Day]:
+    """The champion's days, those that the retraining reads, and those that are replayed.
+
+    Raises:
+        PipelineError: The source holds too few days.
+    """
     config = Config()
     (whole,) = open_source(source).read(config)
     begin = whole.span[0]
@@ -187,7 +193,6 @@ def _days(source: str, story: Story) -> tuple[Day, Day, Day]:
         raise PipelineError(msg)
     names = ("before", "since", "coming")
     days = [part(whole, a, b, n, config, context=WINDOW) for n, a, b in zip(names, cuts, cuts[1:])]
-    story.tell(f"{whole.notes[0]}; {', '.join(f'{d.rows:,} rows {n}' for d, n in zip(days, names))}")
     return days[0], days[1], days[2]
 
 

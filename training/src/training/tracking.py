@@ -31,6 +31,7 @@ from mlflow.types import Schema, TensorSpec
 
 from training.errors import PipelineError, TransientError
 
+URI = "MLFLOW_TRACKING_URI"
 RUN_KEY = "onnxd.run_key"
 END = "onnxd.end"
 REASON = "onnxd.reason"
@@ -78,8 +79,7 @@ class Tracking:
         """
         self._model = model
         with answered():
-            mlflow.set_tracking_uri(uri)
-            mlflow.set_registry_uri(uri)
+            _point_to(uri)
             self._client = MlflowClient(uri, uri)
             found = self._client.get_experiment_by_name(experiment)
             self._experiment = found.experiment_id if found else self._make_experiment(uri, experiment)
@@ -278,6 +278,17 @@ class Tracking:
             raise PipelineError(msg)
         manifest = local / MANIFEST
         return str(version.version), files[0], manifest if manifest.is_file() else None
+
+
+def _point_to(uri: str) -> None:
+    """Names the server to MLflow's functions. MLflow would name it in the environment as well, which is not ours."""
+    before = os.environ.get(URI)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    if before is None:
+        os.environ.pop(URI, None)
+    else:
+        os.environ[URI] = before
 
 
 ALIASES = ("champion", "challenger", "challenger-2", "challenger-3", "previous")

@@ -45,6 +45,8 @@ def prepare(settings: Settings, told: Told = lambda _: None) -> dict[str, Any]:
     if unknown := set(settings.recipes) - set(RECIPES):
         msg = f"no recipe {', '.join(sorted(unknown))}: there are {', '.join(RECIPES)}"
         raise PipelineError(msg)
+    # Asked first, so that nothing is read for a run that could not be told of.
+    tracking = Tracking(settings.mlflow, settings.experiment, settings.model)
     config = config_of(settings)
     prepared = source.prepare(settings.source, config, told)
     fingerprint = source.fingerprint([*prepared.train, *prepared.test])
@@ -72,7 +74,6 @@ def prepare(settings: Settings, told: Told = lambda _: None) -> dict[str, Any]:
         for note in prepared.notes:
             told(f"note: {note}")
         told("telling MLflow")
-        tracking = Tracking(settings.mlflow, settings.experiment, settings.model)
         tracking.run(key, {**{k: v for k, v in found.items() if k not in {"run_key", "notes"}}, **_flat(parameters)})
         tracking.log(key, {}, {"data/notes.txt": "\n".join(prepared.notes).encode()})
         run.files.write_json("prepare.json", found)
