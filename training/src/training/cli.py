@@ -52,7 +52,7 @@ examples:
   python -m training init --data ../shared/data --out models --replace
 
 exit status: 0 done, 1 a gate or a step failed, 2 wrong arguments or data, 3 something does not answer: try again,
-10 no cause to retrain, 11 rejected
+10 no cause to retrain, or no verdict yet, 11 rejected
 """
 STEPS = ("prepare", "train", "evaluate", "gate", "register", "push", "watch", "retrain", "decide", "reconcile")
 
@@ -85,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
         if name in {"watch", "retrain"}:
             step.add_argument(
                 "--poll", type=float, default=60.0, help="seconds between two looks (default: %(default)s)"
+            )
+            step.add_argument(
+                "--at-most", type=float, default=15 * 86_400.0, metavar="SECONDS", help="wait for the verdict, then end"
             )
             step.add_argument("--watch-for", type=float, default=86_400.0, metavar="SECONDS", help="after a promotion")
         if name == "retrain":

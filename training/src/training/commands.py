@@ -29,7 +29,7 @@ from training.train import save, train
 DATA = ROOT.parent / "shared" / "data"
 """Where data lies beside a checkout."""
 DATA_SET = "nezha"
-LOCAL_SOURCE = "synthetic:?days=11&pods=8&seed=2&drift_day=4&drift=persistence&kinds=cpu_stress"
+LOCAL_SOURCE = "synthetic:?days=11&pods=8&seed=2&drift_day=4&drift=persistence&kinds=cpu_stress&weekend=1"
 """Load lasts longer from the fourth day on: `local` tells the story."""
 FAILED = 1
 
@@ -130,7 +130,10 @@ def retrain(settings: Settings, options: argparse.Namespace, errors: Console) ->
 def watch(settings: Settings, key: str, options: argparse.Namespace, errors: Console) -> int:
     """Waits for the verdict and does what it says; then watches the new champion."""
     with progress(errors, "watch") as told:
+        until = time.monotonic() + options.at_most
         while (found := release.judge(settings, key))["verdict"] == "hold":
+            if time.monotonic() >= until:
+                return _say(found, HOLD)
             told(f"hold: {found['reason']}")
             time.sleep(options.poll)
         if found["verdict"] == "reject":

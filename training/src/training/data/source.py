@@ -26,14 +26,14 @@ Options, after ? with & between:
   prometheus   step=60  timeout=60  token_file=FILE (or PROMETHEUS_TOKEN)  queries=FILE.toml
                or each by itself, percent-encoded: cpu= memory= disk_io= faults= labels=namespace,pod
   synthetic   seed=0  pods=6  start=2026-01-05  drift_day=N  drift=level|persistence
-               kinds=cpu_stress,cpu_step,memory_leak,disk_storm"""
+               kinds=cpu_stress,cpu_step,memory_leak,disk_storm  weekend=0.6 of the load of other days"""
 CONTINUOUS = {"days", "share"}
 STORED = CONTINUOUS | {"end", "inject"}
 OPTIONS = {
     "nezha": set(),
     "prometheus": STORED | {"step", "timeout", "token_file", "queries", "cpu", "memory", "disk_io", "faults", "labels"},
     "rows": STORED,
-    "synthetic": CONTINUOUS | {"seed", "pods", "start", "drift_day", "drift", "kinds"},
+    "synthetic": CONTINUOUS | {"seed", "pods", "start", "drift_day", "drift", "kinds", "weekend"},
 }
 
 Progress = Callable[[str], None]
@@ -307,4 +307,6 @@ def _synthetic(source: Source, config: Config, progress: Progress) -> list[Day]:
         msg = f"synthetic: kinds={','.join(sorted(unknown))}: give some of {','.join(synthetic.KINDS)}"
         raise DataError(msg)
     at = None if drift < 0 else drift
-    return [synthetic.make_weeks(seeded, days=days, pods=pods, start=start, drift_day=at, drift=kind, kinds=faults)]
+    weekend = source.number("weekend", synthetic.WEEKEND, 0.01, 10)
+    fleet = {"days": days, "pods": pods, "start": start, "weekend": weekend}
+    return [synthetic.make_weeks(seeded, drift_day=at, drift=kind, kinds=faults, **fleet)]

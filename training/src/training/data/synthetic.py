@@ -103,6 +103,7 @@ def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
     drift_day: int | None = None,
     drift: str = "level",
     kinds: tuple[str, ...] = KINDS,
+    weekend: float = WEEKEND,
 ) -> Day:
     """Makes a fleet over many days, as one day that lasts as long.
 
@@ -114,13 +115,14 @@ def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
         drift_day: From this day on (the first is 0) load and noise are others; None: they stay as they are.
         drift: What changes, one of `DRIFTS`.
         kinds: Faults, some of `KINDS`.
+        weekend: Load on Saturdays and Sundays against other days.
     """
     rng = np.random.default_rng([config.seed, days, pods, zlib.crc32(start.encode())])
     begin = int(datetime.fromisoformat(start).replace(tzinfo=UTC).timestamp())
     time = begin + MINUTE * np.arange(days * DAY_MINUTES, dtype=np.int64)
     series, faults = [], []
     for index in range(pods):
-        values = _workload(time, drift_day, drift, rng)
+        values = _workload(time, (drift_day, drift, weekend), rng)
         windows = _add_faults(values, kinds, rng)
         for number, (first, last) in enumerate(_lifetimes(len(time), rng)):
             one = Series(f"synthetic-{index}-{number}", time[first:last], values[first:last].round(4))
@@ -143,16 +145,16 @@ def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
 
 
 def _workload(
-    time: NDArray[np.int64], drift_day: int | None, drift: str, rng: np.random.Generator
+    time: NDArray[np.int64], course: tuple[int | None, str, float], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """A workload without faults, float64 [T, 3]: days and weeks in CPU and disk, a slow walk in memory, bursts."""
-    count = len(time)
+    count, (drift_day, drift, weekend) = len(time), course
     level, noise = np.ones(count), np.ones(count)
     if drift_day is not None and drift == "level":
         level[drift_day * DAY_MINUTES :], noise[drift_day * DAY_MINUTES :] = DRIFT
-    weekend = ((time // 86_400 + 3) % 7) >= 5  # noqa: PLR2004 - 1970-01-01 was a Thursday, weekdays count from Monday
+    free = ((time // 86_400 + 3) % 7) >= 5  # noqa: PLR2004 - 1970-01-01 was a Thursday, weekdays count from Monday
     rhythm = 1 + 0.3 * np.sin(2 * np.pi * (time / 86_400 + rng.uniform()))
-    rhythm = rhythm * np.where(weekend, WEEKEND, 1.0) * level
+    rhythm = rhythm * np.where(free, weekend, 1.0) * level
     load = rng.uniform(4, 25)
     scale = 0.08 * load + 0.3
     wander = _correlated(count, scale, rng) * noise
