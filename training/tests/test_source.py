@@ -80,7 +80,7 @@ def test_synthetic_source_takes_its_options() -> None:
     prepared = prepare("synthetic:?days=3&seed=5&pods=2&drift_day=1&share=0.5", CONFIG)
     assert prepared.train[0].uri == "synthetic/seed-5/2026-01-05_3d"
     assert "2 workloads" in prepared.notes[0]
-    assert "on day 1" in prepared.notes[0]
+    assert "from day 1 on" in prepared.notes[0]
     again = prepare("synthetic:?days=3&seed=5&pods=2&drift_day=1&share=0.5", CONFIG)
     assert fingerprint(again.train + again.test) == fingerprint(prepared.train + prepared.test)
     assert fingerprint(prepare("synthetic:?days=3&pods=2", CONFIG).train) != fingerprint(prepared.train)

@@ -74,4 +74,4 @@ def test_drift_changes_load_and_noise_from_its_day_on(fleet: Day) -> None:
         np.testing.assert_array_equal(old.values[before][:, 2], new.values[before][:, 2])
         if (~before).any():
             assert np.median(new.values[~before, 2]) > 1.5 * np.median(old.values[~before, 2])
-    assert "load and noise change on day 7" in drifted.notes[0]
+    assert "load and noise change from day 7 on" in drifted.notes[0]

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom, poisson
 
 from training.candidate import make
 from training.features import Table, join
@@ -48,10 +48,13 @@ def quality(case: Case) -> Finding:
     """G6: on days that it has not seen, no worse than the champion, within what chance does, and of use by itself."""
     ours = case.compared.together
     naive = ours.forecast_mae / ours.forecast_mae_naive
+    false = round(ours.false_episodes_per_pod_day * ours.pod_days)
+    alone = float(poisson.sf(false - 1, MOST_EPISODES * ours.pod_days))
     checks = [
         Check(
-            ours.false_episodes_per_pod_day <= MOST_EPISODES,
-            f"false episodes a pod-day: {ours.false_episodes_per_pod_day:.2f}, at most {MOST_EPISODES:.2f}",
+            alone >= CHANCE_OF_MORE,
+            f"false episodes a pod-day: {ours.false_episodes_per_pod_day:.2f}, at most {MOST_EPISODES:.2f} (chance "
+            f"{alone:.2f} of so many at {MOST_EPISODES:.2f}, at least {CHANCE_OF_MORE})",
         ),
         Check(naive <= NAIVE_SHARE, f"forecast MAE {naive:.2f} of 'it stays as it is', at most {NAIVE_SHARE}"),
         Check(ours.event_recall > 0, f"event recall {ours.event_recall:.2f} of {ours.events} events"),
@@ -118,9 +121,8 @@ def slices(case: Case) -> Finding:
             judged = events >= SLICE_EVENTS
             good = recall >= whole[0] - SLICE_LOSS and episodes <= SLICE_EPISODES * max(whole[1], FEW_EPISODES)
             note = "" if judged else " (fewer than 20 events: not judged)"
-            text = (
-                f"{kind} {part}: recall {recall:.2f} of {events} events, {episodes:.2f} false episodes a pod-day{note}"
-            )
+            caught = f"recall {recall:.2f} of {events} events" if events else "no events"
+            text = f"{kind} {part}: {caught}, {episodes:.2f} false episodes a pod-day{note}"
             checks.append(Check(good or not judged, text))
     all_text = f"all: recall {whole[0]:.2f} of {whole[2]} events, {whole[1]:.2f} false episodes a pod-day"
     return finding("G8", "slices", [Check(holds=True, text=all_text), *checks])

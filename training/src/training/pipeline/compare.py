@@ -133,7 +133,8 @@ def evaluate(settings: Settings, key: str, told: Told = lambda _: None) -> dict[
             raise PipelineError(msg) from error
     told("how sure the differences are")
     differences = differences_of(compared[recipe], compared.get("champion"), tables, config)
-    table = metrics_table({name: one.metrics for name, one in compared.items()})
+    shown = list(tables) if len(tables) == 1 else [*tables, ALL]
+    table = metrics_table({name: {day: one.metrics[day] for day in shown} for name, one in compared.items()})
     told("plots")
     first = days[0]
     answered = {name: Answered(one.outputs[first.name], one.metrics[first.name]) for name, one in compared.items()}

@@ -81,8 +81,8 @@ def _cause(settings: Settings, trigger: Trigger, told: Told) -> tuple[bool, str]
         gained = skill(settings)
         if gained is None:
             return True, "the champion takes other inputs, so that its forecasts are not measured"
-        least = f"'it stays as it is' in the last day, where {LEAST_SKILL:.0%} are expected"
-        return gained < LEAST_SKILL, f"the champion's forecast is {gained:.0%} better than {least}"
+        than = f"{abs(gained):.0%} {'better' if gained > 0 else 'worse'} than 'it stays as it is'"
+        return gained < LEAST_SKILL, f"the champion's forecast of the last day is {than}, {LEAST_SKILL:.0%} is least"
     return True, trigger.reason or trigger.kind
 
 
