@@ -3,12 +3,14 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from training import candidate
+from training import candidate, lineage
 from training.config import FEATURES, Config
 from training.data import source
 from training.data.days import Day, iso
@@ -17,6 +19,7 @@ from training.errors import PipelineError
 from training.features import Table, join, table
 from training.manifest import code_sha256, now, to_bytes
 from training.model import Outputs, Rows
+from training.onnxd import ROOT
 from training.pipeline.settings import Settings
 from training.pipeline.work import LATEST, Run, once
 from training.recipes import RECIPES
@@ -56,9 +59,11 @@ def prepare(settings: Settings, told: Told = lambda _: None) -> dict[str, Any]:
     key = hashlib.sha256(named.encode()).hexdigest()
     run = Run(settings, key)
     if (found := run.done("prepare")) is None:
-        for name, days in (("train", prepared.train), ("test", prepared.test)):
-            told(f"features of {sum(d.rows for d in days):,} samples to {name} on")
-            run.files.write(f"{name}.parquet", to_parquet([with_features(day, config) for day in days]))
+        uris = tuple(sorted({day.uri for day in (*prepared.train, *prepared.test)}))
+        with lineage.told(settings.model, "prepare", key, reads=uris, writes=(run.files.uri,)):
+            for name, days in (("train", prepared.train), ("test", prepared.test)):
+                told(f"features of {sum(d.rows for d in days):,} samples to {name} on")
+                run.files.write(f"{name}.parquet", to_parquet([with_features(day, config) for day in days]))
         days = [*prepared.train, *prepared.test]
         found = {
             "run_key": key,
@@ -127,6 +132,7 @@ def train(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str
         agreement = candidate.prove(made)
         metrics = {"held_out": made.held_out.rounded(), "parity": agreement.rounded()}
         document = candidate.document(made, days, rows, metrics=metrics, config=config, at=prepared["at"])
+        document["training"]["git_commit"] = git_commit()
         run.files.write(f"{recipe}/model.onnx", made.onnx)
         run.files.write(f"{recipe}/expected.npz", _pack(made.rows, made.expected))
         run.files.write(f"{recipe}/manifest.json", to_bytes(document))
@@ -135,6 +141,25 @@ def train(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str
     metrics = {f"held_out.{r}.{k}": v for r, one in found.items() for k, v in one["held_out"].items()}
     tracking.log(key, metrics, {})
     return {"run": key, "recipes": found}
+
+
+def git_commit() -> str | None:
+    """The commit that the code is of: of `GIT_COMMIT`, which an image sets, or of a checkout without changes; else None.
+
+    The hash of the code itself is in the manifest either way.
+    """
+    if named := os.environ.get("GIT_COMMIT"):
+        return named
+    found = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "training/src"]):
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        except FileNotFoundError:
+            return None
+        if done.returncode:
+            return None
+        found.append(done.stdout.strip())
+    return found[0] if not found[1] else None
 
 
 def _pack(rows: Rows, expected: Outputs) -> bytes:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from training import lineage
 from training.errors import PipelineError
 from training.pipeline.settings import Settings
 from training.storage import Storage
@@ -66,6 +67,12 @@ def latest(settings: Settings) -> str:
     return found["run"]
 
 
+def _written(settings: Settings, run: Run, step: str) -> tuple[str, ...]:
+    """Where a step's results go, for lineage."""
+    repository = f"{settings.repository}/{settings.model}"
+    return {"push": (repository,), "register": (f"models:/{settings.model}",)}.get(step, (run.files.uri,))
+
+
 Step = Callable[..., dict[str, Any]]
 
 
@@ -78,7 +85,8 @@ def once(step: Step) -> Step:
         run = Run(settings, key)
         if (found := run.done(name)) is not None:
             return found
-        result = step(settings, key, *arguments, **more)
+        with lineage.told(settings.model, name, key, reads=(run.files.uri,), writes=_written(settings, run, name)):
+            result = step(settings, key, *arguments, **more)
         if result.get("pushed", True):
             run.files.write_json(f"{name}.json", result)
         return result

@@ -1,0 +1,84 @@
+"""Events of steps reach a collector; one that is not there stops nothing."""
+
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from training import lineage
+from training.services import environment
+
+KEY = "a" * 64
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[tuple[str, dict[str, str], dict[str, Any]]]]]:
+    """An HTTP server that keeps what it is sent: path, headers, event."""
+    taken = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            taken.append((self.path, dict(self.headers), json.loads(body)))
+            self.send_response(201)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", taken
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_step_tells_that_it_begins_and_ends(collector: tuple[str, list]) -> None:
+    url, taken = collector
+    with (
+        environment({"OPENLINEAGE_URL": url, "OPENLINEAGE_API_KEY": "secret"}),
+        lineage.told("anomaly", "train", KEY, reads=("s3://work/runs/a/train.parquet",), writes=("build/x",)),
+    ):
+        assert [event["eventType"] for _, _, event in taken] == ["START"]
+    assert [event["eventType"] for _, _, event in taken] == ["START", "COMPLETE"]
+    path, headers, event = taken[0]
+    assert (path, headers["Authorization"]) == ("/api/v1/lineage", "Bearer secret")
+    assert event["job"] == {"namespace": "onnxd", "name": "anomaly.train"}
+    assert event["inputs"] == [{"namespace": "s3://work", "name": "runs/a/train.parquet"}]
+    assert event["outputs"] == [{"namespace": "file", "name": "build/x"}]
+    assert {"eventTime", "producer", "schemaURL"} <= set(event)
+    assert uuid.UUID(event["run"]["runId"]) != uuid.UUID(event["run"]["facets"]["parent"]["run"]["runId"])
+    assert len({one["run"]["runId"] for _, _, one in taken}) == 1
+
+
+def test_failure_is_told_and_goes_on(collector: tuple[str, list]) -> None:
+    url, taken = collector
+    with (
+        environment({"OPENLINEAGE_URL": url}),
+        pytest.raises(ValueError, match="no data"),
+        lineage.told("anomaly", "train", KEY),
+    ):
+        raise ValueError(*["no data"])
+    assert [event["eventType"] for _, _, event in taken] == ["START", "FAIL"]
+    assert taken[1][2]["run"]["facets"]["errorMessage"]["message"] == "no data"
+
+
+def test_collector_that_is_gone_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with environment({"OPENLINEAGE_URL": "http://127.0.0.1:1"}), lineage.told("anomaly", "train", KEY):
+        pass
+    assert "OpenLineage event not taken" in caplog.text
+
+
+def test_nothing_is_sent_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENLINEAGE_URL", raising=False)
+    monkeypatch.setattr(lineage, "_send", lambda *_: pytest.fail("sent"))
+    with lineage.told("anomaly", "train", KEY):
+        pass
