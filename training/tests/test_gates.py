@@ -265,6 +265,15 @@ def test_g6_stops_answers_that_are_five_minutes_late(case: Case) -> None:
     assert any("AUC-PR" in one for one in found.found if one.startswith("FAILED"))
 
 
+def test_g6_stops_a_candidate_that_was_taught_shuffled_labels(case: Case, config: Config) -> None:
+    moved = replace(case.train, event=quality.moved(case.train, np.random.default_rng(1)))
+    for recipe in (RECIPE, "gradient-boosting"):
+        taught, _ = candidate.fit(recipe, moved, config)
+        outputs = {day: taught.predict(rows.features) for day, rows in case.tables.items()}
+        shuffled = answering(replace(case, compared=replace(case.compared, outputs=outputs)), lambda one: one)
+        stopped(quality.quality(shuffled), "")
+
+
 def test_g6_stops_a_forecast_that_is_no_better_than_none(case: Case) -> None:
     def worse(one: Outputs) -> Outputs:
         return replace(one, forecast=np.clip(one.forecast + 5, 0, 100))

@@ -139,6 +139,21 @@ def test_champion_that_lost_its_skill_is_found_by_its_forecasts(place: Path) -> 
         assert "'it stays as it is'" in found["reason"]
 
 
+def test_drift_that_the_servers_still_see_begins_a_retraining(place: Path) -> None:
+    config = Config()
+    old, _, coming = local.days_of(LOCAL_SOURCE)
+    local.first_champion(place / "first", old, str(place / "models"))
+    heavier = [replace(s, values=s.values * [3, 1, 1], features=None) for s in coming.series]
+    flags = ["--event-time", "--state", str(place / "state")]
+    with onnxd.serve(place / "models", flags) as server, environment({"ONNXD_PEERS": server.ops}):
+        before = decide(Settings.read(), Trigger("drift"))
+        assert before == {"proceed": False, "reason": "the inputs are as in training again"}
+        Traffic(replace(coming, series=heavier), config, [server.http], "anomaly").send()
+        after = decide(Settings.read(), Trigger("drift"))
+    assert after["proceed"], after
+    assert "inputs are not as in training: cpu_baseline" in after["reason"]
+
+
 def rows_of(place: Path, day: Day, config: Config) -> str:
     """The day as the collector would have written it; returns the source's name."""
     rows.write(str(place / "rows"), day, config)

@@ -144,7 +144,7 @@ def train(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str
 
 
 def git_commit() -> str | None:
-    """The commit that the code is of: of `GIT_COMMIT`, which an image sets, or of a checkout without changes; else None.
+    """The commit of the code: of `GIT_COMMIT`, which an image sets, or of a checkout without changes; else None.
 
     The hash of the code itself is in the manifest either way.
     """
