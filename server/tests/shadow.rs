@@ -53,8 +53,13 @@ fn the_challenger_is_compared_on_every_row() {
         close("sum_abs", differences.iter().map(|d| d.abs()).sum());
         close("sum_squares", differences.iter().map(|d| d * d).sum());
     }
-    let seconds = |key: &str| statistics[key]["seconds"].as_f64().expect("a number");
-    assert!(seconds("champion_compute") > 0.0 && seconds("challenger_compute") > 0.0);
+    // The champion's time is added after the rows are compared.
+    wait_for("the time of both", || {
+        let shadow = server.ops("/models/anomaly/shadow").json();
+        let statistics = &shadow["challengers"][0]["statistics"];
+        let took = |key: &str| statistics[key]["seconds"].as_f64().expect("a number") > 0.0;
+        (took("champion_compute") && took("challenger_compute")).then_some(())
+    });
     let series = |name: &str| server.metric(name).unwrap_or_default();
     assert!(
         (series("onnxd_shadow_pairs_total{model=\"anomaly\",role=\"challenger\",outcome=\"compared\"}") - 10.0).abs()

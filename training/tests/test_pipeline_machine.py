@@ -1,0 +1,249 @@
+"""The state machine with its real steps: S3, MLflow, the server's program, and servers that judge replayed traffic."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from scenes import DAYS, NEW, OLD, Scene, Stage, fleet, open_stage, outage, send
+from training import candidate, local, onnxd
+from training.config import FEATURES, Config
+from training.errors import PipelineError
+from training.features import table
+from training.model import Calibration, Rows
+from training.pipeline import release
+from training.tracking import END, REASON, roles_of
+
+pytest.importorskip("moto.stepfunctions", reason="moto is in server/tests/requirements.lock")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """S3, Step Functions, a champion, and a run that has passed its gates."""
+    try:
+        onnxd.find()
+    except PipelineError as error:
+        pytest.skip(str(error))
+    with open_stage(tmp_path_factory.mktemp("stage")) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between tries are drawn from 0 to a limit; here they are 0."""
+    import moto.stepfunctions.parser.asl.component.common.retry.jitter_strategy_decl as jitter  # noqa: PLC0415
+
+    monkeypatch.setattr(jitter, "random", SimpleNamespace(uniform=lambda low, _: low))
+
+
+def coming() -> Any:  # noqa: ANN401 - a day
+    """The days that nobody has learned from."""
+    return fleet(OLD + NEW, DAYS, changed=True)
+
+
+def run_of(scene: Scene) -> Any:  # noqa: ANN401 - a run of MLflow
+    """The run in MLflow."""
+    return MlflowClient(scene.settings.mlflow).get_run(scene.tracking.run(scene.stage.key))
+
+
+def check_aliases(scene: Scene) -> None:
+    """MLflow's aliases are those of the repository."""
+    assert scene.tracking.aliases() == roles_of(scene.aliases)
+
+
+def scores(server: onnxd.Server, rows: Rows, version: str) -> list[float]:
+    """A server's scores, as soon as it answers with a version: within its poll interval."""
+    asked = [{n: float(v) for n, v in zip(FEATURES, row) if np.isfinite(v)} for row in rows]
+    deadline = time.monotonic() + 20
+    while True:
+        answer = requests.post(f"http://{server.http}/predict", json=asked, timeout=10)
+        if answer.headers["x-model-version"] == version:
+            return [one["score"] for one in answer.json()]
+        assert time.monotonic() < deadline, answer.headers["x-model-version"]
+
+
+def silent() -> candidate.Candidate:
+    """A model that never alarms."""
+    made = candidate.make("monotone-logistic", table(fleet(OLD, OLD + NEW, changed=True), Config()), Config())
+    model = replace(made.model, calibration=Calibration(1e4, 1.0))
+    content = model.to_onnx("anomaly").SerializeToString(deterministic=True)
+    return replace(made, model=model, onnx=content, expected=model.predict(made.rows))
+
+
+def test_promoted_by_the_verdict_and_done_once(stage: Stage) -> None:
+    with stage.act("promoted") as scene, scene.servers(2) as servers:
+        scene.after["push"] = lambda: send(coming(), servers)
+        outcome = scene.execute()
+        assert (outcome.status, outcome.states[-1]) == ("SUCCEEDED", "Done"), outcome.output
+        assert (scene.aliases["champion"], scene.aliases["previous"], scene.aliases["challengers"]) == ("2", "1", [])
+        check_aliases(scene)
+        run = run_of(scene)
+        assert (run.info.status, run.data.tags[END], run.data.tags["onnxd.gates"]) == ("FINISHED", "promoted", "passed")
+        assert run.data.params["config.seed"] == "0"
+        assert run.data.metrics["monotone-logistic.event_recall"] > 0.5
+        files = MlflowClient(scene.settings.mlflow)
+        names = {one.path for one in files.list_artifacts(run.info.run_id)}
+        assert {"plots", "gates.md", "evaluation.md", "bom.cdx.json", "data"} <= names
+        assert len(files.list_artifacts(run.info.run_id, "plots")) == 4
+
+        # What MLflow holds is what the servers answer with.
+        logged = mlflow.pyfunc.load_model("models:/anomaly@champion")
+        rows = np.array([[2.1, 1.5, np.nan, 20.0, 5.0], [30.0, 1.0, 0.0, 20.0, 5.0]], dtype=np.float32)
+        told = logged.predict({"features": rows})
+        for server in servers:
+            np.testing.assert_allclose(scores(server, rows, "2"), told["score"], atol=1e-6)
+        signature = logged.metadata.signature
+        assert [i.name for i in signature.inputs] == ["features"]
+        assert [o.name for o in signature.outputs] == ["anomaly", "score", "forecast"]
+
+        # Once more with the same data: the same run, nothing new.
+        scene.after.clear()
+        epoch = scene.aliases["epoch"]
+        again = scene.execute()
+        assert again.status == "SUCCEEDED", (again.error, again.cause)
+        assert again.output["prepare"]["run_key"] == outcome.output["prepare"]["run_key"]
+        assert again.output["register"]["version"] == "2"
+        assert scene.aliases["epoch"] == epoch
+
+
+def test_failed_gate_stops_the_pipeline_with_its_reason_in_mlflow(stage: Stage) -> None:
+    with stage.act("gate") as scene:
+        scene.plant(silent(), [fleet(OLD, OLD + NEW, changed=True)])
+        scene.forget("evaluate", "gate")
+        outcome = scene.execute()
+        assert (outcome.status, outcome.error) == ("FAILED", "GateFailed")
+        assert outcome.cause.startswith("G6 quality: FAILED: event recall 0.00")
+        run = run_of(scene)
+        assert (run.info.status, run.data.tags["onnxd.gates"]) == ("FAILED", "failed")
+        assert run.data.tags[REASON].startswith("G6 quality")
+        assert "register" not in scene.calls
+        assert scene.aliases["challengers"] == []
+
+
+def test_silent_challenger_that_got_past_the_gates_is_rejected_by_the_verdict(stage: Stage) -> None:
+    with stage.act("rejected") as scene, scene.servers(1) as servers:
+        # The gates are done; what is registered is another model.
+        scene.plant(silent(), [fleet(OLD, OLD + NEW, changed=True)])
+        scene.after["push"] = lambda: send(coming(), servers)
+        outcome = scene.execute()
+        assert (outcome.status, outcome.states[-1]) == ("SUCCEEDED", "Rejected"), (outcome.error, outcome.cause)
+        assert (scene.aliases["champion"], scene.aliases["challengers"]) == ("1", [])
+        check_aliases(scene)
+        run = run_of(scene)
+        assert (run.info.status, run.data.tags[END]) == ("FINISHED", "rejected")
+        # The shadow is free again.
+        scene.after.clear()
+        assert (
+            scene.execute({"kind": "manual", "reason": "once more", "at": "2026-11-28T00:00:00Z"}).states[1]
+            == "Proceed"
+        )
+
+
+def test_promotion_that_somebody_else_was_faster_than_is_lost(stage: Stage) -> None:
+    with stage.act("lost") as scene, scene.servers(1) as servers:
+        scene.after["push"] = lambda: send(coming(), servers)
+        scene.before["promote"] = lambda: scene.onnxd("withdraw", "2", "--reason", "not on a Friday")
+        outcome = scene.execute()
+        assert (outcome.status, outcome.error) == ("FAILED", "PromotionLost")
+        assert "by a person: not on a Friday" in outcome.cause
+        assert (scene.aliases["champion"], scene.aliases["by"]) == ("1", "a person")
+        check_aliases(scene)
+        assert run_of(scene).info.status == "FAILED"
+
+
+def test_champion_that_a_person_brought_back_is_kept(stage: Stage) -> None:
+    with stage.act("rolled-back") as scene, scene.servers(1) as servers:
+        scene.after["push"] = lambda: send(coming(), servers)
+        scene.after["promote"] = lambda: scene.onnxd("rollback", "--reason", "alerts doubled")
+        outcome = scene.execute(watch_seconds=30)
+        assert (outcome.status, outcome.error) == ("FAILED", "RolledBack")
+        assert (scene.aliases["champion"], scene.aliases["reason"]) == ("1", "alerts doubled")
+        check_aliases(scene)
+        assert run_of(scene).data.tags[END] == "failed"
+
+
+def test_verdict_that_does_not_come_expires(stage: Stage) -> None:
+    with stage.act("expired") as scene, scene.servers(1):
+        outcome = scene.execute(shadow_seconds=0)
+        assert (outcome.status, outcome.states[-1]) == ("SUCCEEDED", "Rejected"), (outcome.error, outcome.cause)
+        assert outcome.output["end"]["error"] == "Expired"
+        assert scene.aliases["challengers"] == []
+        check_aliases(scene)
+
+
+def test_function_out_of_time_is_called_once_more_and_then_reported(stage: Stage) -> None:
+    with stage.act("late") as scene, scene.servers(1):
+        never = threading.Event()
+        scene.before["judge"] = lambda: never.wait(3)
+        stage.timeouts[local.RELEASE] = 20
+        scene.before["push"] = lambda: stage.timeouts.update({local.RELEASE: 0.5})
+        scene.before["withdraw"] = lambda: stage.timeouts.update({local.RELEASE: 60})
+        try:
+            outcome = scene.execute()
+        finally:
+            stage.timeouts.clear()
+        assert outcome.status == "FAILED"
+        assert scene.calls.count("judge") == 2
+        run = run_of(scene)
+        assert run.info.status == "FAILED"
+
+
+def test_services_that_answer_later_are_asked_again(stage: Stage) -> None:
+    with stage.act("outage") as scene, scene.servers(1):
+        scene.before["register"] = outage(1, "MLFLOW_TRACKING_URI")
+        scene.before["judge"] = outage(1, "AWS_ENDPOINT_URL")
+        outcome = scene.execute(shadow_seconds=0)
+        assert outcome.status == "SUCCEEDED", (outcome.error, outcome.cause)
+        assert scene.calls.count("register") == 2
+
+
+def test_model_registered_by_hand_is_pushed_and_served(stage: Stage, tmp_path: Path) -> None:
+    with stage.act("by-hand") as scene:
+        made = scene.run.read("monotone-logistic/model.onnx")
+        document = scene.run.files.read_json("monotone-logistic/manifest.json")
+        settings = scene.settings
+        tracking = scene.tracking
+        tracking.adopt(release._versions(settings))
+        manifest = tmp_path / "manifest.json"
+        manifest.write_text(json.dumps(document))
+        mlflow.set_experiment(settings.experiment)
+        with mlflow.start_run():
+            info = mlflow.onnx.log_model(
+                onnx.load_from_string(made), name="mine", save_as_external_data=False, extra_files=[manifest.as_uri()]
+            )
+        client = MlflowClient(settings.mlflow)
+        version = client.create_model_version("anomaly", info.model_uri)
+        client.set_registered_model_alias("anomaly", "challenger", version.version)
+        pushed = release.push_from(settings, "models:/anomaly@challenger")
+        assert (pushed["version"], pushed["becomes"]) == ("2", "challenger")
+        assert scene.aliases["challengers"] == ["2"]
+        check_aliases(scene)
+        again = release.push_from(settings, "models:/anomaly/2")
+        assert again["uploaded"] is False
+        # An alias that is set in MLflow serves nothing, and is set back.
+        client.set_registered_model_alias("anomaly", "champion", "2")
+        assert release.reconcile(settings) == {"champion": "1"}
+
+
+def test_registry_counts_on_from_the_repositorys_versions(stage: Stage) -> None:
+    with stage.act("adopted", learned=True) as scene:
+        file = stage.folder / "first" / "model.onnx"
+        for number in ("2", "5"):
+            scene.onnxd("push", file, "--number", number)
+        assert scene.tracking.adopt(release._versions(scene.settings)) == ["1", "2", "3", "4", "5"]
+        assert release.reconcile(scene.settings) == {"champion": "1"}
+        found = release.register(scene.settings, stage.key)
+        assert found["version"] == "6"
+        assert release.push(scene.settings, stage.key)["version"] == "6"
+        check_aliases(scene)
