@@ -69,7 +69,7 @@ def postgres(folder: Path) -> Iterator[str]:
     Raises:
         PipelineError: PostgreSQL is not installed, or does not start.
     """
-    programs = _postgres_programs()
+    programs = postgres_programs()
     folder.mkdir(parents=True)
     port = free_port()
     as_user: dict[str, object] = {}
@@ -106,8 +106,12 @@ def postgres(folder: Path) -> Iterator[str]:
         _stop(process, signal.SIGINT)
 
 
-def _postgres_programs() -> Path:
-    """The folder of PostgreSQL's programs: Debian keeps them out of the PATH."""
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL's programs: Debian keeps them out of the PATH.
+
+    Raises:
+        PipelineError: PostgreSQL is not installed.
+    """
     found = [p.parent for p in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)]
     if initdb := shutil.which("initdb"):
         found.append(Path(initdb).parent)
