@@ -74,7 +74,11 @@ def postgres(folder: Path) -> Iterator[str]:
     port = free_port()
     as_user: dict[str, object] = {}
     if os.geteuid() == 0:
-        user = pwd.getpwnam(POSTGRES)
+        try:
+            user = pwd.getpwnam(POSTGRES)
+        except KeyError as error:
+            msg = f"PostgreSQL refuses to run as root, and there is no user {POSTGRES}: run this as another user"
+            raise PipelineError(msg) from error
         shutil.chown(folder, POSTGRES)
         for parent in folder.parents:
             # Temporary folders are their maker's alone.
