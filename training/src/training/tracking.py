@@ -7,7 +7,7 @@ aliases `champion`, `challenger`, `challenger-2`, `challenger-3` and `previous` 
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,11 @@ class Tracking:
 
     def _versions(self) -> list[ModelVersion]:
         return list(self._client.search_model_versions(f"name = '{self._model}'"))
+
+    def knows(self, numbers: Iterable[str]) -> bool:
+        """Whether all these versions are registered."""
+        with answered():
+            return set(numbers) <= {str(v.version) for v in self._versions()}
 
     def adopt(self, versions: Mapping[str, tuple[str, str]]) -> list[str]:
         """Registers versions that the repository has and MLflow does not, so that both count on from the same number.

@@ -124,8 +124,14 @@ def push_from(settings: Settings, uri: str, told: Told = lambda _: None) -> dict
 
 
 def reconcile(settings: Settings) -> dict[str, str]:
-    """Makes MLflow's aliases those of `aliases.json`. Returns what was changed."""
-    return tracking_of(settings).reconcile(roles_of(repository.aliases(settings)))
+    """Makes MLflow's aliases those of `aliases.json`. Returns what was changed.
+
+    A version that somebody pushed without MLflow is registered first: an alias would else go on naming another one.
+    """
+    tracking, roles = tracking_of(settings), roles_of(repository.aliases(settings))
+    if not tracking.knows(roles.values()):
+        tracking.adopt(_versions(settings))
+    return tracking.reconcile(roles)
 
 
 def _place(settings: Settings) -> list[str]:
