@@ -6,6 +6,7 @@ since. S3, Step Functions and the servers are those of `training.local`; MLflow 
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import requests
 
 from training import candidate, interpreter, local, onnxd, services
 from training.config import Config
@@ -221,10 +223,17 @@ class Scene:
 
 
 def send(day: Day, servers: tuple[onnxd.Server, ...]) -> None:
-    """Sends a day's rows and labels to servers that compare two models."""
-    while not all(local.compares(server) for server in servers):
-        pass
+    """Sends a day's rows and labels to servers, as soon as they compare two models."""
+    deadline = time.monotonic() + 20
+    while not all(compares(server) for server in servers):
+        assert time.monotonic() < deadline, "the servers compare no models"
     Traffic(day, Config(), [server.http for server in servers], local.MODEL).send()
+
+
+def compares(server: onnxd.Server) -> bool:
+    """Whether a server compares a challenger, or the champion before, with the champion."""
+    found = requests.get(f"http://{server.ops}/models/{local.MODEL}/verdict", timeout=10).json()
+    return bool(found["verdicts"]) or found["previous"] is not None
 
 
 def outage(times: int, variable: str) -> Hook:

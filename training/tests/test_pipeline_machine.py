@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import requests
 from mlflow import MlflowClient
 
 from scenes import DAYS, NEW, OLD, Scene, Stage, fleet, open_stage, outage, send
-from training import candidate, local, onnxd
+from training import candidate, interpreter, local, onnxd
 from training.config import FEATURES, Config
 from training.errors import PipelineError
 from training.features import table
@@ -50,6 +51,16 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def coming() -> Any:  # noqa: ANN401 - a day
     """The days that nobody has learned from."""
     return fleet(OLD + NEW, DAYS, changed=True)
+
+
+def later(day: Any) -> Any:  # noqa: ANN401 - a day
+    """The same rows, after those of `coming`."""
+    seconds = (DAYS - OLD - NEW) * local.DAY
+    series = [replace(one, time=one.time + seconds) for one in day.series]
+    faults = [
+        replace(f, time=f.time + seconds, until=None if f.until is None else f.until + seconds) for f in day.faults
+    ]
+    return replace(day, series=series, faults=faults)
 
 
 def run_of(scene: Scene) -> Any:  # noqa: ANN401 - a run of MLflow
@@ -162,6 +173,32 @@ def test_promotion_that_somebody_else_was_faster_than_is_lost(stage: Stage) -> N
         assert run_of(scene).info.status == "FAILED"
 
 
+@pytest.mark.parametrize("role", ["champion", "challenger"])
+def test_version_that_somebody_pushed_meanwhile_stays(stage: Stage, role: str) -> None:
+    with stage.act(f"pushed-{role}") as scene, scene.servers(1) as servers:
+        file = stage.folder / "first" / "model.onnx"
+        scene.after["push"] = lambda: send(coming(), servers)
+        scene.before["promote"] = lambda: scene.onnxd("push", file, "--as", role, "--reason", "a fix")
+        outcome = scene.execute()
+        assert (outcome.status, outcome.error) == ("FAILED", "PromotionLost"), outcome.cause
+        found = scene.aliases
+        assert (found["champion"], found["challengers"]) == (("3", []) if role == "champion" else ("1", ["3"]))
+        check_aliases(scene)
+        assert run_of(scene).data.tags[END] == "failed"
+
+
+def test_challenger_of_a_change_that_passed_is_rejected(stage: Stage) -> None:
+    with stage.act("passed") as scene, scene.servers(1) as servers:
+        # The load is as before the change: the challenger, which is of the days since, forecasts worse.
+        scene.after["push"] = lambda: send(fleet(OLD + NEW, DAYS, changed=False), servers)
+        outcome = scene.execute(shadow_seconds=20)
+        assert (outcome.status, outcome.states[-1]) == ("SUCCEEDED", "Rejected"), (outcome.error, outcome.cause)
+        assert outcome.output["end"]["error"] == "Rejected", outcome.output["judge"]
+        assert "worse" in outcome.output["judge"]["reason"]
+        assert (scene.aliases["champion"], scene.aliases["challengers"]) == ("1", [])
+        check_aliases(scene)
+
+
 def test_champion_that_a_person_brought_back_is_kept(stage: Stage) -> None:
     with stage.act("rolled-back") as scene, scene.servers(1) as servers:
         scene.after["push"] = lambda: send(coming(), servers)
@@ -171,6 +208,17 @@ def test_champion_that_a_person_brought_back_is_kept(stage: Stage) -> None:
         assert (scene.aliases["champion"], scene.aliases["reason"]) == ("1", "alerts doubled")
         check_aliases(scene)
         assert run_of(scene).data.tags[END] == "failed"
+
+
+def test_champion_before_comes_back_when_it_is_better(stage: Stage) -> None:
+    with stage.act("back") as scene, scene.servers(1) as servers:
+        scene.after["push"] = lambda: send(coming(), servers)
+        scene.after["promote"] = lambda: send(later(fleet(OLD + NEW, DAYS, changed=False)), servers)
+        outcome = scene.execute(watch_seconds=20)
+        assert (outcome.status, outcome.error) == ("FAILED", "RolledBack")
+        assert "worse" in outcome.cause
+        assert (scene.aliases["champion"], scene.aliases["by"]) == ("1", "training")
+        check_aliases(scene)
 
 
 def test_verdict_that_does_not_come_expires(stage: Stage) -> None:
@@ -197,6 +245,30 @@ def test_function_out_of_time_is_called_once_more_and_then_reported(stage: Stage
         assert scene.calls.count("judge") == 2
         run = run_of(scene)
         assert run.info.status == "FAILED"
+
+
+def test_step_whose_process_died_before_it_said_so_is_done_once(stage: Stage) -> None:
+    with stage.act("died") as scene, scene.servers(1):
+        died = dict.fromkeys(("register", "push"), 1)
+
+        def die(step: str) -> None:
+            if died[step]:
+                died[step] = 0
+                scene.forget(step)
+                name = "Runtime.ExitError"
+                raise interpreter.ServiceError(name, "RequestId: Error: Runtime exited")
+
+        for step in died:
+            scene.after[step] = partial(die, step)
+        outcome = scene.execute(shadow_seconds=0)
+        assert (outcome.status, outcome.output["end"]["error"]) == ("SUCCEEDED", "Expired"), outcome.cause
+        assert (scene.calls.count("register"), scene.calls.count("push")) == (2, 2)
+        assert outcome.output["push"]["uploaded"] is False
+        client = MlflowClient(scene.settings.mlflow)
+        assert len(client.search_model_versions("name = 'anomaly'")) == 2
+        # The champion, the challenger once, and its withdrawal.
+        assert scene.aliases["epoch"] == 3
+        check_aliases(scene)
 
 
 def test_services_that_answer_later_are_asked_again(stage: Stage) -> None:
@@ -246,4 +318,17 @@ def test_registry_counts_on_from_the_repositorys_versions(stage: Stage) -> None:
         found = release.register(scene.settings, stage.key)
         assert found["version"] == "6"
         assert release.push(scene.settings, stage.key)["version"] == "6"
+        check_aliases(scene)
+
+
+def test_version_takes_a_number_beyond_those_that_mlflow_has(stage: Stage) -> None:
+    with stage.act("ahead") as scene:
+        client = MlflowClient(scene.settings.mlflow, scene.settings.mlflow)
+        client.create_registered_model("anomaly")
+        for _ in range(3):
+            client.create_model_version("anomaly", stage.folder.as_uri())
+        client.set_registered_model_alias("anomaly", "challenger", "3")
+        assert release.register(scene.settings, stage.key)["version"] == "4"
+        assert release.push(scene.settings, stage.key)["version"] == "4"
+        assert (scene.aliases["champion"], scene.aliases["challengers"]) == ("1", ["4"])
         check_aliases(scene)
