@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from training import onnxd
 from training.config import Config
 from training.data.days import Day
 from training.data.synthetic import make_day
+from training.errors import PipelineError
 from training.train import Run, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,15 @@ def days(config: Config) -> dict[str, Day]:
 def run(days: dict[str, Day], config: Config) -> Run:
     """A training run on the synthetic days."""
     return train(days, config, CREATED_AT)
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """The server's program; tests that run it are skipped where it was not built."""
+    try:
+        return onnxd.find()
+    except PipelineError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

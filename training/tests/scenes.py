@@ -16,7 +16,7 @@ from typing import Any
 import boto3
 import requests
 
-from training import candidate, interpreter, local, onnxd, services
+from training import candidate, interpreter, local, onnxd
 from training.config import Config
 from training.data import rows
 from training.data.days import Day, iso
@@ -24,9 +24,10 @@ from training.data.source import part
 from training.data.synthetic import make_weeks
 from training.features import table
 from training.manifest import to_bytes
-from training.pipeline import compare, gating, learn, release, repository, steps
+from training.pipeline import compare, gating, learn, repository, steps
 from training.pipeline.settings import Settings
-from training.pipeline.work import Run
+from training.pipeline.work import Run, tracking_of
+from training.processes import environment
 from training.tracking import Tracking
 from training.traffic import Traffic
 
@@ -86,7 +87,7 @@ class Stage:
         folder.mkdir()
         if learned:
             shutil.copy(self.folder / BASE / "mlflow.db", folder)
-        with services.environment(self.environment(name)):
+        with environment(self.environment(name)):
             self.scene = Scene(self, name, Settings.read())
             try:
                 yield self.scene
@@ -138,7 +139,7 @@ def open_stage(folder: Path) -> Iterator[Stage]:
         local.first_champion(folder / "first", old, f"s3://models/{BASE}")
         rows.write("s3://metrics", new, Config())
         (folder / BASE).mkdir()
-        with services.environment(stage.environment(BASE)):
+        with environment(stage.environment(BASE)):
             settings = Settings.read()
             stage.key = learn.prepare(settings)["run_key"]
             learn.train(settings, stage.key)
@@ -184,7 +185,7 @@ class Scene:
             found = tuple(
                 stack.enter_context(local.serve(place / f"server-{i}", self.settings.repository)) for i in range(count)
             )
-            stack.enter_context(services.environment({"ONNXD_PEERS": ",".join(server.ops for server in found)}))
+            stack.enter_context(environment({"ONNXD_PEERS": ",".join(server.ops for server in found)}))
             yield found
 
     @property
@@ -195,7 +196,7 @@ class Scene:
     @property
     def tracking(self) -> Tracking:
         """MLflow."""
-        return release.tracking_of(self.settings)
+        return tracking_of(self.settings)
 
     @property
     def run(self) -> Run:

@@ -16,7 +16,6 @@ import requests
 
 from training import onnxd
 from training.commands import STEPS
-from training.errors import PipelineError
 from training.pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,12 +112,8 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A repository that holds a model already, and its server."""
-    try:
-        program = onnxd.find()
-    except PipelineError as error:
-        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("mine")
     (folder / "bin").mkdir()
     (folder / "bin" / "onnxd").symlink_to(program.absolute())

@@ -22,7 +22,6 @@ from training.gates import graph, quality, served
 from training.gates.gate import Case, Check, Finding, text
 from training.gates.provenance import bill_of_materials, provenance
 from training.model import Calibration, Outputs, Rows
-from training.onnxd import find
 from training.pipeline.compare import ALL, Compared, compare, differences_of, stack
 from training.pipeline.repository import Stored
 from training.scoring.evaluate import evaluate
@@ -75,15 +74,6 @@ def case(made: Candidate, config: Config) -> Case:
 @cache
 def prepared(config: Config) -> Prepared:
     return source.prepare(SOURCE, config)
-
-
-@pytest.fixture(scope="module")
-def program() -> None:
-    """The server's program; tests that run it are skipped where it was not built."""
-    try:
-        find()
-    except PipelineError as error:
-        pytest.skip(str(error))
 
 
 def with_graph(case: Case, change: Callable[[onnx.ModelProto], None]) -> Case:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from training import lineage
-from training.services import environment
+from training.processes import environment
 
 KEY = "a" * 64
 

@@ -7,7 +7,7 @@ import requests
 from mlflow import MlflowClient
 from rich.console import Console
 
-from training import local, onnxd, services
+from training import local, services
 from training.commands import LOCAL_SOURCE
 from training.errors import PipelineError
 from training.pipeline.settings import Settings
@@ -16,9 +16,9 @@ from training.tracking import END, SHA256
 pytest.importorskip("moto.stepfunctions", reason="moto is in server/tests/requirements.lock")
 
 
+@pytest.mark.usefixtures("program")
 def test_one_command_retrains_and_leaves_nothing_behind(tmp_path: Path) -> None:
     try:
-        onnxd.find()
         services.postgres_programs()
     except PipelineError as error:
         pytest.skip(str(error))

@@ -16,24 +16,18 @@ from training.data import rows
 from training.data.days import Day, iso
 from training.data.saved import from_parquet, to_parquet, with_features
 from training.data.synthetic import make_day
-from training.errors import PipelineError, TransientError
+from training.errors import TransientError
 from training.pipeline.decide import Trigger, decide
-from training.pipeline.release import tracking_of
 from training.pipeline.settings import Settings
-from training.services import environment
+from training.pipeline.work import tracking_of
+from training.processes import environment
 from training.storage import Storage
 from training.traffic import Traffic
 
 SOURCE = "synthetic:?days=8&pods=8&seed=3&share=0.5&kinds=cpu_stress"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def program() -> None:
-    """The server's program; tests that run it are skipped where it was not built."""
-    try:
-        onnxd.find()
-    except PipelineError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("program")
 
 
 @pytest.fixture

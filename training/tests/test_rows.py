@@ -1,7 +1,5 @@
 """Feature rows: written and read back as they are, in a folder and on an S3 server, and read by the server's binary."""
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,12 +8,12 @@ from pathlib import Path
 
 import boto3
 import numpy as np
-import onnxruntime
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from conftest import ROOT
+from training import onnxd
 from training.config import Config
 from training.data import rows
 from training.data.days import DataError, Day, label
@@ -163,20 +161,15 @@ def test_rows_go_through_a_bucket(bucket: str, day: Day) -> None:
         read("s3://nobucket/rows", day)
 
 
-def test_the_servers_replay_reads_the_file(tmp_path: Path, day: Day) -> None:
-    names = [os.environ.get("ONNXD"), *(ROOT / "target" / kind / "onnxd" for kind in ("release", "debug"))]
-    binary = next((str(n) for n in names if n and Path(n).is_file()), shutil.which("onnxd"))
-    if not binary:
-        pytest.skip("no onnxd binary: cargo build --release --package onnxd, or name one in ONNXD")
+def test_the_servers_replay_reads_the_file(program: Path, tmp_path: Path, day: Day) -> None:
     answers = {
         s.name: {"score": np.full(len(s.time), 0.1), "forecast": s.values[:, 0], "version": ["1"] * len(s.time)}
         for s in day.series
     }
     (path,) = rows.write(str(tmp_path), day, CONFIG, served=True, answers=answers)
-    library = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
     run = subprocess.run(  # noqa: S603 - our own binary
-        [binary, "replay", path, "--repository", ROOT / "models", "--label-source", "chaos"],
-        env={**os.environ, "ORT_DYLIB_PATH": str(library)},
+        [program, "replay", path, "--repository", ROOT / "models", "--label-source", "chaos"],
+        env=onnxd.environment(),
         capture_output=True,
         text=True,
         check=False,

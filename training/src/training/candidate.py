@@ -14,9 +14,7 @@ from training.features import Table
 from training.model import Model, Outputs, Rows, answers_of, calibrate, held_out
 from training.recipes import RECIPES
 from training.scoring.evaluate import DayMetrics, evaluate
-from training.scoring.served import Graph, Parity, hard_rows, is_batch_invariant, parity
-
-INVARIANCE_ROWS = 2_000
+from training.scoring.served import INVARIANCE_ROWS, Graph, Parity, hard_rows, is_batch_invariant, parity
 
 Told = Callable[[str], None]
 """Told what happens next."""

@@ -13,8 +13,8 @@ from training.config import Config
 from training.data.days import DataError
 from training.data.source import FORMS
 from training.errors import PipelineError, TransientError
+from training.lambdas import KINDS
 from training.onnxd import ROOT
-from training.pipeline.decide import KINDS
 from training.pipeline.settings import Settings
 from training.recipes import RECIPES
 from training.repository import RepositoryError

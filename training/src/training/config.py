@@ -12,6 +12,9 @@ REQUIRED = ("cpu_zscore", "memory_zscore")
 
 OUTPUTS = ("anomaly", "score", "forecast")
 
+SAMPLES_PER_DAY = 1440
+"""A sample a minute."""
+
 
 @dataclass(frozen=True)
 class FeatureConfig:

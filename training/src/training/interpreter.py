@@ -6,7 +6,6 @@ answers. Here it calls Python functions and answers as AWS Lambda does: errors b
 
 import json
 import logging
-import os
 import threading
 import time
 import traceback
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
+
+from training.processes import environment
 
 Handler = Callable[[Any, Any], Any]
 
@@ -143,7 +144,7 @@ def serve(
         server = _server(port)
         stack.callback(server.server_close)
         stack.callback(moto_api_backend.reset)
-        stack.enter_context(_environment("MOTO_PORT", str(server.port)))
+        stack.enter_context(environment({"MOTO_PORT": str(server.port)}))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": POLL}, daemon=True)
         thread.start()
         stack.callback(thread.join)
@@ -178,19 +179,6 @@ def _server(port: int) -> Any:  # noqa: ANN401 - a server of werkzeug, which com
             """Nothing."""
 
     return make_server("127.0.0.1", port, App(create_backend_app), threaded=True, request_handler=Quiet)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _invoke(arn: str, handler: Handler | None, timeout: float, body: str | bytes, headers: dict[str, str]) -> bytes:

@@ -32,6 +32,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {"pipeline": (), "release": ()}
 """Variables that a function needs; the package with the steps fills it, as it does `STEPS`."""
 
 KINDS = ("schedule", "drift", "skill", "alert", "manual")
+"""What may start a retraining."""
 
 SETTINGS = {
     "shadow_wait_seconds": (600, 0, 86_400),

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,10 @@ from training.data.source import open_source, part
 from training.errors import PipelineError
 from training.features import table
 from training.manifest import now, to_bytes
-from training.pipeline import release, repository, steps
+from training.pipeline import repository, steps
 from training.pipeline.settings import Settings
+from training.pipeline.work import tracking_of
+from training.processes import environment
 from training.traffic import Traffic
 
 DAY = 86_400
@@ -102,7 +103,7 @@ def run(
         story.tell(f"two servers: http://{servers[0].http} and http://{servers[1].http}, version 1")
         _collect([old, new], story)
         end = new.span[1] + 1
-        with services.environment(_settings(stage, end)):
+        with environment(_settings(stage, end)):
             outcome = _execute(stage, coming, story)
             passed = _result(stage, outcome, errors)
             at_end(stage, Settings.read())
@@ -133,10 +134,10 @@ def cloud(pipeline: Handler, release: Handler, timeouts: Mapping[str, float] | N
         "AWS_REGION": "us-east-1",
     }
     with ExitStack() as stack:
-        stack.enter_context(services.environment(credentials))
+        stack.enter_context(environment(credentials))
         functions = {PIPELINE: pipeline, RELEASE: release}
         endpoint = stack.enter_context(interpreter.serve(functions, timeouts=timeouts))
-        stack.enter_context(services.environment({"AWS_ENDPOINT_URL": endpoint}))
+        stack.enter_context(environment({"AWS_ENDPOINT_URL": endpoint}))
         s3 = boto3.client("s3", endpoint_url=endpoint)
         for bucket in BUCKETS:
             s3.create_bucket(Bucket=bucket)
@@ -207,11 +208,8 @@ def first_champion(place: Path, old: Day, where: str) -> str:
     config = Config()
     learned = table(old, config)
     made = candidate.make("monotone-logistic", learned, config)
-    place.mkdir()
-    (place / "model.onnx").write_bytes(made.onnx)
     document = candidate.document(made, [old], learned, metrics={}, config=config, at=now())
-    (place / "manifest.json").write_bytes(to_bytes(document))
-    words = ["push", place / "model.onnx", "--model", MODEL, "--repository", where]
+    words = ["push", onnxd.place(place, made.onnx, to_bytes(document)), "--model", MODEL, "--repository", where]
     onnxd.call([*words, "--by", "local", "--reason", "trained on the first days"])
     return iso(old.span[1])
 
@@ -270,7 +268,7 @@ def _execute(stage: Stage, coming: Day, story: Story) -> interpreter.Outcome:
     sender = threading.Thread(target=traffic)
     sender.start()
     try:
-        trigger = {"kind": "skill", "reason": "the champion's forecast is no better than no forecast", "at": _now()}
+        trigger = {"kind": "skill", "reason": "the champion's forecast is no better than no forecast", "at": now()}
         client = boto3.client("stepfunctions", endpoint_url=stage.endpoint)
         given = {"trigger": trigger, "settings": SETTINGS}
         outcome = interpreter.run(client, definition(), given, f"local-{time.time_ns()}", LIMIT)
@@ -288,10 +286,6 @@ def definition() -> str:
     return interpreter.render(text, pipeline_function_arn=PIPELINE, release_function_arn=RELEASE)
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def compares(server: onnxd.Server) -> bool:
     """Whether a server scores a challenger."""
     answer = requests.get(f"http://{server.ops}/models/{MODEL}/verdict", timeout=10)
@@ -304,7 +298,7 @@ def _result(stage: Stage, outcome: interpreter.Outcome, errors: Console) -> bool
     aliases = repository.aliases(settings) or {}
     new = aliases["champion"]
     served = [_version(server) for server in stage.servers]
-    known = release.tracking_of(settings).aliases()
+    known = tracking_of(settings).aliases()
     shown = Shown("", "", title=f"The state machine: {outcome.status}")
     shown.add_row("states", " ".join(outcome.states))
     if outcome.error:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from training.config import FEATURES, Config, ModelConfig
+from training.config import FEATURES, SAMPLES_PER_DAY, Config, ModelConfig
 from training.export.graph import Limits
 from training.features import Table
 
@@ -159,7 +159,7 @@ def answers_of(raw: Floats, calibration: Calibration, forecast: Floats) -> Outpu
 
 def allowed_alarms(normal: int, config: ModelConfig) -> int:
     """How many of `normal` rows, a minute each, may alarm: the budget, and never all of them."""
-    return min(int(normal / 1440 * config.false_samples_per_pod_day), normal - 1)
+    return min(int(normal / SAMPLES_PER_DAY * config.false_samples_per_pod_day), normal - 1)
 
 
 def answers(logit: Floats, prepared: Rows, g_of_z: Floats) -> Outputs:

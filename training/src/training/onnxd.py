@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,15 @@ from typing import Any
 import requests
 
 from training.errors import PipelineError
+from training.processes import stop, wait
 from training.storage import s3_endpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 BINARY = "ONNXD_BINARY"
 LOST, HOLD, REJECT = 3, 10, 11
 """Exit codes: someone else was first; `verdict` says hold, or reject."""
-START = 60
-"""Seconds that a server may take until it is ready."""
+NOWHERE = "127.0.0.1:0"
+"""Nothing can listen there."""
 LIMIT = 900
 """Seconds that a command may take."""
 
@@ -69,18 +69,17 @@ def environment() -> dict[str, str]:
     return found
 
 
-def call(arguments: Sequence[str | Path], *, codes: Sequence[int] = (0,), as_json: bool = True) -> Said:
+def call(arguments: Sequence[str | Path], *, codes: Sequence[int] = (0,)) -> Said:
     """Runs a command.
 
     Args:
         arguments: The command and its flags.
         codes: Exit codes that are answers.
-        as_json: Whether to ask for JSON.
 
     Raises:
         PipelineError: It ended with another code, or took longer than a quarter of an hour: with its complaint.
     """
-    words = [str(find()), *map(str, arguments), *(["--json"] if as_json else [])]
+    words = [str(find()), *map(str, arguments), "--json"]
     try:
         done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)  # noqa: S603 - our own program
     except subprocess.TimeoutExpired as error:
@@ -91,7 +90,7 @@ def call(arguments: Sequence[str | Path], *, codes: Sequence[int] = (0,), as_jso
             f"onnxd {arguments[0]}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
         )
         raise PipelineError(msg)
-    answer = json.loads(done.stdout) if as_json and done.stdout.strip() else None
+    answer = json.loads(done.stdout) if done.stdout.strip() else None
     return Said(done.returncode, answer, done.stderr.strip())
 
 
@@ -121,47 +120,34 @@ def serve(repository: str | Path, flags: Sequence[str] = (), *, log: Path | None
         log: Where its log goes.
 
     Raises:
-        PipelineError: It is not ready after a minute, or ends before.
+        PipelineError: It is not ready after three minutes, or ends before.
     """
     with tempfile.TemporaryDirectory() as folder:
         ports = Path(folder) / "ports.json"
-        words = [
-            str(find()),
-            "serve",
-            str(repository),
-            "--http",
-            "127.0.0.1:0",
-            "--grpc",
-            "off",
-            "--ops",
-            "127.0.0.1:0",
-        ]
+        listeners = ["--http", "127.0.0.1:0", "--grpc", "off", "--ops", "127.0.0.1:0"]
+        words = [str(find()), "serve", str(repository), *listeners]
         # No load balancer has to notice its end: without this it would take requests for 5 s more.
         words += ["--drain-delay", "0s", "--ports-file", str(ports), *flags]
-        out = (log or Path(folder) / "log").open("wb")
-        process = subprocess.Popen(words, env=environment(), stdout=out, stderr=subprocess.STDOUT)  # noqa: S603 - our own program
+        written = log or Path(folder) / "log"
+        with written.open("wb") as out:
+            process = subprocess.Popen(words, env=environment(), stdout=out, stderr=subprocess.STDOUT)  # noqa: S603 - our own program
         try:
-            yield _wait(process, ports, Path(out.name))
+            wait("onnxd serve", lambda: _bound(ports, process).ready(), lambda: process.poll() is None, written)
+            yield _bound(ports, process)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(START)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            out.close()
+            stop(process, signal.SIGTERM)
 
 
-def _wait(process: subprocess.Popen[bytes], ports: Path, log: Path) -> Server:
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        if ports.is_file():
-            bound: Mapping[str, str] = json.loads(ports.read_text())
-            server = Server(bound["http"], bound["ops"], process)
-            if server.ready():
-                return server
-        time.sleep(0.05)
-    msg = f"onnxd serve is not ready: {log.read_text(errors='replace').strip()[-500:]}"
-    raise PipelineError(msg)
+def _bound(ports: Path, process: subprocess.Popen[bytes]) -> Server:
+    """A server by the file that names its listeners; before that is there, one that is nowhere."""
+    bound = json.loads(ports.read_text()) if ports.is_file() else {"http": NOWHERE, "ops": NOWHERE}
+    return Server(bound["http"], bound["ops"], process)
+
+
+def place(folder: Path, onnx: bytes, manifest: bytes | None) -> Path:
+    """Writes a model with its manifest beside it, if it has one, into a new folder. Returns the ONNX file."""
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(onnx)
+    if manifest is not None:
+        (folder / "manifest.json").write_bytes(manifest)
+    return folder / "model.onnx"

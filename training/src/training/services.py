@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -16,10 +15,8 @@ import psycopg2
 import requests
 
 from training.errors import PipelineError
+from training.processes import stop, wait
 
-START = 180
-"""Seconds that a service may take: MLflow makes its tables at its first start."""
-STOP = 30
 POSTGRES = "postgres"
 """The database refuses to run as root: then it runs as this user, which Debian's package makes."""
 
@@ -29,37 +26,6 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-@contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables of this process's environment until the block ends."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def wait(what: str, ready: Callable[[], bool], alive: Callable[[], bool], log: Path) -> None:
-    """Waits until a service is ready.
-
-    Raises:
-        PipelineError: It ended, or is not ready in time: with the end of its log.
-    """
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline and alive():
-        if ready():
-            return
-        time.sleep(0.1)
-    told = log.read_text(errors="replace").strip()[-800:] if log.is_file() else "it wrote no log"
-    msg = f"{what} did not start: {told}"
-    raise PipelineError(msg)
 
 
 @contextmanager
@@ -107,7 +73,7 @@ def postgres(folder: Path) -> Iterator[str]:
         yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/mlflow"
     finally:
         # SIGINT is its "fast" shutdown: clients are told to go.
-        _stop(process, signal.SIGINT)
+        stop(process, signal.SIGINT)
 
 
 def postgres_programs() -> Path:
@@ -172,24 +138,4 @@ def mlflow(database: str, artifacts: str, folder: Path) -> Iterator[str]:
         wait("MLflow", ready, lambda: process.poll() is None, log)
         yield url
     finally:
-        _stop(process, signal.SIGTERM, group=True)
-
-
-def _stop(process: subprocess.Popen[bytes], how: signal.Signals, *, group: bool = False) -> None:
-    """Asks a process, and with `group` its children, to end, and ends it if it does not."""
-
-    def send(what: signal.Signals) -> None:
-        try:
-            if group:
-                os.killpg(process.pid, what)
-            else:
-                process.send_signal(what)
-        except ProcessLookupError:
-            pass
-
-    send(how)
-    try:
-        process.wait(STOP)
-    except subprocess.TimeoutExpired:
-        send(signal.SIGKILL)
-        process.wait()
+        stop(process, signal.SIGTERM, group=True)

@@ -30,6 +30,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from training.errors import PipelineError, TransientError
+from training.processes import environment
 
 URI = "MLFLOW_TRACKING_URI"
 RUN_KEY = "onnxd.run_key"
@@ -79,7 +80,10 @@ class Tracking:
         """
         self._model = model
         with answered():
-            _point_to(uri)
+            # MLflow would leave the server's name in the environment as well, which is not ours.
+            with environment({URI: uri}):
+                mlflow.set_tracking_uri(uri)
+                mlflow.set_registry_uri(uri)
             self._client = MlflowClient(uri, uri)
             found = self._client.get_experiment_by_name(experiment)
             self._experiment = found.experiment_id if found else self._make_experiment(uri, experiment)
@@ -283,17 +287,6 @@ class Tracking:
             raise PipelineError(msg)
         manifest = local / MANIFEST
         return str(version.version), files[0], manifest if manifest.is_file() else None
-
-
-def _point_to(uri: str) -> None:
-    """Names the server to MLflow's functions. MLflow would name it in the environment as well, which is not ours."""
-    before = os.environ.get(URI)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    if before is None:
-        os.environ.pop(URI, None)
-    else:
-        os.environ[URI] = before
 
 
 ALIASES = ("champion", "challenger", "challenger-2", "challenger-3", "previous")

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,6 +196,17 @@ def label(series: Series, faults: list[Fault], labels: LabelConfig) -> tuple[NDA
         judged[inside & ~raised] = False
     judged[event >= 0] = True
     return event, judged
+
+
+def contents(series: list[Series], faults: list[Fault]) -> dict[str, Any]:
+    """The fields of a `Day` that follow from its series and faults, and these."""
+    return {
+        "series": series,
+        "faults": faults,
+        "sha256": digest(series),
+        "faults_sha256": faults_digest(faults),
+        "rows": sum(len(one.time) for one in series),
+    }
 
 
 def digest(series: Iterable[Series]) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config import Config
-from training.data.days import Day, Fault, Series, describe_window, digest, faults_digest
+from training.data.days import Day, Fault, Series, contents, describe_window
 from training.features import rolling_median_mad, series_features
 
 KIND = "cpu_injected"
@@ -91,11 +91,8 @@ def inject(day: Day, config: Config, *, seed: int | None = None, per_day: float 
     )
     return replace(
         day,
-        series=series,
-        faults=[*day.faults, *faults, *unexplained],
         notes=[*day.notes, note],
-        sha256=digest(series),
-        faults_sha256=faults_digest([*day.faults, *faults, *unexplained]),
+        **contents(series, [*day.faults, *faults, *unexplained]),
     )
 
 

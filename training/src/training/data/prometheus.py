@@ -16,7 +16,7 @@ import requests
 from numpy.typing import NDArray
 
 from training.config import Config
-from training.data.days import DataError, Day, Fault, Series, describe_window, digest, faults_digest, iso
+from training.data.days import DataError, Day, Fault, Series, contents, describe_window, iso
 
 POINTS = 11_000
 """Prometheus refuses to answer more points of a series at once."""
@@ -132,13 +132,9 @@ def read(  # noqa: PLR0913 - what is asked of whom, for when
     _describe(series, faults, step, notes)
     return Day(
         name=f"{iso(begin)[:10]}_{iso(end)[:10]}",
-        series=series,
-        faults=faults,
         notes=notes,
         uri=f"prometheus:{server.name}",
-        sha256=digest(series),
-        faults_sha256=faults_digest(faults),
-        rows=sum(len(s.time) for s in series),
+        **contents(series, faults),
         licence="not stated: the metrics of whoever runs the server",
     )
 

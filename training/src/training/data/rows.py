@@ -20,7 +20,7 @@ ends at a row without a feature that the model requires, as in the warm-up: `wri
 
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pyarrow import compute, fs, parquet
 
 from training.config import FEATURES, REQUIRED, Config
-from training.data.days import DataError, Day, Fault, Series, describe_window, digest, faults_digest, label
+from training.data.days import DataError, Day, Fault, Series, contents, describe_window, label
 from training.features import series_features
 from training.storage import open_filesystem
 
@@ -91,13 +91,9 @@ def read(where: str, config: Config, *, begin: int, end: int, progress: Callable
         notes.append(f"{shown} of {len(faults)} labelled anomalies show in a channel: the others are not judged")
     return Day(
         name=f"{_date(begin)}_{_date(end)}",
-        series=series,
-        faults=faults,
         notes=notes,
         uri=f"rows:{where}",
-        sha256=digest(series),
-        faults_sha256=faults_digest(faults),
-        rows=sum(len(s.time) for s in series),
+        **contents(series, faults),
         licence="not stated: the metrics of whoever wrote them",
     )
 
@@ -124,8 +120,7 @@ def write(
     """
     system, root = open_filesystem(where)
     table = to_table(day, config, answers=answers)
-    for name in REQUIRED if served else ():
-        table = table.filter(table[name].is_valid())
+    table = _served(table) if served else table
     dates = compute.floor(compute.divide(table["ts"], 86_400)) if len(table) else table["ts"]
     paths = []
     for number in compute.unique(dates).to_pylist():
@@ -137,6 +132,19 @@ def write(
             table.filter(compute.equal(dates, number)), paths[-1], filesystem=system, compression="zstd"
         )
     return paths
+
+
+def _served(table: pa.Table) -> pa.Table:
+    """The rows that have all features which a request requires."""
+    for name in REQUIRED:
+        table = table.filter(table[name].is_valid())
+    return table
+
+
+def replayed(days: Sequence[Day], config: Config) -> pa.Table:
+    """The served rows of several days in the order of time, as `onnxd replay` reads them."""
+    parts = [_served(to_table(day, config)) for day in days]
+    return pa.concat_tables(parts, promote_options="default").sort_by([("ts", "ascending"), ("series", "ascending")])
 
 
 def to_table(day: Day, config: Config, *, answers: Mapping[str, Mapping[str, NDArray]] | None = None) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,15 +10,14 @@ from pyarrow import parquet
 
 from training.config import CHANNELS, FEATURES, Config
 from training.data.days import Day, Fault, Series
-from training.features import series_features, table
+from training.features import series_features
 
 ABOUT = b"onnxd.days"
 
 
 def with_features(day: Day, config: Config) -> Day:
     """The day with the features of each series computed, where it does not bring its own."""
-    series = [Series(s.name, s.time, s.values, series_features(s, config.features)) for s in day.series]
-    return Day(**{**vars(day), "series": series})
+    return replace(day, series=[replace(s, features=series_features(s, config.features)) for s in day.series])
 
 
 def to_parquet(days: list[Day]) -> bytes:
@@ -63,32 +62,3 @@ def from_parquet(content: bytes) -> list[Day]:
             series.append(Series(name, time[own], values[own], features[own]))
         days.append(Day(**{**about, "series": series, "faults": [Fault(**f) for f in about["faults"]]}))
     return days
-
-
-def to_rows(days: list[Day], config: Config) -> bytes:
-    """What `onnxd replay` reads: all series by time, with features, the actual value, and where it is known the label.
-
-    Columns `series`, `ts` (Unix seconds), `cpu_percent`, the features (null where missing), `anomaly` (null where not
-    known). Rows of the warm-up are left out, as nobody would send them.
-    """
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("series", "ts", "cpu_percent", "anomaly", "known")}
-    features = []
-    for day in days:
-        rows = table(day, config)
-        warm = rows.warm
-        names = np.array([one.name for one in day.series])
-        parts["series"].append(names[rows.series[warm]])
-        parts["ts"].append(rows.time[warm])
-        parts["cpu_percent"].append(rows.cpu[warm])
-        parts["anomaly"].append(rows.anomalous[warm])
-        parts["known"].append(rows.judged[warm])
-        features.append(rows.features[warm])
-    whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    order = np.argsort(whole["ts"], kind="stable")
-    columns = {name: pa.array(whole[name][order]) for name in ("series", "ts", "cpu_percent")}
-    stacked = np.concatenate(features)[order]
-    columns |= {name: pa.array(stacked[:, i], from_pandas=True) for i, name in enumerate(FEATURES)}
-    columns["anomaly"] = pa.array(whole["anomaly"][order], mask=~whole["known"][order])
-    out = io.BytesIO()
-    parquet.write_table(pa.table(columns), out, compression="zstd")
-    return out.getvalue()

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from training.config import Config
 from training.data import injected, nezha, prometheus, rows, synthetic
-from training.data.days import DataError, Day, digest, faults_digest, iso
+from training.data.days import DataError, Day, contents, iso
 from training.features import series_features
 
 FORMS = """\
@@ -202,12 +202,8 @@ def part(day: Day, begin: int, end: int, name: str, config: Config, *, context: 
     return replace(
         day,
         name=f"{name} {iso(min(s[0] for s in spans.values()))[:16]}",
-        series=series,
-        faults=faults,
         notes=[],
-        sha256=digest(series),
-        faults_sha256=faults_digest(faults),
-        rows=sum(len(s.time) for s in series),
+        **contents(series, faults),
     )
 
 

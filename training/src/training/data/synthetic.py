@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config import Config
-from training.data.days import Day, Series, describe_fault, describe_window, digest, faults_digest
+from training.data.days import Day, Series, contents, describe_fault, describe_window
 
 MINUTE = 60
 FAULT_EVERY = 140
@@ -133,13 +133,9 @@ def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
     told = "" if drift_day is None else f", {change} from day {drift_day} on"
     return Day(
         name=f"{start}_{days}d",
-        series=series,
-        faults=faults,
         notes=[f"synthetic: {len(series)} pods of {pods} workloads, {len(faults)} faults, seed {config.seed}{told}"],
         uri=f"synthetic/seed-{config.seed}/{start}_{days}d",
-        sha256=digest(series),
-        faults_sha256=faults_digest(faults),
-        rows=sum(len(s.time) for s in series),
+        **contents(series, faults),
         licence="none needed: generated",
     )
 

@@ -12,10 +12,10 @@ from training.config import FEATURES
 from training.export.graph import ML_DOMAIN
 from training.features import join, table
 from training.gates.gate import Case, Check, Finding, finding
+from training.manifest import MAX_BYTES
 from training.model import decision_rows
-from training.scoring.served import BATCH_SIZES, Graph, is_batch_invariant
+from training.scoring.served import BATCH_SIZES, INVARIANCE_ROWS, Graph, is_batch_invariant
 
-MOST_BYTES = 64 * 1024 * 1024
 MOST_NODES = 500
 DOMAINS = {"", "ai.onnx", ML_DOMAIN}
 MOST_OPSET = 25
@@ -30,7 +30,6 @@ MOST_WITHOUT_DISK = 0.2
 MOST_ROWS = 0.999
 """Of normal rows; a few are about to alarm, where anything moves a score."""
 SCALE = 1000.0
-INVARIANCE_ROWS = 2_000
 
 
 def artifact(case: Case) -> Finding:
@@ -56,7 +55,7 @@ def artifact(case: Case) -> Finding:
         "artifact",
         [
             Check(sha256 == stated["sha256"], f"SHA-256 {sha256[:12]}, in the manifest {stated['sha256'][:12]}"),
-            Check(len(case.onnx) <= MOST_BYTES, f"{len(case.onnx):,} bytes, at most {MOST_BYTES:,}"),
+            Check(len(case.onnx) <= MAX_BYTES, f"{len(case.onnx):,} bytes, at most {MAX_BYTES:,}"),
             Check(valid.endswith(": valid"), valid),
             Check(domains <= DOMAINS, f"operators of {', '.join(sorted(d or 'ai.onnx' for d in domains))}"),
             Check(not outside, f"external data outside its folder: {', '.join(outside) or 'none'}"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, poisson
 
 from training.candidate import make
+from training.config import SAMPLES_PER_DAY
 from training.features import Table, join
 from training.gates.gate import Case, Check, Finding, finding
 from training.model import Outputs, answers_of, decision_rows
@@ -133,7 +134,7 @@ def _rates(table: Table, alarm: NDArray[np.bool_], gap: int) -> tuple[float, flo
     events = np.unique(table.event[table.anomalous])
     found = np.unique(table.event[table.anomalous & alarm])
     false = alarm & decision_rows(table) & ~table.anomalous
-    days = table.warm.sum() / 1440
+    days = table.warm.sum() / SAMPLES_PER_DAY
     recall = len(found) / len(events) if len(events) else float("nan")
     return recall, count_episodes(table, false, gap) / days if days else 0.0, len(events)
 

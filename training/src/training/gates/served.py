@@ -4,7 +4,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import requests
@@ -12,6 +11,7 @@ import requests
 from training import onnxd
 from training.config import FEATURES, OUTPUTS, REQUIRED
 from training.gates.gate import Case, Check, Finding, finding
+from training.manifest import to_bytes
 from training.model import Outputs, Rows
 from training.scoring.served import FORECAST_TOLERANCE, SCORE_TOLERANCE, Graph, Parity, parity
 
@@ -28,15 +28,6 @@ MEMORY_BYTES = 64 * 1024 * 1024
 DTYPES = {"BOOL": np.bool_, "FP32": np.float32}
 
 
-def place(folder: Path, onnx: bytes, manifest: Any) -> Path:  # noqa: ANN401 - JSON
-    """A model file with its manifest beside it, in a folder of its own."""
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(onnx)
-    if manifest is not None:
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder / "model.onnx"
-
-
 def agreement(case: Case) -> Finding:
     """G3: the graph answers as the model that it was made from, in ONNX Runtime and in the server."""
     whole = parity(case.expected, Graph(case.onnx).predict(case.rows))
@@ -46,7 +37,7 @@ def agreement(case: Case) -> Finding:
     rows = case.rows[taken]
     expected = Outputs(*(getattr(case.expected, name)[taken] for name in OUTPUTS))
     with tempfile.TemporaryDirectory() as folder:
-        file = place(Path(folder) / "candidate", case.onnx, case.manifest)
+        file = onnxd.place(Path(folder) / "candidate", case.onnx, to_bytes(case.manifest))
         repository = Path(folder) / "repository"
         repository.mkdir()
         # Loads it in a child process and runs its golden samples, as every server will.
@@ -107,10 +98,10 @@ def latency(case: Case) -> Finding:
     """
     checks = []
     with tempfile.TemporaryDirectory() as folder:
-        ours = _times(place(Path(folder) / "candidate", case.onnx, case.manifest))
+        ours = _times(onnxd.place(Path(folder) / "candidate", case.onnx, to_bytes(case.manifest)))
         theirs = {}
         if case.champion is not None:
-            theirs = _times(place(Path(folder) / "champion", case.champion.onnx, case.champion.manifest))
+            theirs = _times(onnxd.place(Path(folder) / "champion", case.champion.onnx, case.champion.manifest_bytes))
     for rows, limit in LIMITS.items():
         beside = f", champion {theirs[rows]:.0f}" if rows in theirs else ""
         enough = ours[rows] <= limit and (rows not in theirs or ours[rows] <= max(RATIO * theirs[rows], SMALL * limit))

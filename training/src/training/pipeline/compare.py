@@ -1,25 +1,24 @@
 """Evaluate: every candidate and the champion on the same days, which no candidate has seen, and which one goes on."""
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import parquet
 
 from training import onnxd
-from training.config import OUTPUTS, Config
+from training.config import FEATURES, OUTPUTS, Config
 from training.data.days import Day
-from training.data.saved import to_rows
+from training.data.rows import replayed
 from training.errors import PipelineError
 from training.features import Table, join
 from training.model import Outputs, decision_rows, forecast_rows
 from training.pipeline import repository
 from training.pipeline.learn import Told, config_of, days_of, tables_of
-from training.pipeline.release import tracking_of
 from training.pipeline.settings import Settings
-from training.pipeline.work import Run, once
+from training.pipeline.work import Run, once, tracking_of
 from training.plots import Answered, draw
 from training.report import metrics as metrics_table
 from training.scoring.bootstrap import (
@@ -77,14 +76,13 @@ def stack(outputs: dict[str, Outputs]) -> Outputs:
     return Outputs(*(np.concatenate([getattr(o, name) for o in outputs.values()]) for name in OUTPUTS))
 
 
-def champion_of(settings: Settings) -> Graph | None:
-    """The repository's champion as a graph; None when there is none, or when it takes other inputs than ours."""
-    found = repository.champion(settings)
+def graph_of(found: repository.Stored | None) -> Graph | None:
+    """A version of the repository as a graph; None when there is none, or when it takes other inputs than ours."""
     if found is None:
         return None
     try:
         graph = Graph(found.onnx)
-        graph.predict(np.zeros((1, 5), np.float32))
+        graph.predict(np.zeros((1, len(FEATURES)), np.float32))
     except (RuntimeError, ValueError, KeyError):
         return None
     return graph
@@ -122,7 +120,8 @@ def evaluate(settings: Settings, key: str, told: Told = lambda _: None) -> dict[
     tables = tables_of(days, config)
     compared = {}
     graphs = {name: Graph(run.read(f"{name}/model.onnx")) for name in recipes}
-    if (champion := champion_of(settings)) is not None:
+    stored = repository.champion(settings)
+    if (champion := graph_of(stored)) is not None:
         graphs["champion"] = champion
     for name, graph in graphs.items():
         told(f"{name}: test days")
@@ -141,8 +140,9 @@ def evaluate(settings: Settings, key: str, told: Told = lambda _: None) -> dict[
     plots = draw(answered, tables[first.name], first)
     for name, content in plots.items():
         run.files.write(f"plots/{name}", content)
-    replayed = replay(settings, run, recipe, days, told) if champion is not None else None
-    text = report(recipe, recipes, table, differences, replayed)
+    told("replaying the test days through onnxd")
+    verdict = replay(settings, stored, run, recipe, days) if champion is not None else None
+    text = report(recipe, recipes, table, differences, verdict)
     run.files.write("evaluation.md", text.encode())
     metrics = {f"{name}.{k}": v for name, one in compared.items() for k, v in one.together.rounded().items()}
     files = {f"plots/{name}": content for name, content in plots.items()} | {"evaluation.md": text.encode()}
@@ -153,7 +153,7 @@ def evaluate(settings: Settings, key: str, told: Told = lambda _: None) -> dict[
         "metrics": {day: m.rounded() for day, m in compared[recipe].metrics.items()},
         "champion": compared["champion"].together.rounded() if champion is not None else None,
         "differences": {name: vars(one) for name, one in differences.items()},
-        "replay": replayed,
+        "replay": verdict,
     }
 
 
@@ -180,32 +180,22 @@ def differences_of(
     return found
 
 
-def replay(settings: Settings, run: Run, recipe: str, days: list[Day], told: Told) -> dict[str, Any]:
+def replay(settings: Settings, champion: repository.Stored, run: Run, recipe: str, days: list[Day]) -> dict[str, Any]:
     """What the servers' verdict would be after the test days, by `onnxd replay`."""
-    told("replaying the test days through onnxd")
-    champion = repository.champion(settings)
     with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for name, content, manifest in (
-            ("champion", champion.onnx, champion.manifest),
-            ("candidate", run.read(f"{recipe}/model.onnx"), run.files.read_json(f"{recipe}/manifest.json")),
-        ):
-            place = Path(folder) / name
-            place.mkdir()
-            (place / "model.onnx").write_bytes(content)
-            if manifest is not None:
-                (place / "manifest.json").write_text(json.dumps(manifest))
-            files.append(place / "model.onnx")
+        theirs = onnxd.place(Path(folder) / "champion", champion.onnx, champion.manifest_bytes)
+        model, manifest = (run.read(f"{recipe}/{name}") for name in ("model.onnx", "manifest.json"))
+        ours = onnxd.place(Path(folder) / "candidate", model, manifest)
         rows = Path(folder) / "rows.parquet"
-        rows.write_bytes(to_rows(days, config_of(settings)))
-        words = ["replay", rows, "--champion-file", files[0], "--challenger-file", files[1], "--label-source", "chaos"]
+        parquet.write_table(replayed(days, config_of(settings)), rows)
+        words = ["replay", rows, "--champion-file", theirs, "--challenger-file", ours, "--label-source", "chaos"]
         answer = onnxd.call([*words, *settings.verdict]).answer
     found = answer["verdicts"][0]
     return {"decision": found["decision"], "reasons": found["reasons"][:10], "pairs": found["pairs"]}
 
 
 def report(
-    recipe: str, recipes: dict[str, Any], table: str, differences: dict[str, Interval], replayed: dict[str, Any] | None
+    recipe: str, recipes: dict[str, Any], table: str, differences: dict[str, Interval], verdict: dict[str, Any] | None
 ) -> str:
     """What `evaluate` found, for people, in markdown."""
     lines = ["# Evaluation", "", f"Chosen: **{recipe}**, by series of the training days that it had not seen:", ""]
@@ -218,7 +208,7 @@ def report(
     for name, one in differences.items():
         between = f"90 % interval {one.low:+.4f} to {one.high:+.4f}"
         lines.append(f"- {name}, {recipe} less champion: {one.point:+.4f}, {between}")
-    if replayed is not None:
-        lines += ["", f"`onnxd replay` of the test days: **{replayed['decision']}** after {replayed['pairs']:,} rows"]
-        lines += [f"- {reason}" for reason in replayed["reasons"]]
+    if verdict is not None:
+        lines += ["", f"`onnxd replay` of the test days: **{verdict['decision']}** after {verdict['pairs']:,} rows"]
+        lines += [f"- {reason}" for reason in verdict["reasons"]]
     return "\n".join(lines) + "\n"

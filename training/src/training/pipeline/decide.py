@@ -13,13 +13,11 @@ from training.errors import TransientError
 from training.features import join, table
 from training.model import forecast_rows
 from training.pipeline import repository
-from training.pipeline.compare import champion_of
+from training.pipeline.compare import graph_of
 from training.pipeline.learn import Told, config_of
-from training.pipeline.release import tracking_of
 from training.pipeline.settings import Settings
+from training.pipeline.work import tracking_of
 
-KINDS = ("schedule", "drift", "skill", "alert", "manual")
-"""What may start a retraining."""
 LEAST_SKILL = 0.10
 """A champion whose forecasts are not this much better than "it stays as it is" has lost its skill."""
 ASK = 10
@@ -28,7 +26,7 @@ ASK = 10
 
 @dataclass(frozen=True)
 class Trigger:
-    """What started it: one of `KINDS`, and why in words."""
+    """What started it: one of `lambdas.KINDS`, and why in words."""
 
     kind: str
     reason: str = ""
@@ -94,7 +92,7 @@ def skill(settings: Settings) -> float | None:
     Raises:
         DataError: The source holds no rows whose actual value came.
     """
-    champion = champion_of(settings)
+    champion = graph_of(repository.champion(settings))
     if champion is None:
         return None
     config = config_of(settings)

@@ -9,29 +9,28 @@ from training.gates.gate import Case, Finding, text
 from training.gates.provenance import bill_of_materials, provenance
 from training.manifest import to_bytes
 from training.pipeline import repository
-from training.pipeline.compare import champion_of, compare
+from training.pipeline.compare import compare, graph_of
 from training.pipeline.learn import Told, config_of, days_of, expected_of, tables_of
-from training.pipeline.release import tracking_of
 from training.pipeline.settings import Settings
-from training.pipeline.work import Run, once
+from training.pipeline.work import Run, once, tracking_of
 from training.scoring.served import Graph
 
 
-def case_of(settings: Settings, key: str, recipe: str, onnx: bytes | None = None) -> Case:
+def case_of(settings: Settings, key: str, recipe: str) -> Case:
     """A candidate of a run at the gates, with the champion beside it.
 
     Args:
         settings: Where things are.
         key: Of the run.
         recipe: Which candidate.
-        onnx: Another file in the place of the candidate's.
     """
     run, config = Run(settings, key), config_of(settings)
     prepared, evaluated = run.needs("prepare"), run.needs("evaluate")
     days = days_of(run, "test")
     tables = tables_of(days, config)
-    content = onnx if onnx is not None else run.read(f"{recipe}/model.onnx")
-    champion = champion_of(settings)
+    content = run.read(f"{recipe}/model.onnx")
+    stored = repository.champion(settings)
+    champion = graph_of(stored)
     rows, expected = expected_of(run, recipe)
     return Case(
         recipe=recipe,
@@ -43,7 +42,7 @@ def case_of(settings: Settings, key: str, recipe: str, onnx: bytes | None = None
         days=days,
         tables=tables,
         compared=compare(recipe, Graph(content), tables, config),
-        champion=repository.champion(settings),
+        champion=stored,
         champion_compared=compare("champion", champion, tables, config) if champion is not None else None,
         differences=evaluated["differences"],
         provenance={

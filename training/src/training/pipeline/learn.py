@@ -21,10 +21,9 @@ from training.manifest import code_sha256, now, to_bytes
 from training.model import Outputs, Rows
 from training.onnxd import ROOT
 from training.pipeline.settings import Settings
-from training.pipeline.work import LATEST, Run, once
+from training.pipeline.work import LATEST, Run, once, tracking_of
 from training.recipes import RECIPES
 from training.storage import Storage
-from training.tracking import Tracking
 
 Told = candidate.Told
 
@@ -49,7 +48,7 @@ def prepare(settings: Settings, told: Told = lambda _: None) -> dict[str, Any]:
         msg = f"no recipe {', '.join(sorted(unknown))}: there are {', '.join(RECIPES)}"
         raise PipelineError(msg)
     # Asked first, so that nothing is read for a run that could not be told of.
-    tracking = Tracking(settings.mlflow, settings.experiment, settings.model)
+    tracking = tracking_of(settings)
     config = config_of(settings)
     prepared = source.prepare(settings.source, config, told)
     fingerprint = source.fingerprint([*prepared.train, *prepared.test])
@@ -137,7 +136,7 @@ def train(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str
         run.files.write(f"{recipe}/expected.npz", _pack(made.rows, made.expected))
         run.files.write(f"{recipe}/manifest.json", to_bytes(document))
         found[recipe] = {"held_out": made.held_out.rounded()}
-    tracking = Tracking(settings.mlflow, settings.experiment, settings.model)
+    tracking = tracking_of(settings)
     metrics = {f"held_out.{r}.{k}": v for r, one in found.items() for k, v in one["held_out"].items()}
     tracking.log(key, metrics, {})
     return {"run": key, "recipes": found}

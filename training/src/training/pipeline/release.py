@@ -13,17 +13,12 @@ from training.manifest import to_bytes
 from training.pipeline import repository
 from training.pipeline.learn import Told
 from training.pipeline.settings import Settings
-from training.pipeline.work import Run, once
+from training.pipeline.work import Run, once, tracking_of
 from training.storage import Storage
-from training.tracking import Tracking, roles_of
+from training.tracking import roles_of
 
 BY = "training"
 """Who changes the repository, in its ledger."""
-
-
-def tracking_of(settings: Settings) -> Tracking:
-    """MLflow, as the settings name it."""
-    return Tracking(settings.mlflow, settings.experiment, settings.model)
 
 
 @once
@@ -87,10 +82,9 @@ def push(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str,
         return {"pushed": False, "reason": f"version {others[0]} is in the shadow already", "version": version}
     role = "challenger" if found else "champion"
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("model.onnx", "manifest.json"):
-            (Path(folder) / name).write_bytes(run.read(name))
+        file = onnxd.place(Path(folder) / "candidate", run.read("model.onnx"), run.read("manifest.json"))
         told(f"version {version} as {role}")
-        pushed = push_file(settings, Path(folder) / "model.onnx", version, role, f"run {key[:12]}")
+        pushed = push_file(settings, file, version, role, f"run {key[:12]}")
     return {"pushed": True, "reason": f"version {version} is the {role}", "role": role, **pushed}
 
 

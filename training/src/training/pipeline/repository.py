@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.errors import PipelineError
+from training.manifest import to_bytes
 from training.pipeline.settings import Settings
 from training.storage import Storage
 
@@ -15,6 +16,11 @@ class Stored:
     version: str
     onnx: bytes
     manifest: dict[str, Any] | None
+
+    @property
+    def manifest_bytes(self) -> bytes | None:
+        """The manifest as a file's content."""
+        return None if self.manifest is None else to_bytes(self.manifest)
 
 
 def aliases(settings: Settings) -> dict[str, Any] | None:
@@ -40,11 +46,3 @@ def champion(settings: Settings) -> Stored | None:
     """The champion's files; None before the first version."""
     found = aliases(settings)
     return stored(settings, found["champion"]) if found else None
-
-
-def record(settings: Settings) -> dict[str, Any] | None:
-    """The newest record of the ledger, of the change that `aliases.json` tells; None where there is none."""
-    found = aliases(settings)
-    if found is None:
-        return None
-    return Storage(settings.repository).read_json(f"{settings.model}/ledger/{found['epoch']}.json")

@@ -8,6 +8,7 @@ from training import lineage
 from training.errors import PipelineError
 from training.pipeline.settings import Settings
 from training.storage import Storage
+from training.tracking import Tracking
 
 LATEST = "latest.json"
 
@@ -52,6 +53,11 @@ class Run:
             msg = f"{self.files.uri}/{name} is gone: remove the run's folder and begin again with `prepare`"
             raise PipelineError(msg)
         return content
+
+
+def tracking_of(settings: Settings) -> Tracking:
+    """MLflow, as the settings name it."""
+    return Tracking(settings.mlflow, settings.experiment, settings.model)
 
 
 def latest(settings: Settings) -> str:

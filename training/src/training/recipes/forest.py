@@ -22,10 +22,8 @@ from training.config import Config
 from training.export.graph import GraphBuilder, Limits, add_outputs, add_prepared, finish
 from training.export.iforest import average_path_length, path_trees
 from training.features import Table
-from training.model import UNCALIBRATED, Calibration, Floats, Outputs, Rows, allowed_alarms, answers, fit_limits
+from training.model import FOLDS, UNCALIBRATED, Calibration, Floats, Outputs, Rows, allowed_alarms, answers, fit_limits
 
-FOLDS = 10
-"""Series are held out in this many groups at most to find the threshold."""
 USUAL_SCORE = 0.01
 """Score of the median row."""
 DIGITS = 6

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
+from training.config import SAMPLES_PER_DAY
 from training.features import Table
 from training.model import Outputs, Rows, decision_rows, forecast_rows
 from training.scoring.vus import vus_pr
 
-SAMPLES_PER_DAY = 1440
 CALIBRATION_BINS = 15
 VUS_BUFFER = 10
 """Rows: faults last 3 to 5 minutes, and labels are a minute off at most."""

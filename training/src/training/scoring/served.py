@@ -14,6 +14,7 @@ SCORE_TOLERANCE = 1e-5
 FORECAST_TOLERANCE = 1e-3
 """Largest difference between a model and its graph: of the score, and of the forecast in percentage points."""
 THRESHOLD = 0.5
+INVARIANCE_ROWS = 2_000
 BATCH_SIZES = (1, 2, 3, 5, 7, 8, 16, 64, 1024)
 
 
