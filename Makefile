@@ -1,9 +1,11 @@
 # These commands do everything on a machine that has Rust, Python 3.11 or newer and a C compiler:
 #   make serve   builds the server and serves models/
 #   make retrain the retraining loop on this machine, with PostgreSQL, MLflow, S3, two servers and traffic
+#   make loop    a CPU fault on this machine, from the z-score until its alert clears, in a real Kubernetes API
+#   make chaos   replicas are killed, the network is slow, S3 is gone: nothing is lost
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
-# All that they install goes to .venv, .venv-clients, .venv-peers and target, in this folder.
+# All that they install goes to .venv, .venv-clients, .venv-k8s, .venv-peers and target, in this folder.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 ARGS ?=
@@ -15,11 +17,13 @@ runtime := $(venv)/.onnxruntime-installed
 training := $(venv)/.training-installed
 s3 := $(venv)/.s3-installed
 clients := .venv-clients
+cluster := .venv-k8s
+kubernetes := target/kubernetes/bin/kube-controller-manager
 peers := .venv-peers
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train retrain bench micro bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test train retrain loop chaos kubernetes bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -33,19 +37,22 @@ s3: $(runtime) $(s3)
 	cargo build --release --package onnxd --package benches
 	exec target/release/benches s3 --onnxd target/release/onnxd $(ARGS)
 
-test: $(training) $(s3) $(clients)/.installed
+test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes)
 	@echo "==> Rust"
 	cargo test --workspace
 	cargo test --workspace --bench micro
 	@echo "==> Python"
-	$(venv)/bin/ruff check training server/tests
-	$(venv)/bin/ruff format --check training server/tests
+	$(venv)/bin/ruff check training server/tests k8s
+	$(venv)/bin/ruff format --check training server/tests k8s
 	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict benches/peers benches/locust
 	$(venv)/bin/ruff format --check --config training/pyproject.toml benches/peers benches/locust
 	$(venv)/bin/python -m pytest --quiet training
 	$(venv)/bin/python server/tests/fixtures/make.py --check
 	@echo "==> other servers' clients"
 	$(clients)/bin/python -m pytest --quiet server/tests/clients
+	@echo "==> the cluster"
+	$(cluster)/bin/python -m pytest --quiet k8s/tests
+	$(venv)/bin/python -m pytest --quiet k8s/local
 
 # Trains the champion and the challenger anew and puts them into models/.
 train: $(training)
@@ -57,6 +64,21 @@ retrain: $(training) $(s3)
 	@echo "==> the server (the first build takes some minutes)"
 	cargo build --release --package onnxd
 	PYTHONPATH=training/src $(venv)/bin/python -m training local $(ARGS)
+
+# The loop of the runbook with real programs: a minute, after the builds. ARGS=--keep leaves everything running.
+loop: $(training) $(s3) $(kubernetes)
+	@echo "==> the server, the collector and the operator (the first build takes some minutes)"
+	cargo build --package onnxd --package collector --package remediation-operator
+	PYTHONPATH=k8s:training/src $(venv)/bin/python -m local loop $(ARGS)
+
+# The faults of k8s/chaos* against two replicas on this machine: a minute, after the build.
+chaos: $(training) $(s3)
+	@echo "==> the server (the first build takes some minutes)"
+	cargo build --package onnxd
+	PYTHONPATH=k8s:training/src $(venv)/bin/python -m local chaos $(ARGS)
+
+# kube-apiserver and kube-controller-manager for the tests and for make loop, from Debian's source: five minutes, once.
+kubernetes: $(kubernetes)
 
 # How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)
@@ -114,6 +136,18 @@ $(clients)/.installed: server/tests/clients/requirements.lock | tools
 	$(clients)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
 	@touch $@
 
+# What checks manifests, rules and dashboards.
+$(cluster)/.installed: k8s/tests/requirements.lock | tools
+	@echo "==> the checks of k8s/ into $(cluster), checked by their hashes"
+	@test -x $(cluster)/bin/pip || $(PYTHON) -m venv $(cluster) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
+	$(cluster)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
+	@touch $@
+
+$(kubernetes): k8s/tests/kubernetes/build.sh k8s/tests/kubernetes/go.lock | tools
+	@echo "==> kube-apiserver and kube-controller-manager into target/kubernetes (five minutes, once)"
+	PYTHON=$(PYTHON) k8s/tests/kubernetes/build.sh target/kubernetes
+	@touch $@
+
 # One for each server that onnxd is compared with, since they disagree about versions; one for what makes the models.
 $(peers)/%/.installed: benches/peers/%/requirements.lock | tools
 	$(peer-environment)
@@ -136,4 +170,4 @@ tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: install Python 3.11 or newer, or name one with PYTHON=" >&2; exit 1; }
 
 clean:
-	rm -rf target $(venv) $(clients) $(peers)
+	rm -rf target $(venv) $(clients) $(cluster) $(peers)

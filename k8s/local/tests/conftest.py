@@ -1,0 +1,7 @@
+"""Makes `local` and the training's package importable."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT / "k8s"), str(ROOT / "training" / "src")]
