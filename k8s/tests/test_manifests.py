@@ -124,6 +124,19 @@ def test_folders_that_are_written_to_are_volumes(folder: str) -> None:
             assert values[setting] in mounts or values[setting].startswith("s3://"), setting
 
 
+def test_the_documentation_names_what_the_user_has_to_make() -> None:
+    told = (K8S.parent / "docs" / "kubernetes.md").read_text()
+    documents = rendered("overlays/production")
+    for secret in of(documents, "ExternalSecret"):
+        spec = secret["spec"]
+        keys = [one["remoteRef"]["key"] for one in spec.get("data", [])]
+        keys += [one["extract"]["key"] for one in spec.get("dataFrom", [])]
+        assert [key for key in keys if f"`{key}`" not in told] == [], shown(secret)
+    for account in of(documents, "ServiceAccount"):
+        role = account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].rpartition("/")[2]
+        assert f"`{role}`" in told
+
+
 def test_chaos_hits_one_pod_at_a_time_of_what_is_deployed() -> None:
     (schedule,) = read(CHAOS[0])
     spec = schedule["spec"]
