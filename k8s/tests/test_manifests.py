@@ -132,6 +132,8 @@ def test_the_documentation_names_what_the_user_has_to_make() -> None:
         keys = [one["remoteRef"]["key"] for one in spec.get("data", [])]
         keys += [one["extract"]["key"] for one in spec.get("dataFrom", [])]
         assert [key for key in keys if f"`{key}`" not in told] == [], shown(secret)
+    (policy,) = of(documents, "RemediationPolicy")
+    assert f"`{policy['spec']['retraining']['stateMachineArn'].rpartition(':')[2]}`" in told
     for account in of(documents, "ServiceAccount"):
         role = account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].rpartition("/")[2]
         assert f"`{role}`" in told
