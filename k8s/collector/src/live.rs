@@ -94,7 +94,7 @@ impl Live {
         let mut answered = true;
         while from <= newest {
             let until = self.prometheus.part(from, newest);
-            let points = match self.prometheus.points(from, until).await {
+            let points = match self.prometheus.points(from, until, until == newest).await {
                 Err(Failure::TooMuch(_)) if self.prometheus.shorten() => continue,
                 points => points?,
             };

@@ -68,17 +68,24 @@ impl Prometheus {
         shorter
     }
 
-    /// All points from `from` to `until`, both whole steps, in the order of time. A point without CPU is none.
+    /// All points from `from` to `until`, both whole steps, in the order of time. A point without CPU is none. `newest` says that
+    /// these are the last ones there are: a query that gives nothing is told of then.
     ///
     /// # Errors
     /// When one of the queries fails: none is taken then. The message names the query.
-    pub async fn points(&mut self, from: i64, until: i64) -> Result<Vec<Point>, Failure> {
+    pub async fn points(&mut self, from: i64, until: i64, newest: bool) -> Result<Vec<Point>, Failure> {
         let mut points: HashMap<i64, Point> = HashMap::new();
         let mut owners: HashMap<Arc<str>, String> = HashMap::new();
         for source in self.sources.sources.clone() {
             let cpu = self.ask(&source, "cpu", &source.cpu, from, until).await?;
-            let memory = by_name(self.ask(&source, "memory", &source.memory, from, until).await?);
-            let disk = by_name(self.ask(&source, "disk_io", &source.disk_io, from, until).await?);
+            let memory = self.ask(&source, "memory", &source.memory, from, until).await?;
+            let disk = self.ask(&source, "disk_io", &source.disk_io, from, until).await?;
+            if newest {
+                for (found, channel) in [(&cpu, "cpu"), (&memory, "memory"), (&disk, "disk_io")] {
+                    self.tell_of_nothing(&source.name, channel, found.is_empty());
+                }
+            }
+            let (memory, disk) = (by_name(memory), by_name(disk));
             for Found { name, samples } in cpu {
                 if let Some(other) = owners.insert(Arc::clone(&name), source.name.clone()) {
                     let both = format!("sources {other} and {} both have a series {name}", source.name);
@@ -139,7 +146,7 @@ impl Prometheus {
         Ok(found.into_iter().map(times).collect())
     }
 
-    /// One query of a source. A query that gives nothing is told of when that changes: a fleet may have no such series yet.
+    /// One query of a source.
     async fn ask(
         &mut self,
         source: &Source,
@@ -150,15 +157,17 @@ impl Prometheus {
     ) -> Result<Vec<Found>, Failure> {
         let what = format!("{}: {channel}", source.name);
         let found = self.range(&what, query, &source.labels, from, until, self.step).await;
-        let found = self.counted(channel, found)?;
-        if channel != "faults" {
-            if found.is_empty() {
-                self.changes.fault(&what, &format!("no series: if there should be some, change the query: {query}"));
-            } else {
-                self.changes.fine(&what);
-            }
+        self.counted(channel, found)
+    }
+
+    /// A fleet may have no such series yet, or for good: that is told once.
+    fn tell_of_nothing(&mut self, source: &str, channel: &str, nothing: bool) {
+        let what = format!("{source}: {channel}");
+        if nothing {
+            self.changes.fault(&what, "the query gives no series: if there should be some, change it in --sources");
+        } else {
+            self.changes.fine(&what);
         }
-        Ok(found)
     }
 
     fn counted(&self, channel: &'static str, found: Result<Vec<Found>, Failure>) -> Result<Vec<Found>, Failure> {

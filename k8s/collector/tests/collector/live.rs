@@ -8,7 +8,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 
 use crate::process::{Collector, Onnxd, Prometheus, folder, get, python, value};
-use crate::world::{World, now};
+use crate::world::{LEVELS, World, now};
 
 const PODS: [&str; 3] = ["shop/cart", "shop/pay", "shop/ship"];
 
@@ -82,7 +82,7 @@ fn a_restart_is_as_if_there_had_been_none_alerts_included() {
     one.until("anomaly_detected{series=\"shop/cart\"}", |detected| detected == 1.0);
     one.until("collector_series{state=\"frozen\"}", |frozen| frozen == 1.0);
     one.ticks("ok", 4.0);
-    world.fleet.set("shop/cart", [20.0, 40.0, 30.0]);
+    world.fleet.set("shop/cart", LEVELS);
     one.until("anomaly_detected{series=\"shop/cart\"}", |detected| detected == 0.0);
     one.ticks("ok", 4.0);
     // Both at once, so that each time is seen by the process that was there all the time and by the ones that were not.
@@ -108,10 +108,12 @@ fn a_restart_is_as_if_there_had_been_none_alerts_included() {
 #[test]
 fn a_series_that_vanishes_takes_its_gauges_with_it() {
     let odd = "shop/a\"b\\c\nd";
-    let Some(world) = World::start(&["shop/cart", odd]) else { return };
+    let Some(world) = World::start(&["shop/cart"]) else { return };
+    world.fleet.add(odd);
     let mut collector = world.collector(&[]);
-    let gauge = "anomaly_detected{series=\"shop/a\\\"b\\\\c\\nd\"}";
-    collector.until(gauge, |detected| detected == 0.0);
+    let gauge = "anomaly_value{series=\"shop/a\\\"b\\\\c\\nd\",channel=\"cpu\"}";
+    collector.until(gauge, |cpu| cpu > 10.0);
+    collector.until("collector_series{state=\"warming\"}", |warming| warming == 1.0);
     world.fleet.remove(odd);
     collector.until_gone(gauge);
     collector.until("anomaly_detected{series=\"shop/cart\"}", |detected| detected == 0.0);
@@ -121,7 +123,8 @@ fn a_series_that_vanishes_takes_its_gauges_with_it() {
 fn faults_become_labels_when_they_end() {
     let Some(world) = World::start(&PODS) else { return };
     let mut collector = world.collector(&[]);
-    collector.ticks("ok", 1.0);
+    // It is scraped by now.
+    collector.until("collector_queries_total{channel=\"faults\",outcome=\"ok\"}", |queries| queries >= 1.0);
     world.fleet.fault("shop/pay", true);
     collector.ticks("ok", 3.0);
     assert_eq!(collector.value("collector_feedback_total{outcome=\"ok\"}"), Some(0.0));

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long any condition may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` gives a value.
 #[track_caller]
@@ -70,13 +70,15 @@ impl Program {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until `condition` gives a value, and tells the log when the program ends meanwhile.
+    /// Waits until `condition` gives a value; tells the log where that does not come, or the program ends meanwhile.
     #[track_caller]
     fn until<T>(&mut self, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+        let begin = Instant::now();
         wait_for(what, || {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("it ended with {status}, before {what}:\n{}", self.log());
             }
+            assert!(begin.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}:\n{}", self.log());
             condition()
         })
     }
@@ -136,8 +138,19 @@ impl Collector {
     /// Waits until a metric is what is wanted.
     #[track_caller]
     pub fn until(&mut self, name: &str, wanted: impl Fn(f64) -> bool) -> f64 {
-        let ops = self.ops;
-        self.program.until(name, || value(&get(ops, "/metrics")?.1, name).filter(|value| wanted(*value)))
+        let (ops, mut last) = (self.ops, None);
+        let what = name;
+        let log = self.program.log.clone();
+        self.program.until(name, || {
+            let now = value(&get(ops, "/metrics")?.1, what);
+            if now != last {
+                // Beside the log's lines: how it came to what it is.
+                let mut file = File::options().append(true).open(&log).ok()?;
+                let _ = writeln!(file, "{what} is {now:?}");
+                last = now;
+            }
+            now.filter(|value| wanted(*value))
+        })
     }
 
     /// Waits until a metric is not there.
@@ -356,7 +369,8 @@ impl S3 {
             return None;
         }
         let mut command = Command::new(python);
-        command.arg(root().join("server/tests/s3_server.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(root().join("server/tests/s3_server.py"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("moto starts");
         let mut port = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().expect("output")), &mut port)

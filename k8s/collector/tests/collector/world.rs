@@ -27,6 +27,9 @@ faults = 'max by (namespace, pod) (test_fault)'
 /// Seconds between two ticks of these tests.
 pub const STEP: u64 = 2;
 
+/// CPU, memory and disk I/O of a pod that nothing is wrong with.
+pub const LEVELS: [f64; 3] = [20.0, 40.0, 30.0];
+
 /// What a pod shows: CPU, memory, disk I/O, and whether something is done to it.
 type Pods = BTreeMap<String, ([f64; 3], bool)>;
 
@@ -38,7 +41,7 @@ pub struct Fleet {
 
 impl Fleet {
     fn start(names: &[&str]) -> Self {
-        let pods = names.iter().map(|name| ((*name).to_owned(), ([20.0, 40.0, 30.0], false)));
+        let pods = names.iter().map(|name| ((*name).to_owned(), (LEVELS, false)));
         let pods = Arc::new(Mutex::new(pods.collect::<Pods>()));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
@@ -65,6 +68,11 @@ impl Fleet {
 
     pub fn fault(&self, pod: &str, fault: bool) {
         self.pods.lock().expect("pods").get_mut(pod).expect("a pod").1 = fault;
+    }
+
+    /// A pod without a past.
+    pub fn add(&self, pod: &str) {
+        self.pods.lock().expect("pods").insert(pod.to_owned(), (LEVELS, false));
     }
 
     pub fn remove(&self, pod: &str) {
@@ -107,7 +115,7 @@ fn page(pods: &Pods, time: i64) -> String {
 fn history(names: &[&str]) -> String {
     let mut out = String::new();
     let until = now();
-    for (name, level) in [("test_cpu", 20.0), ("test_memory", 40.0), ("test_disk_io", 30.0)] {
+    for (name, level) in ["test_cpu", "test_memory", "test_disk_io"].into_iter().zip(LEVELS) {
         let _ = writeln!(out, "# TYPE {name} gauge");
         for pod in names {
             for time in (0..120).rev().map(|ago| until - 10 * ago) {
