@@ -16,9 +16,12 @@ const SHOWN: usize = 300;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// It may answer later: it cannot be reached, is too slow, or says that it cannot now.
+    /// It may answer later: it is too slow, or breaks off. What it made of the question is not known.
     #[error("{0}")]
     Away(String),
+    /// It may answer later, and did nothing with the question: it cannot be reached, or says that it cannot now.
+    #[error("{0}")]
+    Closed(String),
     /// It will say the same again: the question, a token or a setting must change.
     #[error("{0}")]
     Refused(String),
@@ -81,7 +84,7 @@ impl Endpoint {
         url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
         let mut request = self.http.post(url).header(CONTENT_TYPE, kind).timeout(self.timeout).body(body);
         if let Some(file) = &self.token {
-            let token = tokio::fs::read_to_string(file).await;
+            let token = std::fs::read_to_string(file);
             let token = token.map_err(|e| Failure::Refused(format!("the token's file {}: {e}", file.display())))?;
             request = request.bearer_auth(token.trim());
         }
@@ -103,10 +106,13 @@ impl Endpoint {
         if error.is_builder() || error.is_request() && error.url().is_none() {
             return Failure::Refused(format!("{name} cannot be asked: {}", innermost(error)));
         }
+        if error.is_connect() {
+            return Failure::Closed(format!("{name} cannot be reached: {}", innermost(error)));
+        }
         Failure::Away(if error.is_timeout() {
             format!("{name} did not answer within {} s", self.timeout.as_secs_f64())
         } else {
-            format!("{name} cannot be reached: {}", innermost(error))
+            format!("{name} broke off: {}", innermost(error))
         })
     }
 
@@ -120,7 +126,8 @@ impl Endpoint {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Failure::Refused(format!("{message}: give it a valid token (a file, see --help)"))
             }
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Failure::Away(message),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Failure::Closed(message),
+            StatusCode::REQUEST_TIMEOUT => Failure::Away(message),
             status if status.is_server_error() => Failure::Away(message),
             _ => Failure::Refused(message),
         }

@@ -122,7 +122,7 @@ impl Labels {
             let count = labels.len();
             match server.feedback(&labels).await {
                 Ok(()) => metrics::feedback("ok", count),
-                Err(away @ Failure::Away(_)) => return Err(away),
+                Err(away @ (Failure::Away(_) | Failure::Closed(_))) => return Err(away),
                 Err(refused) => {
                     metrics::feedback("refused", count);
                     result = Err(refused);

@@ -22,6 +22,9 @@ const MOST_POINTS: usize = 11_000;
 /// Scrapes of this collector's own metrics show a tick up to this many steps after it.
 const SHOWN_LATER: i64 = 3;
 
+/// How often it is asked within a step what this collector's own metrics were: each of its ticks must be seen, whenever in its
+/// step it was shown and scraped.
+const LOOKS: i64 = 4;
 /// Seconds for which Prometheus repeats what it scraped last.
 const REPEATED: i64 = 300;
 
@@ -134,7 +137,8 @@ impl Prometheus {
     pub async fn alerts(&mut self, from: i64, until: i64, newest: i64) -> Result<Alerts, Failure> {
         let query = self.sources.own.detected.clone();
         let until = newest.min(until + SHOWN_LATER * self.step);
-        let found = self.range("own", &query, &["series".to_owned()], from, until, self.step).await;
+        let step = (self.step / LOOKS).max(1);
+        let found = self.range("own", &query, &["series".to_owned()], from, until, step).await;
         let found = self.counted("own", found)?;
         let times = |found: Found| {
             // The value is the tick of which the scrape told.
@@ -197,7 +201,7 @@ impl Prometheus {
             .append_pair("step", &step.to_string());
         let body = form.query().unwrap_or_default().as_bytes().to_vec();
         let named = |failure| match failure {
-            Failure::Away(message) => Failure::Away(message),
+            Failure::Away(_) | Failure::Closed(_) => failure,
             Failure::Refused(message) => Failure::Refused(format!("{what}: {message}")),
             Failure::TooMuch(message) => Failure::TooMuch(format!("{what}: {message}")),
         };

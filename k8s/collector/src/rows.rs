@@ -27,7 +27,7 @@ const FILE_ROWS: usize = 100_000;
 /// Tries of one file, with a pause between them that doubles, before the next turn.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
-/// The longest time between two turns while files cannot be written.
+/// Between two turns while files cannot be written; less where rows are written more often.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// The columns, in this order. `anomaly` is true where a fault is known, and else null: nobody knows that there was none.
@@ -96,11 +96,14 @@ impl Rows {
 
     /// Writes for ever.
     pub async fn write(&self) {
-        let mut pause = Duration::ZERO;
+        let mut written = true;
         loop {
-            tokio::time::sleep(pause).await;
-            let _ = tokio::time::timeout(self.every.saturating_sub(pause), self.full.notified()).await;
-            pause = if self.flush().await { Duration::ZERO } else { AGAIN.min(self.every) };
+            if written {
+                let _ = tokio::time::timeout(self.every, self.full.notified()).await;
+            } else {
+                tokio::time::sleep(AGAIN.min(self.every)).await;
+            }
+            written = self.flush().await;
         }
     }
 

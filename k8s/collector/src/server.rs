@@ -10,7 +10,7 @@ use crate::fleet::Row;
 use crate::labels::Label;
 
 const JSON: &str = "application/json";
-/// Between two tries of a request that was surely not answered by anybody.
+/// Before a server that restarts is asked once more.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 const VERSION: &str = "x-model-version";
 
@@ -114,12 +114,12 @@ impl Server {
         self.max_rows
     }
 
-    /// A server that restarts is asked once more.
+    /// Asks once more where nothing was done with the question: a server that is slow is not asked twice.
     async fn post(&self, what: &str, body: &impl Serialize) -> Result<Reply, Failure> {
         let body = serde_json::to_vec(body).expect("names and numbers");
         let path = format!("/models/{}/{what}", self.model);
         match self.post_once(&path, body.clone()).await {
-            Err(Failure::Away(_)) => {
+            Err(Failure::Closed(_)) => {
                 tokio::time::sleep(PAUSE).await;
                 self.post_once(&path, body).await
             }

@@ -38,8 +38,8 @@ pub struct Cli {
 pub enum Command {
     /// Asks Prometheus every minute, for ever
     ///
-    /// A start and an end of an outage read six hours back, so that nothing is kept on disk and nothing warms up. Each flag may be
-    /// an environment variable instead.
+    /// At the start the last hours are read, so that nothing is kept on disk and nothing warms up. Each flag may be an environment
+    /// variable instead.
     #[command(
         after_help = "Example:\n  collector run --prometheus http://prometheus:9090 --server http://anomaly-api --rows s3://metrics/rows"
     )]
@@ -75,7 +75,7 @@ pub struct Common {
     /// Time between two ticks, whole seconds; forecasts are judged where five minutes are a multiple of it
     #[arg(long, value_name = "TIME", env = "COLLECTOR_STEP", default_value = "1m", value_parser = humantime::parse_duration)]
     pub step: Duration,
-    /// Series that are known at once; more are refused and counted. Each takes about 12 KB
+    /// Series that are known at once; more are refused and counted. Each takes up to 24 KB
     #[arg(long, value_name = "SERIES", env = "COLLECTOR_MAX_SERIES", default_value_t = 10_000, value_parser = positive)]
     pub max_series: u64,
     /// Where feature rows are written as Parquet: a folder or s3://bucket/prefix; left out, nowhere
