@@ -126,6 +126,18 @@ def test_what_kustomize_makes_is_what_the_operator_takes() -> None:
         assert not [error.message for error in Draft202012Validator(schema).iter_errors(document)]
 
 
+@pytest.mark.skipif(not monitoring.SCHEMAS.exists(), reason="the schemas of the Prometheus Operator are not on this machine")
+@pytest.mark.parametrize("kind", ["prometheus", "alertmanager"])
+def test_the_values_of_the_stack_are_what_the_operator_takes(kind: str) -> None:
+    """Its chart writes them into these resources, but for a few keys of its own."""
+    values = yaml.safe_load((monitoring.ROOT / "k8s" / "prometheus" / "values.yaml").read_text())
+    spec = values[kind][f"{kind}Spec"]
+    schema = json.loads((monitoring.SCHEMAS / f"{kind}-monitoring.coreos.com-v1.json").read_text())
+    own = {"useExistingSecret", "storageSpec", *(key for key in spec if key.endswith("NilUsesHelmValues"))}
+    document = {"kind": kind.capitalize(), "spec": {key: value for key, value in spec.items() if key not in own}}
+    assert not [error.message for error in Draft202012Validator(schema).iter_errors(document)]
+
+
 def test_kustomize_writes_the_address_of_the_runbook() -> None:
     """The one place that names it is the kustomization."""
     done = monitoring.run("kubectl", "kustomize", monitoring.MONITORING)
