@@ -37,7 +37,7 @@ class Fleet:
         day = np.sin(2 * np.pi * np.arange(minutes) / 1440)
         base = random.uniform((8, 30, 5), (30, 60, 60), (len(SERIES), 3))
         noise = random.normal(0, 1, (minutes, len(SERIES), 3)) * (1.5, 0.3, 3)
-        self.values = np.maximum(base * (1 + day[:, None, None] * (0.1, 0.02, 0.1)) + noise, 0.1)
+        self.values = np.maximum(base * (1 + day[:, None, None] * (0.02, 0.02, 0.1)) + noise, 0.1)
         self.values[-55:-40, 0, 0] += 62  # CPU of cart
         self.values[-100:-60, 3, 1] += np.linspace(0, 30, 40)  # memory of ledger
         self.values[-60:-55, 3, 1] += 30
@@ -116,7 +116,11 @@ class Fleet:
             yield "collector_tick_duration_seconds_bucket", f'le="{le}"', ticks * share
         yield "collector_tick_duration_seconds_count", "", ticks
         yield "collector_tick_duration_seconds_sum", "", ticks * 0.03
-        yield "remediation_actions_total", 'action="evict",outcome="done"', float(at > self.times[-53]) + float(at > self.times[-45])
+        yield (
+            "remediation_actions_total",
+            'action="evict",outcome="done"',
+            float(at > self.times[-53]) + float(at > self.times[-45]),
+        )
         yield "remediation_actions_total", 'action="evict",outcome="cool_down"', float(at > self.times[-50])
         yield "collector_last_tick_timestamp_seconds", "", at // 60 * 60
         yield "collector_build_info", 'version="0"', 1.0

@@ -114,7 +114,9 @@ def metrics_of_onnxd() -> set[str]:
     """Names of all series that onnxd gives, by its document."""
     listed = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
     names = {name for name, kind in listed if kind in {"counter", "gauge"}}
-    return names | {f"{name}_{part}" for name, kind in listed if kind == "histogram" for part in ("bucket", "sum", "count")}
+    return names | {
+        f"{name}_{part}" for name, kind in listed if kind == "histogram" for part in ("bucket", "sum", "count")
+    }
 
 
 def known_metrics() -> set[str]:
@@ -141,14 +143,18 @@ def tool(name: str) -> str:
         AssertionError: It is not installed: says how to.
     """
     path = shutil.which(name)
-    assert path, f"{name} is missing: apt-get install prometheus prometheus-alertmanager (RUNLEVEL=1 keeps them stopped)"
+    assert path, (
+        f"{name} is missing: apt-get install prometheus prometheus-alertmanager (RUNLEVEL=1 keeps them stopped)"
+    )
     return path
 
 
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end, within a minute."""
     words = tuple(map(str, words))
-    return subprocess.run([tool(words[0]), *words[1:]], capture_output=True, text=True, cwd=cwd, timeout=PATIENCE, check=False)  # noqa: S603 - named by the tests
+    return subprocess.run(
+        [tool(words[0]), *words[1:]], capture_output=True, text=True, cwd=cwd, timeout=PATIENCE, check=False
+    )  # noqa: S603 - named by the tests
 
 
 def free_port() -> int:

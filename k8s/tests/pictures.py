@@ -64,7 +64,16 @@ def _stat(axes: Axes, panel: dict[str, Any], lines: list[Line]) -> None:
         size = 17 if len(shown) == 1 else 10
         text = line.name.replace(", ", "\n") if named else number(line.values[-1], unit)
         size = 8 if named else size
-        axes.text(x, y, text, ha="center", va="bottom" if not named else "center", size=size, color=_colour(panel, line.values[-1]), weight="bold")
+        axes.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="bottom" if not named else "center",
+            size=size,
+            color=_colour(panel, line.values[-1]),
+            weight="bold",
+        )
         if not named:
             axes.text(x, y, line.name, ha="center", va="top", size=6.5, color=INK)
 
@@ -78,8 +87,13 @@ def _table(axes: Axes, lines: list[Line]) -> None:
 def _timeline(axes: Axes, panel: dict[str, Any], lines: list[Line]) -> None:
     for i, line in enumerate(lines):
         ends = [*line.times[1:], line.times[-1] + 1]
-        for begin, end, value in zip(line.times, ends, line.values, strict=True):
-            axes.barh(i, (end - begin) / 86400, left=begin / 86400, height=0.8, color=_colour(panel, value), linewidth=0)
+        # One bar for as long as the value stays.
+        turns = [n for n, value in enumerate(line.values) if n == 0 or value != line.values[n - 1]]
+        for n, after in zip(turns, [*turns[1:], len(line.values)], strict=True):
+            begin, end = line.times[n], ends[after - 1]
+            axes.barh(
+                i, (end - begin) / 86400, left=begin / 86400, height=0.8, color=_colour(panel, line.values[n]), linewidth=0
+            )
     axes.set_yticks(range(len(lines)), [line.name for line in lines], size=6.5)
     axes.invert_yaxis()
 
@@ -102,7 +116,16 @@ def _series(axes: Axes, panel: dict[str, Any], lines: list[Line]) -> None:
     handles, names = handles[:NAMES], names[:NAMES]
     if more:
         handles.append(plt.Line2D([], [], linewidth=0))
-    legend = axes.legend(handles, names + more, fontsize=6, loc="upper left", frameon=True, borderpad=0.2, handlelength=1.2, labelspacing=0.2)
+    legend = axes.legend(
+        handles,
+        names + more,
+        fontsize=6,
+        loc="upper left",
+        frameon=True,
+        borderpad=0.2,
+        handlelength=1.2,
+        labelspacing=0.2,
+    )
     legend.get_frame().set(alpha=0.7, linewidth=0)
 
 
@@ -133,8 +156,17 @@ def draw(dashboard: dict[str, Any], found: dict[int, list[Line]], file: Path) ->
         flat = panel["type"] in {"stat", "table"}
         # Inches: the title above, the ticks left and below; a timeline's names need more room.
         left = 0.08 if flat else 1.25 if panel["type"] == "state-timeline" else 0.55
-        axes = figure.add_axes((x + left / width_in, top - h + (0.06 if flat else 0.3) / height_in, w - (left + 0.14) / width_in, h - (0.33 if flat else 0.6) / height_in))
-        figure.text(x + 0.1 / width_in, top - 0.13 / height_in, panel["title"], size=8, weight="bold", va="center", color=INK)
+        axes = figure.add_axes(
+            (
+                x + left / width_in,
+                top - h + (0.06 if flat else 0.3) / height_in,
+                w - (left + 0.14) / width_in,
+                h - (0.33 if flat else 0.6) / height_in,
+            )
+        )
+        figure.text(
+            x + 0.1 / width_in, top - 0.13 / height_in, panel["title"], size=8, weight="bold", va="center", color=INK
+        )
         lines = found[panel["id"]]
         axes.tick_params(labelsize=6.5, colors=INK)
         for side in axes.spines.values():

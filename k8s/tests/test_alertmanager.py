@@ -1,7 +1,7 @@
 """Alertmanager: its file, and what really arrives at Slack, PagerDuty and the operator.
 
 The receivers here take what theirs do: an incoming webhook of Slack, PagerDuty's Events API v2, the operator's webhook. Rules and
-routes are the real ones; only time is compressed: what should last a minute lasts a second.
+routes are the real ones; only time is compressed: what should last two minutes lasts a second.
 """
 
 import json
@@ -19,7 +19,7 @@ import requests
 import yaml
 
 FILE = monitoring.MONITORING / "alertmanager" / "alertmanager.yml"
-FASTER = 60
+FASTER = 120
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RECEIVERS = "/etc/alertmanager/secrets/alertmanager-receivers"
 TEMPLATES = "/etc/alertmanager/config/*.tmpl"
@@ -32,7 +32,7 @@ def seconds(duration: str) -> int:
 
 
 def shortened(duration: str) -> str:
-    """A sixtieth of a duration, a second at least."""
+    """A part of a duration, a second at least."""
     return f"{max(1, seconds(duration) // FASTER)}s"
 
 
@@ -71,7 +71,9 @@ def test_inhibitions_name_alerts_that_exist() -> None:
                 names = matcher.split("~")[-1].split("=")[-1].strip(' "').split("|")
                 for name in names:
                     prefix = name.removesuffix(".*")
-                    assert name == "InfoInhibitor" or any(a == name or a.startswith(prefix) and prefix != name for a in ours), name
+                    assert name == "InfoInhibitor" or any(
+                        a == name or a.startswith(prefix) and prefix != name for a in ours
+                    ), name
 
 
 def test_the_operator_is_told_again_within_its_memory() -> None:
@@ -103,7 +105,9 @@ def test_what_kustomize_makes_is_the_same_file() -> None:
 class Receivers:
     """What came to each of the three, in order: headers and JSON."""
 
-    messages: dict[str, list[tuple[dict[str, str], dict[str, Any]]]] = field(default_factory=lambda: {"slack": [], "pagerduty": [], "operator": []})
+    messages: dict[str, list[tuple[dict[str, str], dict[str, Any]]]] = field(
+        default_factory=lambda: {"slack": [], "pagerduty": [], "operator": []}
+    )
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, str]:
@@ -111,7 +115,11 @@ class Receivers:
         kind = request.path.strip("/").split("/")[0]
         with self.lock:
             self.messages[kind].append(({k.lower(): v for k, v in request.headers.items()}, json.loads(body)))
-        return {"slack": (200, "ok"), "pagerduty": (202, '{"status":"success","dedup_key":"x"}'), "operator": (202, "")}[kind]
+        return {
+            "slack": (200, "ok"),
+            "pagerduty": (202, '{"status":"success","dedup_key":"x"}'),
+            "operator": (202, ""),
+        }[kind]
 
     def bodies(self, kind: str) -> list[dict[str, Any]]:
         """What came to one of them."""
@@ -144,7 +152,9 @@ class World:
 
     def page(self, *_: object) -> tuple[int, str]:
         """The exporter's page: `NOW` stands for the time."""
-        return 200, "".join(f"{series} {time.time() if value < 0 else value}\n" for series, value in self.values.items())
+        return 200, "".join(
+            f"{series} {time.time() if value < 0 else value}\n" for series, value in self.values.items()
+        )
 
     def has(self, query: str) -> bool:
         """Whether a query gives something now."""
@@ -207,7 +217,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         address = f"127.0.0.1:{monitoring.free_port()}"
         words = [f"--config.file={folder / 'alertmanager.yml'}", f"--web.listen-address={address}"]
         words += ["--cluster.listen-address=", f"--storage.path={folder / 'alertmanager'}"]
-        scrape = {"job_name": "anomaly-api", "static_configs": [{"targets": [exporter.removeprefix("http://")], "labels": {"namespace": "ml"}}]}
+        scrape = {
+            "job_name": "anomaly-api",
+            "static_configs": [{"targets": [exporter.removeprefix("http://")], "labels": {"namespace": "ml"}}],
+        }
         settings = {
             "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},
             "rule_files": [str(folder / "rules" / "*.yaml")],
@@ -215,8 +228,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "scrape_configs": [scrape],
         }
         alertmanager = monitoring.tool("prometheus-alertmanager")
-        with monitoring.process(alertmanager, *words, log=folder / "alertmanager.log"), monitoring.prometheus(folder, settings) as url:
-            monitoring.wait_for("Alertmanager is ready", lambda: requests.get(f"http://{address}/-/ready", timeout=5).ok)
+        with (
+            monitoring.process(alertmanager, *words, log=folder / "alertmanager.log"),
+            monitoring.prometheus(folder, settings) as url,
+        ):
+            monitoring.wait_for(
+                "Alertmanager is ready", lambda: requests.get(f"http://{address}/-/ready", timeout=5).ok
+            )
             world.prometheus = url
             yield world
 
@@ -234,7 +252,10 @@ def receivers(world: World) -> Receivers:
     world.values['onnxd_verdict{model="anomaly",role="challenger",state="promote"}'] = 1
     world.values[GOOD] += 1000
     world.values[BAD] += 250
-    monitoring.wait_for("the operator knows both", lambda: receivers.told("firing", "shop/cart-1") and receivers.told("firing", "node-1"))
+    monitoring.wait_for(
+        "the operator knows both",
+        lambda: receivers.told("firing", "shop/cart-1") and receivers.told("firing", "node-1"),
+    )
     monitoring.wait_for("a page for the errors", lambda: receivers.pages("trigger", "HighErrorRate"))
     monitoring.wait_for("a page for the anomaly", lambda: receivers.pages("trigger", "shop/cart-1"))
     monitoring.wait_for("Slack has the anomaly", lambda: receivers.slack("shop/cart-1"))
@@ -249,9 +270,14 @@ def receivers(world: World) -> Receivers:
 
     world.values |= {key: value for key, value in HEALTHY.items() if key not in (GOOD, BAD)}
     world.values[GOOD] += 1e6
-    monitoring.wait_for("the operator hears the end", lambda: receivers.told("resolved", "shop/cart-1") and receivers.told("resolved", "node-1"))
+    monitoring.wait_for(
+        "the operator hears the end",
+        lambda: receivers.told("resolved", "shop/cart-1") and receivers.told("resolved", "node-1"),
+    )
     for words in ("HighErrorRate", "shop/cart-1", "NoServerReady"):
-        monitoring.wait_for(f"PagerDuty hears the end of {words}", lambda words=words: receivers.pages("resolve", words))
+        monitoring.wait_for(
+            f"PagerDuty hears the end of {words}", lambda words=words: receivers.pages("resolve", words)
+        )
     for words in ("HighErrorRate", "AnomalyDetected", "NoServerReady", "VerdictWaits"):
         monitoring.wait_for(f"Slack hears the end of {words}", lambda words=words: receivers.slack("[resolved]", words))
     monitoring.wait_for("quiet", lambda: world.firing() == {"Watchdog"})
@@ -303,8 +329,19 @@ def test_the_operator_gets_what_it_can_act_on(receivers: Receivers) -> None:
         assert headers["authorization"] == "Bearer operators-token"
         assert body["version"] == "4"
     pod = receivers.told("firing", "shop/cart-1")[0]
-    labels = {"alertname": "AnomalyDetected", "namespace": "shop", "pod": "cart-1", "series": "shop/cart-1", "severity": "warning"}
+    labels = {
+        "alertname": "AnomalyDetected",
+        "namespace": "shop",
+        "pod": "cart-1",
+        "series": "shop/cart-1",
+        "severity": "warning",
+    }
     assert pod["labels"] == labels
     node = receivers.told("resolved", "node-1")[0]
-    assert node["labels"] == {"alertname": "AnomalyDetected", "node": "node-1", "series": "node-1", "severity": "warning"}
+    assert node["labels"] == {
+        "alertname": "AnomalyDetected",
+        "node": "node-1",
+        "series": "node-1",
+        "severity": "warning",
+    }
     assert node["startsAt"] < node["endsAt"]

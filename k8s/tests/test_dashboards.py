@@ -31,6 +31,8 @@ QUERIES = [
     for panel in dashboard["panels"]
     for target in panel.get("targets", [])
 ]
+LOAD = 14
+"""Scrapes of Locust, one a second, until there is enough to see."""
 TICKS_ASIDE = 60
 """Minutes of the fleet that are sent beside Locust's load, so that they show."""
 
@@ -61,7 +63,11 @@ class Stage:
         assert "$" not in expression, expression
         now = panel["type"] in {"stat", "table"}
         begin = self.ended - 60 * fleet.SHOWN if long else self.began
-        form = {"query": expression, "time": self.ended} if now else {"query": expression, "start": begin, "end": self.ended, "step": 60 if long else 1}
+        form = (
+            {"query": expression, "time": self.ended}
+            if now
+            else {"query": expression, "start": begin, "end": self.ended, "step": 60 if long else 1}
+        )
         answer = requests.post(f"{self.url}/api/v1/{'query' if now else 'query_range'}", data=form, timeout=30).json()
         assert answer["status"] == "success", (expression, answer)
         lines = []
@@ -86,16 +92,22 @@ def legend(target: dict[str, Any], labels: dict[str, str]) -> str:
 def load(http: str, rest: Iterator[list[dict[str, Any]]], done: Any) -> None:  # noqa: ANN401 - asked until it is true
     """Single rows, batches, wrong rows and labels, beside Locust, until `done`."""
     session, chance = requests.Session(), random.Random(7)  # noqa: S311 - load, not secrets
+
+    def post(path: str, body: object, status: int = 200) -> None:
+        answer = session.post(f"{http}{path}", json=body, timeout=10)
+        assert answer.status_code == status, answer.text
+
+    tensor = {"name": "features", "shape": [1, 5], "datatype": "FP32", "data": [1, 1, 1, 20, 5]}
     while not done():
-        row = {"cpu_zscore": chance.uniform(-2, 14), "memory_zscore": chance.uniform(-2, 8), "disk_io_zscore": chance.uniform(-2, 8)}
-        session.post(f"{http}/predict", json=row, timeout=10)
-        session.post(f"{http}/predict", json=[{**row, "cpu_zscore": chance.uniform(-2, 14)} for _ in range(chance.randint(2, 64))], timeout=10)
-        session.post(f"{http}/v2/models/anomaly/infer", json={"inputs": [{"name": "features", "shape": [1, 5], "datatype": "FP32", "data": [1, 1, 1, 20, 5]}]}, timeout=10)
-        session.post(f"{http}/predict", json={"cpu_zscore": "high"}, timeout=10)
+        row = {f"{channel}_zscore": chance.uniform(-2, 12) for channel in fleet.CHANNELS}
+        post("/predict", row)
+        post("/predict", [{**row, "cpu_zscore": chance.uniform(-2, 14)} for _ in range(chance.randint(2, 64))])
+        post("/v2/models/anomaly/infer", {"inputs": [tensor]})
+        post("/predict", {"cpu_zscore": "high"}, 422)
         if rows := next(rest, None):
-            session.post(f"{http}/predict", json=rows, timeout=10)
-            labels = [{"series": row["series"], "ts": row["ts"], "anomaly": row["cpu_zscore"] > 10, "source": "human"} for row in rows]
-            session.post(f"{http}/feedback", json=[*labels, {**labels[0], "series": "nobody/knows"}], timeout=10)
+            post("/predict", rows)
+            of = [{"series": one["series"], "ts": one["ts"], "anomaly": one["cpu_zscore"] > 10} for one in rows]
+            post("/feedback", [{**one, "source": "human"} for one in (*of, {**of[0], "series": "nobody/knows"})], 202)
         time.sleep(0.05)
 
 
@@ -108,7 +120,19 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     shutil.copytree(monitoring.ROOT / "models", folder / "models")
     people = fleet.Fleet()
     ports = folder / "ports.json"
-    words = [BINARY, "serve", folder / "models", "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--grpc", "off", "--ports-file", ports]
+    words = [
+        BINARY,
+        "serve",
+        folder / "models",
+        "--http",
+        "127.0.0.1:0",
+        "--ops",
+        "127.0.0.1:0",
+        "--grpc",
+        "off",
+        "--ports-file",
+        ports,
+    ]
     words += ["--state", "off", "--event-time", "--verdict-interval", "1s", "--shadow-cpu", "1"]
     exporter = monitoring.serving(lambda *_: (200, people.page()))
     with monitoring.process(*words, log=folder / "onnxd.log"):
@@ -121,7 +145,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         with exporter as told:
             target = told.removeprefix("http://")
             (folder / "history.txt").write_text(people.history(f'job="fleet",instance="{target}"'))
-            done = monitoring.run("promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "history.txt", folder / "data")
+            done = monitoring.run(
+                "promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "history.txt", folder / "data"
+            )
             assert done.returncode == 0, done.stdout + done.stderr
             monitoring.write_rules(folder / "rules")
             port = monitoring.free_port()
@@ -135,7 +161,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                 "rule_files": [str(folder / "rules" / "*.yaml")],
                 "scrape_configs": scrapes,
             }
-            locust = [sys.executable, "-m", "locust", "--locustfile", monitoring.ROOT / "benches" / "locust" / "locustfile.py"]
+            locust = [
+                sys.executable,
+                "-m",
+                "locust",
+                "--locustfile",
+                monitoring.ROOT / "benches" / "locust" / "locustfile.py",
+            ]
             locust += ["--host", http, "--metrics-port", port, "--headless", "--users", 20, "--spawn-rate", 20]
             locust += ["--burst-after", 5, "--burst-seconds", 6, "--run-time", "60s"]
             with monitoring.prometheus(folder, settings) as url, monitoring.process(*locust, log=folder / "locust.log"):
@@ -144,9 +176,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                 def enough() -> bool:
                     query = {"query": 'count_over_time(locust_users{kind="OrdinaryPod"}[1m])'}
                     found = requests.get(f"{url}/api/v1/query", params=query, timeout=5).json()["data"]["result"]
-                    return bool(found) and float(found[0]["value"][1]) > 20  # noqa: PLR2004 - seconds of load
+                    return bool(found) and float(found[0]["value"][1]) > LOAD
 
-                more = iter([[{**row, "ts": row["ts"] + 60 * len(rows)} for row in tick] for tick in rows[:TICKS_ASIDE]])
+                more = iter(
+                    [[{**row, "ts": row["ts"] + 60 * len(rows)} for row in tick] for tick in rows[:TICKS_ASIDE]]
+                )
                 load(http, more, lambda: time.time() > began + monitoring.PATIENCE or enough())
                 assert enough(), (folder / "locust.log").read_text()
                 yield Stage(url, began, time.time(), ops)
@@ -165,7 +199,9 @@ def test_every_query_gives_something(stage: Stage, query: tuple[str, dict[str, A
 @pytest.mark.parametrize("name", monitoring.dashboards())
 def test_every_dashboard_can_be_drawn(stage: Stage, name: str, tmp_path: Path) -> None:
     dashboard = monitoring.dashboards()[name]
-    found = {p["id"]: [line for t in p.get("targets", []) for line in stage.ask(name, p, t)] for p in dashboard["panels"]}
+    found = {
+        p["id"]: [line for t in p.get("targets", []) for line in stage.ask(name, p, t)] for p in dashboard["panels"]
+    }
     folder = Path(os.environ.get("DASHBOARD_PICTURES", tmp_path))
     pictures.draw(dashboard, found, folder / f"{name}.png")
     assert (folder / f"{name}.png").stat().st_size > 50_000  # noqa: PLR2004 - an empty one has less
@@ -187,7 +223,11 @@ def test_dashboards_are_as_grafana_wants_them(name: str) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in panels:
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]  # noqa: PLR2004 - columns
         taken |= cells
         if panel["type"] != "row":

@@ -76,7 +76,9 @@ def test_the_runbook_tells_of_no_alert_that_is_not_there() -> None:
     assert len(told) == len(set(told))
 
 
-@pytest.mark.parametrize("rule", [*monitoring.alerts(), *monitoring.recordings()], ids=lambda rule: rule.get("alert") or rule["record"])
+@pytest.mark.parametrize(
+    "rule", [*monitoring.alerts(), *monitoring.recordings()], ids=lambda rule: rule.get("alert") or rule["record"]
+)
 def test_rules_name_metrics_that_exist(rule: dict[str, Any]) -> None:
     assert monitoring.metrics_in(rule["expr"]) - monitoring.known_metrics() == set()
 
@@ -114,7 +116,9 @@ def test_channels_are_asked_for_as_training_and_collector_ask() -> None:
             assert recorded[record].replace(", node!", ",node!") == " or ".join(asked)
 
 
-@pytest.mark.skipif(not monitoring.SCHEMAS.exists(), reason="the schemas of the Prometheus Operator are not on this machine")
+@pytest.mark.skipif(
+    not monitoring.SCHEMAS.exists(), reason="the schemas of the Prometheus Operator are not on this machine"
+)
 def test_what_kustomize_makes_is_what_the_operator_takes() -> None:
     done = monitoring.run("kubectl", "kustomize", monitoring.MONITORING)
     assert done.returncode == 0, done.stderr
@@ -126,7 +130,9 @@ def test_what_kustomize_makes_is_what_the_operator_takes() -> None:
         assert not [error.message for error in Draft202012Validator(schema).iter_errors(document)]
 
 
-@pytest.mark.skipif(not monitoring.SCHEMAS.exists(), reason="the schemas of the Prometheus Operator are not on this machine")
+@pytest.mark.skipif(
+    not monitoring.SCHEMAS.exists(), reason="the schemas of the Prometheus Operator are not on this machine"
+)
 @pytest.mark.parametrize("kind", ["prometheus", "alertmanager"])
 def test_the_values_of_the_stack_are_what_the_operator_takes(kind: str) -> None:
     """Its chart writes them into these resources, but for a few keys of its own."""
