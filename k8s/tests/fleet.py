@@ -1,4 +1,4 @@
-"""Six made-up pods and nodes over a day, what a collector and an operator would tell of them, and their rows for a server."""
+"""Six made-up pods and nodes over a day: what a collector and an operator would tell of them, and rows for a server."""
 
 import time
 from collections.abc import Iterator
@@ -31,6 +31,7 @@ class Fleet:
     """
 
     def __init__(self) -> None:
+        """Makes them, always alike, up to this minute."""
         random = np.random.default_rng(7)
         minutes = HOURS * 60
         self.times = int(time.time()) // 60 * 60 - 60 * np.arange(minutes)[::-1]
@@ -42,7 +43,7 @@ class Fleet:
         self.values[-100:-60, 3, 1] += np.linspace(0, 30, 40)  # memory of ledger
         self.values[-60:-55, 3, 1] += 30
         self.values[-30:-20, 4, 2] += 400  # disk of report
-        # What lasts for some minutes, so that there is something to foresee, and short peaks on which models may differ.
+        # What lasts for some minutes, to be foreseen, and short peaks on which models may differ.
         drift = random.normal(0, 2, (minutes, len(SERIES)))
         for t in range(1, minutes):
             drift[t] += 0.5 * drift[t - 1]

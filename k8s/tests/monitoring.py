@@ -152,9 +152,9 @@ def tool(name: str) -> str:
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end, within a minute."""
     words = tuple(map(str, words))
-    return subprocess.run(
+    return subprocess.run(  # noqa: S603 - named by the tests
         [tool(words[0]), *words[1:]], capture_output=True, text=True, cwd=cwd, timeout=PATIENCE, check=False
-    )  # noqa: S603 - named by the tests
+    )
 
 
 def free_port() -> int:
@@ -215,7 +215,7 @@ def serving(answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, str]]) 
     """A server on a free port; `answer` gets the request and its body, and gives status and text. Gives its URL."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             status, text = answer(self, body)
             self.send_response(status)

@@ -1,4 +1,4 @@
-"""Draws dashboards from what their panels' queries gave. Not Grafana: the same queries, titles and places, in matplotlib."""
+"""Draws dashboards from what their panels' queries gave. Not Grafana: the same queries and places, in matplotlib."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ def number(value: float, unit: str) -> str:
             if abs(value) >= size:
                 return f"{value / size:.3g} {name}"
         return f"{value * 1e6:.3g} µs"
-    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}"  # noqa: PLR2004 - five digits want commas
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _steps(panel: dict[str, Any]) -> list[tuple[float, str]]:
@@ -57,7 +57,7 @@ def _stat(axes: Axes, panel: dict[str, Any], lines: list[Line]) -> None:
     axes.set_axis_off()
     named = panel.get("options", {}).get("textMode") == "name"
     shown = lines[:8]
-    columns = 1 if len(shown) < 5 else 2  # noqa: PLR2004 - lines that fit
+    columns = 1 if len(shown) < 5 else 2
     height = 1 / -(-len(shown) // columns)
     for i, line in enumerate(shown):
         x, y = (i % columns + 0.5) / columns, 1 - height * (i // columns + 0.5)
@@ -92,7 +92,12 @@ def _timeline(axes: Axes, panel: dict[str, Any], lines: list[Line]) -> None:
         for n, after in zip(turns, [*turns[1:], len(line.values)], strict=True):
             begin, end = line.times[n], ends[after - 1]
             axes.barh(
-                i, (end - begin) / 86400, left=begin / 86400, height=0.8, color=_colour(panel, line.values[n]), linewidth=0
+                i,
+                (end - begin) / 86400,
+                left=begin / 86400,
+                height=0.8,
+                color=_colour(panel, line.values[n]),
+                linewidth=0,
             )
     axes.set_yticks(range(len(lines)), [line.name for line in lines], size=6.5)
     axes.invert_yaxis()
@@ -143,8 +148,8 @@ def draw(dashboard: dict[str, Any], found: dict[int, list[Line]], file: Path) ->
     height_in = height * row_in + top_in
     figure = plt.figure(figsize=(width_in, height_in), facecolor=PAPER, dpi=90)
     figure.text(0.012, 1 - 0.2 / height_in, dashboard["title"], size=14, weight="bold", color=INK, va="center")
-    note = "Drawn with matplotlib from the panels' own queries against a real Prometheus (k8s/tests/pictures.py); Grafana draws it otherwise."
-    figure.text(0.012, 1 - 0.43 / height_in, note, size=7.5, color="#6a737d", va="center")
+    note = "Drawn from the panels' own queries to a real Prometheus (k8s/tests/pictures.py): not by Grafana."
+    figure.text(0.012, 1 - 0.43 / height_in, note, size=7.5, color="gray", va="center")
     for panel in panels:
         place = panel["gridPos"]
         x, w = place["x"] / 24, place["w"] / 24
@@ -178,7 +183,7 @@ def draw(dashboard: dict[str, Any], found: dict[int, list[Line]], file: Path) ->
         else:
             (_timeline if panel["type"] == "state-timeline" else _series)(axes, panel, lines)
             times = [t for line in lines for t in (line.times[0], line.times[-1])]
-            long = max(times) - min(times) > 600  # noqa: PLR2004 - seconds
+            long = max(times) - min(times) > 600
             axes.xaxis.set_major_locator(mdates.AutoDateLocator(maxticks=5))
             axes.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M" if long else "%H:%M:%S"))
     figure.savefig(file, facecolor=PAPER)

@@ -1,7 +1,7 @@
 """Alertmanager: its file, and what really arrives at Slack, PagerDuty and the operator.
 
-The receivers here take what theirs do: an incoming webhook of Slack, PagerDuty's Events API v2, the operator's webhook. Rules and
-routes are the real ones; only time is compressed: what should last two minutes lasts a second.
+The receivers here take what theirs do: an incoming webhook of Slack, PagerDuty's Events API v2, the operator's webhook.
+Rules and routes are the real ones; only time is compressed: what should last a minute lasts a second.
 """
 
 import json
@@ -13,13 +13,14 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-import monitoring
 import pytest
 import requests
 import yaml
 
+import monitoring
+
 FILE = monitoring.MONITORING / "alertmanager" / "alertmanager.yml"
-FASTER = 120
+FASTER = 60
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RECEIVERS = "/etc/alertmanager/secrets/alertmanager-receivers"
 TEMPLATES = "/etc/alertmanager/config/*.tmpl"
@@ -72,7 +73,7 @@ def test_inhibitions_name_alerts_that_exist() -> None:
                 for name in names:
                     prefix = name.removesuffix(".*")
                     assert name == "InfoInhibitor" or any(
-                        a == name or a.startswith(prefix) and prefix != name for a in ours
+                        a == name or (a.startswith(prefix) and prefix != name) for a in ours
                     ), name
 
 
@@ -90,7 +91,7 @@ def test_no_secret_stands_in_the_file() -> None:
 
 
 def test_what_kustomize_makes_is_the_same_file() -> None:
-    """The Secret that the stack's values name holds this file and the templates, under the names that are looked for."""
+    """The Secret that the stack's values name holds this file and the templates, by the right names."""
     done = monitoring.run("kubectl", "kustomize", monitoring.MONITORING)
     (secret,) = [d for d in yaml.safe_load_all(done.stdout) if d["kind"] == "Secret"]
     values = yaml.safe_load((monitoring.ROOT / "k8s" / "prometheus" / "values.yaml").read_text())
@@ -173,7 +174,7 @@ HEALTHY = {
     "onnxd_source_read_timestamp_seconds": NOW,
     'onnxd_http_requests_total{route="/predict",method="POST",code="200"}': 1e6,
     'onnxd_http_requests_total{route="/predict",method="POST",code="500"}': 0,
-    'onnxd_verdict{model="anomaly",role="challenger",state="promote"}': 0,
+    'onnxd_verdict{model="anomaly",role="challenger",state="reject"}': 0,
     'anomaly_detected{series="shop/cart-1"}': 0,
     'anomaly_detected{series="node-1"}': 0,
     'anomaly_score{series="shop/cart-1"}': 0.97,
@@ -197,7 +198,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     def faster(group: dict[str, Any]) -> None:
         group.pop("interval", None)
         for rule in group["rules"]:
-            if "for" in rule:
+            # Burn rates and HighErrorRate, which keeps them back, would race here; really, minutes lie between them.
+            if "for" in rule and "BudgetBurns" not in rule.get("alert", ""):
                 rule["for"] = shortened(rule["for"])
 
     monitoring.write_rules(folder / "rules", faster)
@@ -249,7 +251,7 @@ def receivers(world: World) -> Receivers:
 
     world.values['anomaly_detected{series="shop/cart-1"}'] = 1
     world.values['anomaly_detected{series="node-1"}'] = 1
-    world.values['onnxd_verdict{model="anomaly",role="challenger",state="promote"}'] = 1
+    world.values['onnxd_verdict{model="anomaly",role="challenger",state="reject"}'] = 1
     world.values[GOOD] += 1000
     world.values[BAD] += 250
     monitoring.wait_for(
@@ -260,7 +262,7 @@ def receivers(world: World) -> Receivers:
     monitoring.wait_for("a page for the anomaly", lambda: receivers.pages("trigger", "shop/cart-1"))
     monitoring.wait_for("Slack has the anomaly", lambda: receivers.slack("shop/cart-1"))
     monitoring.wait_for("Slack has the errors", lambda: receivers.slack("HighErrorRate"))
-    monitoring.wait_for("Slack has the verdict", lambda: receivers.slack("VerdictWaits"))
+    monitoring.wait_for("Slack has the verdict", lambda: receivers.slack("ChallengerRejected"))
     monitoring.wait_for("the operator is told again", lambda: len(receivers.told("firing", "shop/cart-1")) > 1)
 
     # What an outage hides: this one fires in Prometheus and is not sent.
@@ -278,7 +280,7 @@ def receivers(world: World) -> Receivers:
         monitoring.wait_for(
             f"PagerDuty hears the end of {words}", lambda words=words: receivers.pages("resolve", words)
         )
-    for words in ("HighErrorRate", "AnomalyDetected", "NoServerReady", "VerdictWaits"):
+    for words in ("HighErrorRate", "AnomalyDetected", "NoServerReady", "ChallengerRejected"):
         monitoring.wait_for(f"Slack hears the end of {words}", lambda words=words: receivers.slack("[resolved]", words))
     monitoring.wait_for("quiet", lambda: world.firing() == {"Watchdog"})
     return receivers
@@ -286,7 +288,7 @@ def receivers(world: World) -> Receivers:
 
 def test_alerts_reach_whom_they_should_and_nobody_else(receivers: Receivers) -> None:
     slack = {one["title"].split("] ")[1].split(":")[0].split(" ")[0] for one in receivers.slack()}
-    assert slack == {"AnomalyDetected", "HighErrorRate", "NoServerReady", "VerdictWaits"}
+    assert slack == {"AnomalyDetected", "HighErrorRate", "NoServerReady", "ChallengerRejected"}
     paged = {body["payload"]["class"] for body in receivers.bodies("pagerduty")}
     assert paged == {"AnomalyDetected", "HighErrorRate", "NoServerReady"}
     told = {alert["labels"]["alertname"] for body in receivers.bodies("operator") for alert in body["alerts"]}

@@ -1,6 +1,6 @@
 """Dashboards: each query of each panel, against a real Prometheus that scrapes a real onnxd under real load.
 
-Until now collector and operator are stood in for by `fleet.Fleet`. DASHBOARD_PICTURES=docs/dashboards writes the pictures there.
+`fleet.Fleet` stands in for collector and operator. DASHBOARD_PICTURES=docs/dashboards writes the pictures there.
 """
 
 import os
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fleet
-import monitoring
-import pictures
 import pytest
 import requests
 import yaml
+
+import fleet
+import monitoring
+import pictures
 
 BINARY = Path(os.environ.get("ONNXD_BINARY", monitoring.ROOT / "target" / "debug" / "onnxd"))
 GRAFANA = monitoring.ROOT / "k8s" / "grafana"
@@ -171,18 +172,20 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             locust += ["--host", http, "--metrics-port", port, "--headless", "--users", 20, "--spawn-rate", 20]
             locust += ["--burst-after", 5, "--burst-seconds", 6, "--run-time", "60s"]
             with monitoring.prometheus(folder, settings) as url, monitoring.process(*locust, log=folder / "locust.log"):
-                began = time.time()
 
-                def enough() -> bool:
-                    query = {"query": 'count_over_time(locust_users{kind="OrdinaryPod"}[1m])'}
+                def scrapes_of(series: str) -> float:
+                    query = {"query": f"sum(count_over_time({series}[1m]))"}
                     found = requests.get(f"{url}/api/v1/query", params=query, timeout=5).json()["data"]["result"]
-                    return bool(found) and float(found[0]["value"][1]) > LOAD
+                    return float(found[0]["value"][1]) if found else 0
 
+                monitoring.wait_for("Prometheus has the server", lambda: scrapes_of("onnxd_ready"))
+                began, users = time.time(), 'locust_users{kind="OrdinaryPod"}'
+                end = began + monitoring.PATIENCE
                 more = iter(
                     [[{**row, "ts": row["ts"] + 60 * len(rows)} for row in tick] for tick in rows[:TICKS_ASIDE]]
                 )
-                load(http, more, lambda: time.time() > began + monitoring.PATIENCE or enough())
-                assert enough(), (folder / "locust.log").read_text()
+                load(http, more, lambda: time.time() > end or scrapes_of(users) > LOAD)
+                assert scrapes_of(users) > LOAD, (folder / "locust.log").read_text()
                 yield Stage(url, began, time.time(), ops)
 
 
@@ -204,7 +207,7 @@ def test_every_dashboard_can_be_drawn(stage: Stage, name: str, tmp_path: Path) -
     }
     folder = Path(os.environ.get("DASHBOARD_PICTURES", tmp_path))
     pictures.draw(dashboard, found, folder / f"{name}.png")
-    assert (folder / f"{name}.png").stat().st_size > 50_000  # noqa: PLR2004 - an empty one has less
+    assert (folder / f"{name}.png").stat().st_size > 50_000
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=identity)
@@ -215,7 +218,7 @@ def test_queries_name_metrics_that_exist(query: tuple[str, dict[str, Any], dict[
 
 @pytest.mark.parametrize("name", monitoring.dashboards())
 def test_dashboards_are_as_grafana_wants_them(name: str) -> None:
-    """Ids are unique, panels do not lie over each other, all have a unit and say what they show, variables are there."""
+    """Ids are unique, panels do not lie over each other, all have a unit and a description, variables are there."""
     dashboard = monitoring.dashboards()[name]
     assert dashboard["uid"] == f"onnxd-{name}"
     panels = dashboard["panels"]
@@ -228,10 +231,13 @@ def test_dashboards_are_as_grafana_wants_them(name: str) -> None:
             for x in range(place["x"], place["x"] + place["w"])
             for y in range(place["y"], place["y"] + place["h"])
         }
-        assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]  # noqa: PLR2004 - columns
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
         taken |= cells
         if panel["type"] != "row":
-            assert panel["description"] and panel["targets"] and panel["fieldConfig"]["defaults"]["unit"]
+            assert panel["description"]
+            assert panel["targets"]
+            assert panel["fieldConfig"]["defaults"]["unit"]
             assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
             assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
     variables = {variable["name"] for variable in dashboard["templating"]["list"]} | {"__rate_interval", "__range"}

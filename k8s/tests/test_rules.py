@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import monitoring
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+
+import monitoring
 
 RUNBOOK = monitoring.ROOT / "docs" / "operations.md"
 ALWAYS = {"Watchdog"}
@@ -85,7 +86,7 @@ def test_rules_name_metrics_that_exist(rule: dict[str, Any]) -> None:
 
 def test_the_metrics_of_an_expression_are_found() -> None:
     """The tests above rest on it."""
-    text = 'sum by (a) (rate(x_total{b="c{d"}[5m] offset 1h)) / on (job) group_left () y:z > 0.5 or -vector(1) unless on (i) w'
+    text = 'sum by (a) (rate(x_total{b="c{d"}[5m] offset 1h)) / on (job) group_left () y:z > 0.5 or -vector(1) unless on (i) w'  # noqa: E501 - one line
     assert monitoring.metrics_in(text) == {"x_total", "y:z", "w"}
 
 
@@ -149,7 +150,8 @@ def test_kustomize_writes_the_address_of_the_runbook() -> None:
     done = monitoring.run("kubectl", "kustomize", monitoring.MONITORING)
     documents = list(yaml.safe_load_all(done.stdout))
     (runbook,) = [d["data"]["url"] for d in documents if d["kind"] == "ConfigMap"]
-    assert runbook.startswith("https://") and runbook.endswith("/docs/operations.md")
+    assert runbook.startswith("https://")
+    assert runbook.endswith("/docs/operations.md")
     groups = [group for d in documents if d["kind"] == "PrometheusRule" for group in d["spec"]["groups"]]
     links = {r["alert"]: r["annotations"]["runbook_url"] for g in groups for r in g["rules"] if "alert" in r}
     assert links == {alert["alert"]: f"{runbook}#{alert['alert'].lower()}" for alert in monitoring.alerts()}
