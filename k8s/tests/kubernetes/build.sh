@@ -31,6 +31,12 @@ chmod -R u+x "$GOROOT/bin" "$GOROOT/pkg/tool"
 export PATH=$GOROOT/bin:$PATH
 cd "$source"
 
+# reflect2 1.0.1 knows the map iterators of Go before 1.18 and would write beyond them: what its version 1.0.2 changed.
+sed --in-place 's/m unsafe.Pointer) \*hiter$/m unsafe.Pointer, it *hiter)/; s,// rest fields are ignored,rest [10]unsafe.Pointer,' \
+    vendor/github.com/modern-go/reflect2/unsafe_link.go
+sed --in-place 's/^\treturn &UnsafeMapIterator{/\tvar it hiter\n\tmapiterinit(type2.rtype, *(*unsafe.Pointer)(obj), \&it)\n&/; s/mapiterinit(.*(obj)),$/\&it,/' \
+    vendor/github.com/modern-go/reflect2/unsafe_map.go
+
 # The description of all types, which the archive lacks because it is generated.
 marked=$(grep --recursive --files-with-matches --include='*.go' '^// +k8s:openapi-gen=' pkg plugin vendor/k8s.io/*/ |
     grep --invert-match --extended-regexp '_test\.go|code-generator|sample-apiserver|/_examples/' | xargs -n1 dirname | sort -u |

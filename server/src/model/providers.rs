@@ -86,7 +86,8 @@ impl Provider {
         match self {
             // Every session has it, as the last.
             Self::Cpu => Ok(()),
-            Self::Cuda => ep::CUDA::default().register(builder),
+            // ONNX Runtime would round to TF32, 10 bits of float32's 23: a row's answer would depend on how many run with it.
+            Self::Cuda => ep::CUDA::default().with_tf32(false).register(builder),
             Self::TensorRt => ep::TensorRT::default().register(builder),
             Self::OpenVino => ep::OpenVINO::default().register(builder),
             Self::MiGraphX => ep::MIGraphX::default().register(builder),
