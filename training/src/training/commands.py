@@ -24,6 +24,7 @@ from training.pipeline import compare, decide, gating, learn, release
 from training.pipeline.settings import Settings
 from training.pipeline.work import Run, latest
 from training.report import metrics
+from training.told import Told
 from training.train import save, train
 
 DATA = ROOT.parent / "shared" / "data"
@@ -32,8 +33,6 @@ DATA_SET = "nezha"
 LOCAL_SOURCE = "synthetic:?days=11&pods=8&seed=2&drift_day=4&drift=persistence&kinds=cpu_stress&weekend=1"
 """Load lasts longer from the fourth day on: `local` tells the story."""
 FAILED = 1
-
-Told = Callable[[str], None]
 
 
 def plain(error: Exception) -> str:

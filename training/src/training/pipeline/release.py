@@ -11,10 +11,10 @@ from training import onnxd
 from training.errors import PipelineError
 from training.manifest import to_bytes
 from training.pipeline import repository
-from training.pipeline.learn import Told
 from training.pipeline.settings import Settings
 from training.pipeline.work import Run, once, tracking_of
 from training.storage import Storage
+from training.told import Told, nobody
 from training.tracking import roles_of
 
 BY = "training"
@@ -22,7 +22,7 @@ BY = "training"
 
 
 @once
-def register(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def register(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Makes the candidate a version of MLflow's registry, under a number that the repository has not taken.
 
     Returns:
@@ -67,7 +67,7 @@ def _versions(settings: Settings) -> dict[str, tuple[str, str]]:
 
 
 @once
-def push(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def push(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Puts the registered version into the repository as the challenger, by `onnxd push`, under MLflow's number.
 
     Returns:
@@ -97,7 +97,7 @@ def push_file(settings: Settings, file: Path, version: str, role: str, reason: s
     return {**found, "aliases": reconcile(settings)}
 
 
-def push_from(settings: Settings, uri: str, told: Told = lambda _: None) -> dict[str, Any]:
+def push_from(settings: Settings, uri: str, told: Told = nobody) -> dict[str, Any]:
     """Pushes a model that was registered in MLflow by hand, under its number there.
 
     Args:
@@ -139,7 +139,7 @@ def _verdict(settings: Settings, *more: str) -> onnxd.Said:
     return onnxd.call(words, codes=(0, onnxd.LOST, onnxd.HOLD, onnxd.REJECT))
 
 
-def judge(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def judge(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """What the servers' evidence says of the challenger now; changes nothing.
 
     Returns:
@@ -161,7 +161,7 @@ def judge(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str
     return {"verdict": "hold", "reason": "; ".join(["no server tells of it yet", *answer["servers"]["missing"]])[:2000]}
 
 
-def promote(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def promote(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Does what the verdict says, by one conditional write with the evidence; MLflow's aliases follow.
 
     Returns:
@@ -179,7 +179,7 @@ def promote(settings: Settings, key: str, told: Told = lambda _: None) -> dict[s
     return {"promoted": promoted, "reason": reason[:2000], "aliases": reconcile(settings)}
 
 
-def withdraw(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def withdraw(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Takes the version out of the challengers, if it is one; MLflow's aliases follow.
 
     By the verdict if that says so, with its evidence in the ledger; else without.
@@ -209,7 +209,7 @@ def withdraw(settings: Settings, key: str, told: Told = lambda _: None) -> dict[
     return {"withdrawn": True, "reason": reason, "aliases": reconcile(settings)}
 
 
-def recheck(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def recheck(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Whether the promoted version still deserves its place: the champion before is compared with it in the shadow.
 
     Returns:
@@ -227,7 +227,7 @@ def recheck(settings: Settings, key: str, told: Told = lambda _: None) -> dict[s
     return {"verdict": "keep", "reason": f"version {version} is no worse than the one before"}
 
 
-def rollback(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def rollback(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Makes the champion before the champion again, if the version still is; MLflow's aliases follow.
 
     Returns:
