@@ -37,18 +37,37 @@ def register(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any
     if not gates["passed"]:
         msg = f"run {key[:12]} did not pass its gates ({', '.join(gates['failed'])}): it is not registered"
         raise PipelineError(msg)
+    return _numbered(settings, run, told)
+
+
+def _numbered(settings: Settings, run: Run, told: Told) -> dict[str, Any]:
+    """The candidate as a version of MLflow's registry, made if need be, with its files under that number."""
     recipe = run.needs("evaluate")["recipe"]
     tracking = tracking_of(settings)
     told("versions that the repository has and MLflow has not")
     tracking.adopt(_versions(settings))
     told("the model")
     manifest = run.files.read_json(f"{recipe}/manifest.json")
-    manifest["training"]["mlflow_run_id"] = tracking.run(key)
-    version, mlflow_run = tracking.register(key, run.read(f"{recipe}/model.onnx"), manifest)
+    manifest["training"]["mlflow_run_id"] = tracking.run(run.key)
+    version, mlflow_run = tracking.register(run.key, run.read(f"{recipe}/model.onnx"), manifest)
     manifest["version"] = version
     run.files.write("model.onnx", run.read(f"{recipe}/model.onnx"))
     run.files.write("manifest.json", to_bytes(manifest))
-    return {"run": key, "recipe": recipe, "version": version, "mlflow_run_id": mlflow_run}
+    return {"run": run.key, "recipe": recipe, "version": version, "mlflow_run_id": mlflow_run}
+
+
+def _free_number(settings: Settings, run: Run, told: Told) -> str:
+    """The registered number; another one where somebody's push has taken it meanwhile, by which the run then goes."""
+    version = run.needs("register")["version"]
+    ours = run.files.read_json("manifest.json")
+    theirs = Storage(settings.repository).under(f"{settings.model}/{version}").read_json("manifest.json")
+    if theirs is None or theirs.get("training") == ours["training"]:
+        return version
+    told(f"version {version} was pushed by somebody meanwhile: another number")
+    tracking_of(settings).cede(run.key, version, theirs["artifact"]["sha256"])
+    found = _numbered(settings, run, told)
+    run.files.write_json("register.json", found)
+    return found["version"]
 
 
 def _versions(settings: Settings) -> dict[str, tuple[str, str]]:
@@ -70,12 +89,15 @@ def _versions(settings: Settings) -> dict[str, tuple[str, str]]:
 def push(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Puts the registered version into the repository as the challenger, by `onnxd push`, under MLflow's number.
 
+    A number that somebody's push, which asks MLflow for none, took since then is left to them: the version then is
+    registered once more, under the next one.
+
     Returns:
         `pushed`, `reason`, `version`, `role`, `aliases` (what changed in MLflow). Not pushed: another challenger was
         first, and one at a time is compared.
     """
     run = Run(settings, key)
-    version = run.needs("register")["version"]
+    version = _free_number(settings, run, told)
     found = repository.aliases(settings)
     others = [] if found is None else [v for v in found["challengers"] if v != version]
     if others:
