@@ -25,7 +25,7 @@ Options, after ? with & between:
                      inject=auto|on|off: faults that are made (auto: where there are no labels)
   prometheus   step=60  timeout=60  token_file=FILE (or PROMETHEUS_TOKEN)  queries=FILE.toml
                or each by itself, percent-encoded: cpu= memory= disk_io= faults= labels=namespace,pod
-  synthetic   seed=0  pods=6  start=2026-01-05  drift_day=N  drift=level|persistence
+  synthetic   seed=0  pods=6  start=2026-01-05  drift_day=N  drift=level,limits,persistence
                kinds=cpu_stress,cpu_step,memory_leak,disk_storm  weekend=0.6 of the load of other days"""
 CONTINUOUS = {"days", "share"}
 STORED = CONTINUOUS | {"end", "inject"}
@@ -288,15 +288,18 @@ def _synthetic(source: Source, config: Config, told: Told) -> list[Day]:
         raise DataError(msg) from error
     seeded = replace(config, seed=int(source.number("seed", config.seed, 0)))
     pods = int(source.number("pods", 6, 1, 1000))
-    kind = source.options.get("drift", "level")
-    if kind not in synthetic.DRIFTS:
-        msg = f"synthetic: drift={kind} is none of {', '.join(synthetic.DRIFTS)}"
-        raise DataError(msg)
-    faults = tuple(source.options.get("kinds", ",".join(synthetic.KINDS)).split(","))
-    if unknown := set(faults) - set(synthetic.KINDS):
-        msg = f"synthetic: kinds={','.join(sorted(unknown))}: give some of {','.join(synthetic.KINDS)}"
-        raise DataError(msg)
+    changes = _some_of(source, "drift", synthetic.DRIFTS, default="level")
+    faults = _some_of(source, "kinds", synthetic.KINDS, default=",".join(synthetic.KINDS))
     at = None if drift < 0 else drift
     weekend = source.number("weekend", synthetic.WEEKEND, 0.01, 10)
     fleet = {"days": days, "pods": pods, "start": start, "weekend": weekend}
-    return [synthetic.make_weeks(seeded, drift_day=at, drift=kind, kinds=faults, **fleet)]
+    return [synthetic.make_weeks(seeded, drift_day=at, drift=changes, kinds=faults, **fleet)]
+
+
+def _some_of(source: Source, name: str, known: tuple[str, ...], default: str) -> tuple[str, ...]:
+    """An option that lists some of what is known, with commas between."""
+    given = tuple(source.options.get(name, default).split(","))
+    if unknown := sorted(set(given) - set(known)):
+        msg = f"{source.kind}: {name}={','.join(unknown)}: give some of {','.join(known)}"
+        raise DataError(msg)
+    return given
