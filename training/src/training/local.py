@@ -5,8 +5,8 @@ the days before, has lost its skill. The retraining reads the collector's rows f
 candidate, puts it through the gates and into the shadow; the next days' traffic is replayed to two servers with the
 labels of the faults; the verdict promotes it, by its defaults; both servers swap.
 
-Where drift begins it, limits are raised as well. The servers have seen those days' traffic, and say that the inputs are
-not as in the champion's training; the challenger is held by its own, where they were.
+Where drift begins it, limits are raised as well. The servers have seen a day's traffic since, and say that the inputs
+are not as in the champion's training; the challenger is held by its own, where they were.
 """
 
 import json
@@ -265,14 +265,16 @@ def _settings(stage: Stage, end: int) -> dict[str, str]:
 
 
 def _drift(stage: Stage, day: Day, story: Story) -> str:
-    """Sends the days since the change to the servers. Returns in words what they say of the inputs, within a minute.
+    """Sends the last of the days since the change to the servers. Returns in words what they say within a minute.
 
     Raises:
         PipelineError: Nothing drifts.
     """
-    sender = Traffic(day, Config(), [server.http for server in stage.servers], MODEL)
+    end = day.span[1] + 1
+    last = part(day, end - DAY, end, "last", Config(), context=WINDOW)
+    sender = Traffic(last, Config(), [server.http for server in stage.servers], MODEL)
     sender.send()
-    story.tell(f"traffic: {sender.sent:,} rows of the days since")
+    story.tell(f"traffic: {sender.sent:,} rows of the last day")
     deadline = time.monotonic() + 60
     while not (features := drifted(Settings.read())):
         if time.monotonic() > deadline:
