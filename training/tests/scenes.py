@@ -47,7 +47,7 @@ def fleet(begin: int, end: int, *, changed: bool) -> Day:
     config, kinds = Config(), ("cpu_stress",)
     day = OLD if changed else None
     seeded = replace(config, seed=SEED)
-    whole = make_weeks(seeded, days=DAYS, pods=PODS, drift_day=day, drift="persistence", kinds=kinds, weekend=1.0)
+    whole = make_weeks(seeded, days=DAYS, pods=PODS, drift_day=day, drift=("persistence",), kinds=kinds, weekend=1.0)
     first = whole.span[0]
     cuts = first + begin * local.DAY, first + end * local.DAY
     return part(whole, *cuts, f"days {begin} to {end}", config, context=local.WINDOW)

@@ -1,6 +1,7 @@
 """Each gate passes a good candidate, and stops the one that it is there for."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from onnx import helper, numpy_helper
 
 from training import candidate, manifest
@@ -353,3 +356,22 @@ def test_report_says_what_stopped_first(case: Case) -> None:
     report = text(found)
     assert "Stopped by G6" in report
     assert "| G9 calibration | passed |" in report
+
+
+@pytest.mark.parametrize("licence", ["MIT", "not stated: the metrics of whoever runs the server"])
+def test_bill_of_materials_is_as_the_official_schema_says(case: Case, licence: str) -> None:
+    training = case.manifest["training"]
+    data = [{**one, "licence": licence} for one in training["data"]]
+    case = replace(case, manifest={**case.manifest, "training": {**training, "data": data}})
+
+    def refused(bill: dict[str, Any]) -> list[str]:
+        found = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill), all_errors=True)
+        return [str(one.data.message) for one in found or ()]
+
+    bill = bill_of_materials(case)
+    assert refused(bill) == []
+    bill["metadata"]["component"]["modelCard"]["modelParameters"]["approach"]["type"] = "guessed"
+    bill["components"][0]["hashes"][0]["content"] = "none"
+    found = " ".join(refused(bill))
+    assert "'guessed' is not one of" in found
+    assert "'none' does not match" in found

@@ -18,6 +18,7 @@ def _steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         lambdas, "STEPS", {"gate": lambda state: {"passed": True, "reason": state["execution"]["name"]}}
     )
+    monkeypatch.setattr(lambdas, "ENVIRONMENT", {"pipeline": (), "release": ()})
     lambdas.check_environment.cache_clear()
 
 

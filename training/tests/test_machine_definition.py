@@ -1,7 +1,10 @@
 """The definition of the retraining state machine, read as a graph: nothing dangles, nothing goes unhandled."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -113,3 +116,21 @@ def test_machine_lasts_longer_than_its_loops_and_fits_the_history() -> None:
     assert longest + 86_400 <= MACHINE["TimeoutSeconds"]
     assert lambdas.EVENTS <= 25_000 - 4_000
     assert settings == {name: default for name, (default, _, _) in lambdas.SETTINGS.items()}
+
+
+def test_functions_that_the_readme_names_have_all_their_steps_and_say_what_they_lack() -> None:
+    """In a process of its own, as the image's runtime imports them, without any of the variables."""
+    readme = (interpreter.MACHINE.parent / "README.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r"^\| (pipeline|release) \| `([a-z._]+)`", readme, re.MULTILINE))
+    assert set(named) == set(lambdas.FUNCTIONS)
+    for function, entry in named.items():
+        module, _, handler = entry.rpartition(".")
+        event = {"step": lambdas.FUNCTIONS[function][-1], "execution": {"name": "e"}, "state": {}}
+        code = f"import {module} as m; print(*sorted(m.lambdas.STEPS)); m.{handler}({event}, None)"
+        path = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
+        done = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True, check=False)  # noqa: S603
+        assert done.stdout.split() == sorted(step for steps in lambdas.FUNCTIONS.values() for step in steps)
+        said = done.stderr.splitlines()[-1]
+        assert "environment: set MLFLOW_TRACKING_URI, ONNXD_PEERS, ONNXD_REPOSITORY, " in said
+        for name in re.findall(r"[A-Z]+_[A-Z_]+", said):
+            assert f"`{name}`" in readme

@@ -17,13 +17,14 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from scenes import DAYS, NEW, OLD, Scene, Stage, fleet, open_stage, outage, send
+from scenes import DAYS, NEW, OLD, TRIGGER, Scene, Stage, fleet, open_stage, outage, send
 from training import candidate, interpreter, local, onnxd
 from training.config import FEATURES, Config
 from training.features import table
+from training.manifest import to_bytes
 from training.model import Calibration, Rows
-from training.pipeline import release
-from training.tracking import END, REASON, roles_of
+from training.pipeline import release, repository
+from training.tracking import END, REASON, RUN_KEY, SHA256, roles_of
 
 pytest.importorskip("moto.stepfunctions", reason="moto is in server/tests/requirements.lock")
 
@@ -326,4 +327,44 @@ def test_version_takes_a_number_beyond_those_that_mlflow_has(stage: Stage) -> No
         assert release.register(scene.settings, stage.key)["version"] == "4"
         assert release.push(scene.settings, stage.key)["version"] == "4"
         assert (scene.aliases["champion"], scene.aliases["challengers"]) == ("1", ["4"])
+        check_aliases(scene)
+
+
+def another(folder: Path) -> Path:
+    """A model of somebody else, with its manifest beside it."""
+    made, days = silent(), [fleet(OLD, OLD + NEW, changed=True)]
+    told = candidate.document(made, days, table(days[0], Config()), metrics={}, config=Config(), at=TRIGGER["at"])
+    return onnxd.place(folder / "another", made.onnx, to_bytes(told))
+
+
+def test_number_that_somebody_pushed_first_is_left_to_them(stage: Stage, tmp_path: Path) -> None:
+    with stage.act("number") as scene, scene.servers(1):
+        file = another(tmp_path)
+        scene.before["push"] = lambda: scene.onnxd("push", file, "--as", "champion", "--reason", "a fix")
+        scene.after["push"] = scene.before.clear
+        outcome = scene.execute(shadow_seconds=0)
+        assert (outcome.status, outcome.output["end"]["error"]) == ("SUCCEEDED", "Expired"), outcome.cause
+        assert (outcome.output["register"]["version"], outcome.output["push"]["version"]) == ("2", "3")
+        assert (scene.aliases["champion"], scene.aliases["challengers"]) == ("2", [])
+        check_aliases(scene)
+        client = MlflowClient(scene.settings.mlflow)
+        theirs, ours = (client.get_model_version("anomaly", number) for number in ("2", "3"))
+        stored = {n: repository.stored(scene.settings, n).manifest for n in ("2", "3")}
+        for version in (theirs, ours):
+            assert version.tags[SHA256] == stored[str(version.version)]["artifact"]["sha256"]
+        assert theirs.tags[SHA256] != ours.tags[SHA256]
+        assert (RUN_KEY in theirs.tags, ours.tags[RUN_KEY]) == (False, stage.key)
+        assert "pushed without MLflow" in theirs.tags[REASON]
+        assert stored["3"]["version"] == "3"
+
+
+def test_challenger_that_somebody_pushed_first_is_waited_for(stage: Stage, tmp_path: Path) -> None:
+    with stage.act("number-shadow") as scene:
+        assert release.register(scene.settings, stage.key)["version"] == "2"
+        assert scene.onnxd("push", another(tmp_path), "--as", "challenger")["version"] == "2"
+        waits = release.push(scene.settings, stage.key)
+        assert waits == {"pushed": False, "reason": "version 2 is in the shadow already", "version": "3"}
+        scene.onnxd("withdraw", "2")
+        assert release.push(scene.settings, stage.key)["version"] == "3"
+        assert scene.aliases["challengers"] == ["3"]
         check_aliases(scene)

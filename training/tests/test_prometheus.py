@@ -1,11 +1,7 @@
 """The Prometheus source against a real Prometheus server with history, and against servers that fail."""
 
-import shutil
 import socket
-import subprocess
 import threading
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,20 +12,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from prometheus_server import FAULTS, openmetrics, prometheus
 from training.config import Config
 from training.data.days import DataError, Day, label
 from training.data.prometheus import Queries, Server, read
+from training.services import free_port
 
 START = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp())
 MINUTES = 2 * 1440
 FAULT = range(1500, 1505)
 RESET, GAP = 300, range(700, 760)
 MEMORY_LOST = range(900, 960)
-GONE_POD = "ops/gone"
-FAULTS = "chaos_window"
 
 
-def metrics() -> str:  # noqa: C901 - pods, and what is odd about each
+def metrics() -> str:
     """Two days of kubelet metrics in OpenMetrics, a scrape a minute. Limits: half a core, 100 MB."""
     pods = {
         "shop/cart": range(MINUTES),
@@ -74,63 +70,16 @@ def metrics() -> str:  # noqa: C901 - pods, and what is odd about each
                 lines[FAULTS].append(f'{{{who},kind="cpu_stress"}} {int(loaded)} {at}')
     for minute in range(10):
         lines[FAULTS].append(f'{{namespace="ops",pod="gone",kind="cpu_stress"}} 1 {START + 60 * minute}')
-    text = []
-    for name, rows in lines.items():
-        text.append(f"# TYPE {name.removesuffix('_total')} {'counter' if name.endswith('_total') else 'gauge'}")
-        text += [name + row for row in rows]
-    return "\n".join([*text, "# EOF", ""])
-
-
-def is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=5) as reply:  # noqa: S310 - our own server
-            return reply.status == 200
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    return openmetrics(lines)
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus server with the history above; one of its stores is away, and it answers few samples at once."""
-    prometheus, promtool = shutil.which("prometheus"), shutil.which("promtool")
-    if not prometheus or not promtool:
-        pytest.skip("no prometheus and promtool in PATH (Debian: apt-get install prometheus)")
-    folder = tmp_path_factory.mktemp("prometheus")
-    (folder / "history").write_text(metrics())
-    blocks = ("tsdb", "create-blocks-from", "openmetrics", folder / "history", folder / "data")
-    subprocess.run([promtool, *blocks], check=True, capture_output=True)  # noqa: S603 - its own arguments
-    (folder / "config.yml").write_text(
-        "global: {scrape_interval: 1h}\nremote_read: [{url: 'http://127.0.0.1:1/', read_recent: true}]\n"
-    )
-    port = free_port()
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(  # noqa: S603 - as above
-            [
-                prometheus,
-                f"--config.file={folder}/config.yml",
-                f"--storage.tsdb.path={folder}/data",
-                "--storage.tsdb.retention.time=100y",
-                f"--web.listen-address=127.0.0.1:{port}",
-                "--query.max-samples=30000",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while not is_ready(f"http://127.0.0.1:{port}"):
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(30)
+    config = "remote_read: [{url: 'http://127.0.0.1:1/', read_recent: true}]\n"
+    folder = tmp_path_factory.mktemp("prometheus") / "server"
+    with prometheus(folder, metrics(), ["--query.max-samples=30000"], config=config) as url:
+        yield url
 
 
 def ask(url: str, *, step: int = 60, server: Server | None = None, **changed: str) -> Day:

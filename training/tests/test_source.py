@@ -151,6 +151,7 @@ def test_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch:
         ("synthetic:?days=many", "days=many is not a number from 2 to 365"),
         ("synthetic:?days=4&drift_day=9", "drift_day=9 is not a number from -1 to 3"),
         ("synthetic:?start=monday", "start=monday is no date"),
+        ("synthetic:?drift=sideways,level", "drift=sideways: give some of level,limits,persistence"),
         ("rows:x?end=today", "end=today is no time"),
         ("rows:x?share=2", r"share=2 is not a number from 0\.1 to 0\.95"),
         ("rows:x?inject=yes", "inject=yes is none of auto, on and off"),

@@ -55,6 +55,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def steps(endpoint: str, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
     steps = Steps(endpoint, name)
     monkeypatch.setattr(lambdas, "STEPS", steps.table())
+    monkeypatch.setattr(lambdas, "ENVIRONMENT", {"pipeline": (), "release": ()})
     yield steps
     steps.released.set()
 

@@ -1,6 +1,6 @@
 """A model on its way into a repository: fitted by a recipe, calibrated, exported, with its proofs and its manifest."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,7 @@ from training.model import Model, Outputs, Rows, answers_of, calibrate, held_out
 from training.recipes import RECIPES
 from training.scoring.evaluate import DayMetrics, evaluate
 from training.scoring.served import INVARIANCE_ROWS, Graph, Parity, hard_rows, is_batch_invariant, parity
-
-Told = Callable[[str], None]
-"""Told what happens next."""
+from training.told import Told, nobody
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Candidate:
 
 
 @threadpool_limits.wrap(limits=1)
-def fit(recipe: str, table: Table, config: Config, told: Told = lambda _: None) -> tuple[Model, Outputs]:
+def fit(recipe: str, table: Table, config: Config, told: Told = nobody) -> tuple[Model, Outputs]:
     """Fits a recipe and, unless it keeps its own threshold, calibrates it on series that it has not seen.
 
     On one thread: sums in another order would change the last bits of a model.
@@ -72,7 +70,7 @@ def fit(recipe: str, table: Table, config: Config, told: Told = lambda _: None) 
     return model, answers_of(raw, model.calibration, forecast)
 
 
-def make(recipe: str, table: Table, config: Config, told: Told = lambda _: None) -> Candidate:
+def make(recipe: str, table: Table, config: Config, told: Told = nobody) -> Candidate:
     """Fits, calibrates, evaluates on series that it has not seen, and exports; see `fit`.
 
     Raises:

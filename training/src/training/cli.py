@@ -114,8 +114,12 @@ def _add_others(known: argparse._SubParsersAction) -> None:
     """The commands that are no steps."""
     local = known.add_parser("local", help="retrain on this machine with every part real, and clean up")
     local.add_argument(
-        "--source", default=commands.LOCAL_SOURCE, help="where the metrics come from (default: %(default)s)"
+        "--trigger",
+        choices=tuple(commands.LOCAL_SOURCES),
+        default="skill",
+        help="what begins the retraining: lost forecast skill, or inputs that drift (default: %(default)s)",
     )
+    local.add_argument("--source", help="where the metrics come from, of 11 days (default: a fleet that changes so)")
     local.add_argument("--keep", action="store_true", help="leave everything running at the end until Enter is pressed")
     local.add_argument("--work", type=Path, help="folder for all files (default: a temporary one)")
     init = known.add_parser("init", help="train, evaluate and write a first repository")

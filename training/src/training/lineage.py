@@ -79,10 +79,10 @@ class _Step:
         """A RunEvent of a kind; its parent is the pipeline's run."""
         namespace = os.environ.get("OPENLINEAGE_NAMESPACE", "onnxd")
         parent = {"run": {"runId": _run_id(self.key)}, "job": {"namespace": namespace, "name": f"{self.model}.retrain"}}
-        facets: dict[str, Any] = {"parent": {**_facet("ParentRunFacet"), **parent}}
+        facets: dict[str, Any] = {"parent": {**_facet("1-2-0", "ParentRunFacet"), **parent}}
         if error is not None:
             failed = {"message": str(error), "programmingLanguage": "PYTHON"}
-            facets["errorMessage"] = {**_facet("ErrorMessageRunFacet"), **failed}
+            facets["errorMessage"] = {**_facet("1-0-1", "ErrorMessageRunFacet"), **failed}
         return {
             "eventType": kind,
             "eventTime": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -99,8 +99,9 @@ def _run_id(name: str) -> str:
     return str(uuid.uuid5(NAMESPACE, name))
 
 
-def _facet(name: str) -> dict[str, str]:
-    schema = f"https://openlineage.io/spec/facets/1-0-1/{name}.json#/$defs/{name}"
+def _facet(version: str, name: str) -> dict[str, str]:
+    """What every facet says of itself: who made it, and by which version of which schema."""
+    schema = f"https://openlineage.io/spec/facets/{version}/{name}.json#/$defs/{name}"
     return {"_producer": PRODUCER, "_schemaURL": schema}
 
 

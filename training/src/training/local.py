@@ -4,6 +4,9 @@ The story: a fleet's load begins to last longer on day 4, which z-scores hardly 
 the days before, has lost its skill. The retraining reads the collector's rows from the metrics bucket, makes a
 candidate, puts it through the gates and into the shadow; the next days' traffic is replayed to two servers with the
 labels of the faults; the verdict promotes it, by its defaults; both servers swap.
+
+Where drift begins it, limits are raised as well. The servers have seen a day's traffic since, and say that the inputs
+are not as in the champion's training; the challenger is held by its own, where they were.
 """
 
 import json
@@ -31,6 +34,7 @@ from training.errors import PipelineError
 from training.features import table
 from training.manifest import now, to_bytes
 from training.pipeline import repository, steps
+from training.pipeline.decide import drifted
 from training.pipeline.settings import Settings
 from training.pipeline.work import tracking_of
 from training.processes import environment
@@ -44,7 +48,7 @@ BUCKETS = ("metrics", "models", "work", "mlflow-artifacts")
 MODEL = "anomaly"
 PIPELINE = "arn:aws:lambda:us-east-1:123456789012:function:training-pipeline"
 RELEASE = "arn:aws:lambda:us-east-1:123456789012:function:training-release"
-SETTINGS = {"shadow_wait_seconds": 2, "shadow_seconds": 900, "watch_wait_seconds": 1, "watch_seconds": 3}
+SETTINGS = {"shadow_wait_seconds": 2, "shadow_seconds": 300, "watch_wait_seconds": 1, "watch_seconds": 3}
 """The machine's waits, for a week that takes a minute."""
 MINUTES = 30
 LIMIT = 60 * MINUTES
@@ -75,7 +79,12 @@ class Story:
 
 
 def run(
-    source: str, work: Path | None, errors: Console, *, at_end: Callable[[Stage, Settings], None] = lambda *_: None
+    source: str,
+    work: Path | None,
+    errors: Console,
+    *,
+    trigger: str = "skill",
+    at_end: Callable[[Stage, Settings], None] = lambda *_: None,
 ) -> int:
     """Runs the story. Returns 0 if the new model is served by every server, else 1.
 
@@ -83,6 +92,7 @@ def run(
         source: Of at least 11 days.
         work: Folder for all files; a temporary one if None.
         errors: For the progress.
+        trigger: What begins the retraining: `skill`, or `drift`.
         at_end: Called when the story is over and everything still runs.
 
     Raises:
@@ -104,7 +114,10 @@ def run(
         _collect([old, new], story)
         end = new.span[1] + 1
         with environment(_settings(stage, end)):
-            outcome = _execute(stage, coming, story)
+            reason = "the champion's forecast is no better than no forecast"
+            if trigger == "drift":
+                reason = _drift(stage, new, story)
+            outcome = _execute(stage, coming, {"kind": trigger, "reason": reason, "at": now()}, story)
             passed = _result(stage, outcome, errors)
             at_end(stage, Settings.read())
     return 0 if passed else 1
@@ -222,6 +235,8 @@ def serve(folder: Path, where: str) -> Iterator[onnxd.Server]:
         "--event-time",
         "--poll-interval",
         "1s",
+        "--verdict-interval",
+        "1s",
         "--state",
         str(folder / "state"),
         "--cache",
@@ -249,7 +264,29 @@ def _settings(stage: Stage, end: int) -> dict[str, str]:
     }
 
 
-def _execute(stage: Stage, coming: Day, story: Story) -> interpreter.Outcome:
+def _drift(stage: Stage, day: Day, story: Story) -> str:
+    """Sends the last of the days since the change to the servers. Returns in words what they say within a minute.
+
+    Raises:
+        PipelineError: Nothing drifts.
+    """
+    end = day.span[1] + 1
+    last = part(day, end - DAY, end, "last", Config(), context=WINDOW)
+    sender = Traffic(last, Config(), [server.http for server in stage.servers], MODEL)
+    sender.send()
+    story.tell(f"traffic: {sender.sent:,} rows of the last day")
+    deadline = time.monotonic() + 60
+    while not (features := drifted(Settings.read())):
+        if time.monotonic() > deadline:
+            msg = "the servers see no drift: give a source whose features change on day 4"
+            raise PipelineError(msg)
+        time.sleep(0.2)
+    reason = f"inputs are not as in training: {', '.join(features)}"
+    story.tell(f"servers: {reason}")
+    return reason
+
+
+def _execute(stage: Stage, coming: Day, trigger: dict[str, str], story: Story) -> interpreter.Outcome:
     """Runs the state machine, with the coming days' traffic as soon as the challenger is in the shadow."""
     stop, failures = threading.Event(), []
 
@@ -268,7 +305,6 @@ def _execute(stage: Stage, coming: Day, story: Story) -> interpreter.Outcome:
     sender = threading.Thread(target=traffic)
     sender.start()
     try:
-        trigger = {"kind": "skill", "reason": "the champion's forecast is no better than no forecast", "at": now()}
         client = boto3.client("stepfunctions", endpoint_url=stage.endpoint)
         given = {"trigger": trigger, "settings": SETTINGS}
         outcome = interpreter.run(client, definition(), given, f"local-{time.time_ns()}", LIMIT)

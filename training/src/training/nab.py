@@ -26,7 +26,7 @@ score one that is high once and early. No detector is best at both; the table sa
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,9 +42,9 @@ from training.features import rolling_median_mad
 from training.report import markdown
 from training.scoring.nab_score import PROFILES, nab_score
 from training.scoring.vus import mean_vus_pr
+from training.told import Told, nobody
 
 Floats = NDArray[np.float64]
-Step = Callable[[str], None]
 DAY = 86_400
 """Seconds."""
 FLOOR = 0.01
@@ -254,19 +254,19 @@ def measure(name: str, series: Sequence[Labelled], scores: Sequence[Floats]) -> 
     return Line(name, found, auc_pr, mean_vus_pr([score for score, _ in rows], [label for _, label in rows]))
 
 
-def lines(series: Sequence[Labelled], step: Step = lambda _: None) -> list[Line]:
+def lines(series: Sequence[Labelled], told: Told = nobody) -> list[Line]:
     """Every detector of the table on labelled series.
 
     Args:
         series: From `read_nab`.
-        step: Called with what is being done now.
+        told: Told what happens next.
     """
     tables = []
     for index, one in enumerate(series):
-        step(f"features of series {index + 1} of {len(series)}")
+        told(f"features of series {index + 1} of {len(series)}")
         tables.append(features(one))
     days = [rows_per_day(one) for one in series]
-    step("ECOD")
+    told("ECOD")
     pooled = ecod_pooled(tables, [one.probation for one in series])
     own = [ecod_conformal(table) for table in tables]
     tails = [conformal_tail(score) for score in pooled]
@@ -281,10 +281,10 @@ def lines(series: Sequence[Labelled], step: Step = lambda _: None) -> list[Line]
         "ECOD, conformal, new records": [new_records(s, d) for s, d in zip(own, days)],
         "ECOD, conformal, smoothed": [smooth(score) for score in own],
     }
-    step("random")
+    told("random")
     out = [_random(series)]
     for name, scores in detectors.items():
-        step(name)
+        told(name)
         out.append(measure(name, series, scores))
     return out
 
@@ -297,12 +297,12 @@ def _random(series: Sequence[Labelled]) -> Line:
     return Line("random", scores, *(float(np.mean([getattr(d, key) for d in draws])) for key in ("auc_pr", "vus_pr")))
 
 
-def table(folder: Path, step: Step = lambda _: None) -> str:
+def table(folder: Path, told: Told = nobody) -> str:
     """What the detectors reach on the AWS series of NAB, as a Markdown table.
 
     Args:
         folder: Holds `realAWSCloudwatch/*.csv`, `combined_labels.json` and `combined_windows.json`.
-        step: Called with what is being done now.
+        told: Told what happens next.
 
     Raises:
         DataError: The folder does not hold NAB.
@@ -310,7 +310,7 @@ def table(folder: Path, step: Step = lambda _: None) -> str:
     head = ["detector", "NAB standard", "low FP", "low FN", "AUC-PR", "VUS-PR"]
     body = [
         [one.name, *(f"{one.scores[key]:.1f}" for key in PROFILES), _digits(one.auc_pr), _digits(one.vus_pr)]
-        for one in lines(read_nab(folder), step)
+        for one in lines(read_nab(folder), told)
     ]
     return markdown(head, body)
 

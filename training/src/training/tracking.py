@@ -182,6 +182,21 @@ class Tracking:
             made = self._make_version(info.model_uri, run, tags, model_id=info.model_id)
             return str(made.version), run
 
+    def cede(self, key: str, number: str, sha256: str) -> None:
+        """Leaves a run's version to the model of this SHA-256, which has its number in the repository.
+
+        What was logged under it stays, and its tags say so; `register` makes another version of the run.
+        """
+        with answered():
+            tags = self._client.get_model_version(self._model, number).tags
+            if tags.get(RUN_KEY) != key:
+                return
+            why = f"version {number} of the repository is another model, pushed without MLflow; ours is a later one"
+            for name, value in ((SHA256, sha256), (REASON, why)):
+                self._client.set_model_version_tag(self._model, number, name, value)
+            # Last: a step that died before is done again.
+            self._client.delete_model_version_tag(self._model, number, RUN_KEY)
+
     def _make_version(self, source: str, run: str | None, tags: dict[str, str], **more: str | None) -> ModelVersion:
         if not self._registered():
             self._client.create_registered_model(self._model)

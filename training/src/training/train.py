@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from training import candidate, manifest, repository
-from training.candidate import Candidate, Told
+from training.candidate import Candidate
 from training.config import Config
 from training.data.days import Day
 from training.features import Table, table
 from training.model import Model
 from training.scoring.evaluate import DayMetrics, evaluate
 from training.scoring.served import Graph, Parity
+from training.told import Told, nobody
 
 CHAMPION, CHALLENGER = "monotone-logistic", "gradient-boosting"
 """Recipes of the first champion, version 1, and its challenger, version 2."""
@@ -43,7 +44,7 @@ class Run:
     challenger: Trained
 
 
-def train(days: dict[str, Day], config: Config, at: str, told: Told = lambda _: None) -> Run:
+def train(days: dict[str, Day], config: Config, at: str, told: Told = nobody) -> Run:
     """Trains champion and challenger on `config.train_day` and evaluates them on every day.
 
     Args:

@@ -6,7 +6,6 @@ last scrape, unless Prometheus saw its target go away; nothing here can tell suc
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from training.config import Config
 from training.data.days import DataError, Day, Fault, Series, contents, describe_window, iso
+from training.told import Told, nobody
 
 POINTS = 11_000
 """Prometheus refuses to answer more points of a series at once."""
@@ -92,7 +92,7 @@ def read(  # noqa: PLR0913 - what is asked of whom, for when
     begin: int,
     end: int,
     step: int = 60,
-    progress: Callable[[str], None] = lambda _: None,
+    told: Told = nobody,
 ) -> Day:
     """Reads all samples of `[begin, end]` as one day that lasts as long.
 
@@ -105,7 +105,7 @@ def read(  # noqa: PLR0913 - what is asked of whom, for when
         begin: Unix seconds.
         end: Unix seconds.
         step: Seconds between samples.
-        progress: Told which query runs.
+        told: Told which query runs.
 
     Raises:
         DataError: The server cannot be reached or refuses a query, or a query gives nothing: says which, and what the
@@ -122,12 +122,12 @@ def read(  # noqa: PLR0913 - what is asked of whom, for when
             session.headers["Authorization"] = f"Bearer {server.token}"
         asked = _Asked(server, session, step, queries.labels, notes)
         for channel in ("cpu", "memory", "disk_io"):
-            progress(f"asking {server.name} for {channel}")
+            told(f"asking {server.name} for {channel}")
             channels.append(_channel(asked, channel, getattr(queries, channel), begin, end))
         series = _join(channels, config.features.warm_up_samples, notes)
         faults: list[Fault] = []
         if queries.faults:
-            progress(f"asking {server.name} for faults")
+            told(f"asking {server.name} for faults")
             faults = _faults(asked, queries.faults, (begin, end), series, config)
     _describe(series, faults, step, notes)
     return Day(

@@ -20,7 +20,7 @@ ends at a row without a feature that the model requires, as in the warm-up: `wri
 
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -33,6 +33,7 @@ from training.config import FEATURES, REQUIRED, Config
 from training.data.days import DataError, Day, Fault, Series, contents, describe_window, label
 from training.features import series_features
 from training.storage import open_filesystem
+from training.told import Told, nobody
 
 CHANNEL_COLUMNS = ("cpu_percent", "memory_percent", "disk_io")
 SCHEMA = pa.schema(
@@ -55,7 +56,7 @@ KIND = "labelled"
 """Kind of the faults that the column `anomaly` gives."""
 
 
-def read(where: str, config: Config, *, begin: int, end: int, progress: Callable[[str], None] = lambda _: None) -> Day:
+def read(where: str, config: Config, *, begin: int, end: int, told: Told = nobody) -> Day:
     """Reads the rows of `[begin, end]`, Unix seconds, as one day that lasts as long. Opens only these dates.
 
     Stored features are kept. They are compared with those that follow from the values, a window after their series'
@@ -68,7 +69,7 @@ def read(where: str, config: Config, *, begin: int, end: int, progress: Callable
     tables, notes, empty = [], [], []
     day = datetime.fromtimestamp(begin, UTC).date()
     while day <= datetime.fromtimestamp(end, UTC).date():
-        progress(f"reading rows of {day}")
+        told(f"reading rows of {day}")
         files = _files(system, f"{root}/date={day}")
         tables += [_read_file(system, path) for path in files]
         if not files:
@@ -83,7 +84,7 @@ def read(where: str, config: Config, *, begin: int, end: int, progress: Callable
     if not series:
         msg = f"rows: {where} holds no rows from {_date(begin)} to {_date(end)}: ask for more"
         raise DataError(msg)
-    progress("comparing stored features with those of training")
+    told("comparing stored features with those of training")
     notes += _skew(series, config)
     faults = [f for s in series for f in _faults(s, labels[s.name], config)]
     if faults:

@@ -2,7 +2,6 @@
 
 import os
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -13,6 +12,7 @@ from training.config import Config
 from training.data import injected, nezha, prometheus, rows, synthetic
 from training.data.days import DataError, Day, contents, iso
 from training.features import series_features
+from training.told import Told, nobody
 
 FORMS = """\
   nezha:DIR                                     the Nezha days, or the folder that holds them as nezha/
@@ -25,7 +25,7 @@ Options, after ? with & between:
                      inject=auto|on|off: faults that are made (auto: where there are no labels)
   prometheus   step=60  timeout=60  token_file=FILE (or PROMETHEUS_TOKEN)  queries=FILE.toml
                or each by itself, percent-encoded: cpu= memory= disk_io= faults= labels=namespace,pod
-  synthetic   seed=0  pods=6  start=2026-01-05  drift_day=N  drift=level|persistence
+  synthetic   seed=0  pods=6  start=2026-01-05  drift_day=N  drift=level,limits,persistence
                kinds=cpu_stress,cpu_step,memory_leak,disk_storm  weekend=0.6 of the load of other days"""
 CONTINUOUS = {"days", "share"}
 STORED = CONTINUOUS | {"end", "inject"}
@@ -35,12 +35,6 @@ OPTIONS = {
     "rows": STORED,
     "synthetic": CONTINUOUS | {"seed", "pods", "start", "drift_day", "drift", "kinds", "weekend"},
 }
-
-Progress = Callable[[str], None]
-
-
-def silent(_: str) -> None:
-    """No progress."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +51,14 @@ class Source:
     where: str
     options: dict[str, str]
 
-    def read(self, config: Config, progress: Progress = silent) -> list[Day]:
+    def read(self, config: Config, told: Told = nobody) -> list[Day]:
         """Reads all of it: each Nezha day, or one day that lasts as long as the others' time.
 
         Raises:
             DataError: It cannot be read, or an option's value makes no sense.
         """
         return {"nezha": _nezha, "prometheus": _prometheus, "rows": _rows, "synthetic": _synthetic}[self.kind](
-            self, config, progress
+            self, config, told
         )
 
     def last(self, days: int) -> "Source":
@@ -126,7 +120,7 @@ def open_source(text: str) -> Source:
     return Source(kind, where, options)
 
 
-def prepare(text: str, config: Config, progress: Progress = silent) -> Prepared:
+def prepare(text: str, config: Config, told: Told = nobody) -> Prepared:
     """Reads a source and splits it.
 
     Nezha is split by its days: `config.train_day` trains, `config.holdout_days` test. All others are split by time, see
@@ -140,13 +134,13 @@ def prepare(text: str, config: Config, progress: Progress = silent) -> Prepared:
     if mode not in ("auto", "on", "off"):
         msg = f"{source.kind}: inject={mode} is none of auto, on and off"
         raise DataError(msg)
-    days = source.read(config, progress)
+    days = source.read(config, told)
     if source.kind == "nezha":
         return Prepared(days[:1], days[1:], [f"{d.name}: {n}" for d in days for n in d.notes])
     if source.kind != "synthetic" and (mode == "on" or (mode == "auto" and not _labelled(days))):
-        progress("injecting faults into quiet stretches")
+        told("injecting faults into quiet stretches")
         days = [injected.inject(day, config) for day in days]
-    progress("splitting by time")
+    told("splitting by time")
     return split(days[0], config, share)
 
 
@@ -217,12 +211,12 @@ def fingerprint(days: list[Day]) -> str:
     return sha256("".join(lines).encode()).hexdigest()
 
 
-def _nezha(source: Source, config: Config, progress: Progress) -> list[Day]:
+def _nezha(source: Source, config: Config, told: Told) -> list[Day]:
     folder = Path(source.where).expanduser()
     folder = folder / "nezha" if (folder / "nezha").is_dir() else folder
     days = []
     for name in (config.train_day, *config.holdout_days):
-        progress(f"reading {name}")
+        told(f"reading {name}")
         days.append(nezha.read_day(folder, name, config.labels))
     return days
 
@@ -239,11 +233,11 @@ def _span(source: Source) -> tuple[int, int]:
     return end - int(source.number("days", 14, 0.01, 3650) * 86_400), end
 
 
-def _prometheus(source: Source, config: Config, progress: Progress) -> list[Day]:
+def _prometheus(source: Source, config: Config, told: Told) -> list[Day]:
     server = prometheus.Server(source.where, _token(source), timeout=source.number("timeout", 60, 0.1, 3600))
     begin, end = _span(source)
     step = int(source.number("step", 60, 1, 3600))
-    return [prometheus.read(server, _queries(source), config, begin=begin, end=end, step=step, progress=progress)]
+    return [prometheus.read(server, _queries(source), config, begin=begin, end=end, step=step, told=told)]
 
 
 def _token(source: Source) -> str:
@@ -277,13 +271,13 @@ def _queries(source: Source) -> prometheus.Queries:
     return prometheus.Queries(**given)
 
 
-def _rows(source: Source, config: Config, progress: Progress) -> list[Day]:
+def _rows(source: Source, config: Config, told: Told) -> list[Day]:
     begin, end = _span(source)
-    return [rows.read(source.where, config, begin=begin, end=end, progress=progress)]
+    return [rows.read(source.where, config, begin=begin, end=end, told=told)]
 
 
-def _synthetic(source: Source, config: Config, progress: Progress) -> list[Day]:
-    progress("making synthetic data")
+def _synthetic(source: Source, config: Config, told: Told) -> list[Day]:
+    told("making synthetic data")
     days = int(source.number("days", 14, 2, 365))
     drift = int(source.number("drift_day", -1, -1, days - 1))
     start = source.options.get("start", "2026-01-05")
@@ -294,15 +288,18 @@ def _synthetic(source: Source, config: Config, progress: Progress) -> list[Day]:
         raise DataError(msg) from error
     seeded = replace(config, seed=int(source.number("seed", config.seed, 0)))
     pods = int(source.number("pods", 6, 1, 1000))
-    kind = source.options.get("drift", "level")
-    if kind not in synthetic.DRIFTS:
-        msg = f"synthetic: drift={kind} is none of {', '.join(synthetic.DRIFTS)}"
-        raise DataError(msg)
-    faults = tuple(source.options.get("kinds", ",".join(synthetic.KINDS)).split(","))
-    if unknown := set(faults) - set(synthetic.KINDS):
-        msg = f"synthetic: kinds={','.join(sorted(unknown))}: give some of {','.join(synthetic.KINDS)}"
-        raise DataError(msg)
+    changes = _some_of(source, "drift", synthetic.DRIFTS, default="level")
+    faults = _some_of(source, "kinds", synthetic.KINDS, default=",".join(synthetic.KINDS))
     at = None if drift < 0 else drift
     weekend = source.number("weekend", synthetic.WEEKEND, 0.01, 10)
     fleet = {"days": days, "pods": pods, "start": start, "weekend": weekend}
-    return [synthetic.make_weeks(seeded, drift_day=at, drift=kind, kinds=faults, **fleet)]
+    return [synthetic.make_weeks(seeded, drift_day=at, drift=changes, kinds=faults, **fleet)]
+
+
+def _some_of(source: Source, name: str, known: tuple[str, ...], default: str) -> tuple[str, ...]:
+    """An option that lists some of what is known, with commas between."""
+    given = tuple(source.options.get(name, default).split(","))
+    if unknown := sorted(set(given) - set(known)):
+        msg = f"{source.kind}: {name}={','.join(unknown)}: give some of {','.join(known)}"
+        raise DataError(msg)
+    return given

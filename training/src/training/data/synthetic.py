@@ -41,8 +41,11 @@ DRIFT = (1.8, 2.5)
 """From the day of a drift in level on, load and noise are this many times what they were."""
 BRIEF, LASTING = 0.5, 0.98
 """Correlation of the load's noise from one minute to the next: before a drift in persistence, and from its day on."""
-DRIFTS = ("level", "persistence")
-"""What may change: how much load there is, which the features show; or how long it lasts, which only forecasts show."""
+LIMITS = 0.8
+"""From the day that limits are raised on, the same load is this share of the CPU percent that it was."""
+DRIFTS = ("level", "limits", "persistence")
+"""What may change: how much load and noise there is, and what percent it is of the limits, which the features show; or
+how long it lasts, which only forecasts show."""
 
 
 def make_day(name: str, config: Config, *, pods: int = 6, minutes: int = 900) -> Day:
@@ -101,7 +104,7 @@ def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
     pods: int = 6,
     start: str = "2026-01-05",
     drift_day: int | None = None,
-    drift: str = "level",
+    drift: tuple[str, ...] = ("level",),
     kinds: tuple[str, ...] = KINDS,
     weekend: float = WEEKEND,
 ) -> Day:
@@ -113,7 +116,7 @@ def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
         pods: Workloads; each runs one pod at a time, and pods are replaced after some days.
         start: The first day, such as `2026-01-05`, a Monday.
         drift_day: From this day on (the first is 0) load and noise are others; None: they stay as they are.
-        drift: What changes, one of `DRIFTS`.
+        drift: What changes, some of `DRIFTS`.
         kinds: Faults, some of `KINDS`.
         weekend: Load on Saturdays and Sundays against other days.
     """
@@ -129,7 +132,8 @@ def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
             series.append(one)
             inside = [w for w in windows if first <= w[1] and w[2] < last]
             faults += [describe_window(one, k, int(time[a]), int(time[b]), config.labels) for k, a, b in inside]
-    change = {"level": "load and noise change", "persistence": "load lasts longer"}[drift]
+    changes = {"level": "load and noise change", "limits": "limits are raised", "persistence": "load lasts longer"}
+    change = " and ".join(changes[one] for one in drift)
     told = "" if drift_day is None else f", {change} from day {drift_day} on"
     return Day(
         name=f"{start}_{days}d",
@@ -141,12 +145,12 @@ def make_weeks(  # noqa: PLR0913 - one argument a property of the fleet
 
 
 def _workload(
-    time: NDArray[np.int64], course: tuple[int | None, str, float], rng: np.random.Generator
+    time: NDArray[np.int64], course: tuple[int | None, tuple[str, ...], float], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """A workload without faults, float64 [T, 3]: days and weeks in CPU and disk, a slow walk in memory, bursts."""
     count, (drift_day, drift, weekend) = len(time), course
     level, noise = np.ones(count), np.ones(count)
-    if drift_day is not None and drift == "level":
+    if drift_day is not None and "level" in drift:
         level[drift_day * DAY_MINUTES :], noise[drift_day * DAY_MINUTES :] = DRIFT
     free = ((time // 86_400 + 3) % 7) >= 5  # noqa: PLR2004 - 1970-01-01 was a Thursday, weekdays count from Monday
     rhythm = 1 + 0.3 * np.sin(2 * np.pi * (time / 86_400 + rng.uniform()))
@@ -154,15 +158,17 @@ def _workload(
     load = rng.uniform(4, 25)
     scale = 0.08 * load + 0.3
     wander = _correlated(count, scale, rng) * noise
-    if drift_day is not None and drift == "persistence":
+    if drift_day is not None and "persistence" in drift:
         # The same spread around the same level, so that z-scores hardly change.
         lasting = count - drift_day * DAY_MINUTES
-        wander[-lasting:] = _correlated(lasting, scale, rng, LASTING)
+        wander[-lasting:] = _correlated(lasting, scale, rng, LASTING) * noise[-lasting:]
     cpu = load * rhythm + wander
     bursts = np.where(rng.random(count) < BURST_SHARE / len(BURST_SHAPE), rng.exponential(BURST_PERCENT, count), 0.0)
     cpu += np.convolve(bursts, BURST_SHAPE)[:count]
     memory = rng.uniform(15, 50) + 3 * (rhythm - 1) + _correlated(count, 0.1, rng) * noise
     disk = rng.uniform(20, 200) * rhythm * (1 + _correlated(count, 0.05, rng) * noise)
+    if drift_day is not None and "limits" in drift:
+        cpu[drift_day * DAY_MINUTES :] *= LIMITS
     return np.column_stack([np.clip(cpu, 0, 105), np.clip(memory, 0, 100), np.maximum(disk, 0)])
 
 

@@ -16,7 +16,7 @@ from training.errors import PipelineError
 from training.features import Table, join
 from training.model import Outputs, decision_rows, forecast_rows
 from training.pipeline import repository
-from training.pipeline.learn import Told, config_of, days_of, tables_of
+from training.pipeline.learn import config_of, days_of, tables_of
 from training.pipeline.settings import Settings
 from training.pipeline.work import Run, once, tracking_of
 from training.plots import Answered, draw
@@ -34,6 +34,7 @@ from training.scoring.bootstrap import (
 from training.scoring.evaluate import DayMetrics
 from training.scoring.evaluate import evaluate as metrics_of
 from training.scoring.served import Graph
+from training.told import Told, nobody
 
 BLOCK = 6 * 3600
 """Seconds of a bootstrap block: rows of a series are alike for as long as a feature window."""
@@ -103,7 +104,7 @@ def chosen(held_out: dict[str, dict[str, Any]]) -> str:
 
 
 @once
-def evaluate(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def evaluate(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Measures all candidates and the champion, chooses one, and replays the test days through the server's program.
 
     Returns:

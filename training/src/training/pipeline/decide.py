@@ -14,9 +14,10 @@ from training.features import join, table
 from training.model import forecast_rows
 from training.pipeline import repository
 from training.pipeline.compare import graph_of
-from training.pipeline.learn import Told, config_of
+from training.pipeline.learn import config_of
 from training.pipeline.settings import Settings
 from training.pipeline.work import tracking_of
+from training.told import Told, nobody
 
 LEAST_SKILL = 0.10
 """A champion whose forecasts are not this much better than "it stays as it is" has lost its skill."""
@@ -32,9 +33,7 @@ class Trigger:
     reason: str = ""
 
 
-def decide(
-    settings: Settings, trigger: Trigger, told: Told = lambda _: None, *, at: float | None = None
-) -> dict[str, Any]:
+def decide(settings: Settings, trigger: Trigger, told: Told = nobody, *, at: float | None = None) -> dict[str, Any]:
     """Whether a retraining begins: not beside a challenger in the shadow, not within the cool-down, not without cause.
 
     A person (`manual`) needs no cause and waits for no cool-down. A drift and a lost skill are looked at again: what

@@ -10,10 +10,11 @@ from training.gates.provenance import bill_of_materials, provenance
 from training.manifest import to_bytes
 from training.pipeline import repository
 from training.pipeline.compare import compare, graph_of
-from training.pipeline.learn import Told, config_of, days_of, expected_of, tables_of
+from training.pipeline.learn import config_of, days_of, expected_of, tables_of
 from training.pipeline.settings import Settings
 from training.pipeline.work import Run, once, tracking_of
 from training.scoring.served import Graph
+from training.told import Told, nobody
 
 
 def case_of(settings: Settings, key: str, recipe: str) -> Case:
@@ -55,7 +56,7 @@ def case_of(settings: Settings, key: str, recipe: str) -> Case:
     )
 
 
-def findings_of(case: Case, told: Told = lambda _: None) -> list[Finding]:
+def findings_of(case: Case, told: Told = nobody) -> list[Finding]:
     """All gates, in order."""
     gates = (
         ("G1 artifact", lambda: graph.artifact(case)),
@@ -78,7 +79,7 @@ def findings_of(case: Case, told: Told = lambda _: None) -> list[Finding]:
 
 
 @once
-def gate(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def gate(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Puts the chosen candidate through all gates; the report, the bill of materials and the reason go to MLflow.
 
     Returns:

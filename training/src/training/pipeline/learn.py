@@ -24,8 +24,7 @@ from training.pipeline.settings import Settings
 from training.pipeline.work import LATEST, Run, once, tracking_of
 from training.recipes import RECIPES
 from training.storage import Storage
-
-Told = candidate.Told
+from training.told import Told, nobody
 
 
 def config_of(settings: Settings) -> Config:
@@ -33,7 +32,7 @@ def config_of(settings: Settings) -> Config:
     return replace(Config(), seed=settings.seed)
 
 
-def prepare(settings: Settings, told: Told = lambda _: None) -> dict[str, Any]:
+def prepare(settings: Settings, told: Told = nobody) -> dict[str, Any]:
     """Reads the source, splits it by time, computes the features, and names the run by what went in.
 
     Returns:
@@ -107,7 +106,7 @@ def tables_of(days: list[Day], config: Config) -> dict[str, Table]:
 
 
 @once
-def train(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def train(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Makes a candidate by each recipe.
 
     Returns:

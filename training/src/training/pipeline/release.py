@@ -11,10 +11,10 @@ from training import onnxd
 from training.errors import PipelineError
 from training.manifest import to_bytes
 from training.pipeline import repository
-from training.pipeline.learn import Told
 from training.pipeline.settings import Settings
 from training.pipeline.work import Run, once, tracking_of
 from training.storage import Storage
+from training.told import Told, nobody
 from training.tracking import roles_of
 
 BY = "training"
@@ -22,7 +22,7 @@ BY = "training"
 
 
 @once
-def register(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def register(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Makes the candidate a version of MLflow's registry, under a number that the repository has not taken.
 
     Returns:
@@ -37,18 +37,37 @@ def register(settings: Settings, key: str, told: Told = lambda _: None) -> dict[
     if not gates["passed"]:
         msg = f"run {key[:12]} did not pass its gates ({', '.join(gates['failed'])}): it is not registered"
         raise PipelineError(msg)
+    return _numbered(settings, run, told)
+
+
+def _numbered(settings: Settings, run: Run, told: Told) -> dict[str, Any]:
+    """The candidate as a version of MLflow's registry, made if need be, with its files under that number."""
     recipe = run.needs("evaluate")["recipe"]
     tracking = tracking_of(settings)
     told("versions that the repository has and MLflow has not")
     tracking.adopt(_versions(settings))
     told("the model")
     manifest = run.files.read_json(f"{recipe}/manifest.json")
-    manifest["training"]["mlflow_run_id"] = tracking.run(key)
-    version, mlflow_run = tracking.register(key, run.read(f"{recipe}/model.onnx"), manifest)
+    manifest["training"]["mlflow_run_id"] = tracking.run(run.key)
+    version, mlflow_run = tracking.register(run.key, run.read(f"{recipe}/model.onnx"), manifest)
     manifest["version"] = version
     run.files.write("model.onnx", run.read(f"{recipe}/model.onnx"))
     run.files.write("manifest.json", to_bytes(manifest))
-    return {"run": key, "recipe": recipe, "version": version, "mlflow_run_id": mlflow_run}
+    return {"run": run.key, "recipe": recipe, "version": version, "mlflow_run_id": mlflow_run}
+
+
+def _free_number(settings: Settings, run: Run, told: Told) -> str:
+    """The registered number; another one where somebody's push has taken it meanwhile, by which the run then goes."""
+    version = run.needs("register")["version"]
+    ours = run.files.read_json("manifest.json")
+    theirs = Storage(settings.repository).under(f"{settings.model}/{version}").read_json("manifest.json")
+    if theirs is None or theirs.get("training") == ours["training"]:
+        return version
+    told(f"version {version} was pushed by somebody meanwhile: another number")
+    tracking_of(settings).cede(run.key, version, theirs["artifact"]["sha256"])
+    found = _numbered(settings, run, told)
+    run.files.write_json("register.json", found)
+    return found["version"]
 
 
 def _versions(settings: Settings) -> dict[str, tuple[str, str]]:
@@ -67,15 +86,18 @@ def _versions(settings: Settings) -> dict[str, tuple[str, str]]:
 
 
 @once
-def push(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def push(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Puts the registered version into the repository as the challenger, by `onnxd push`, under MLflow's number.
+
+    A number that somebody's push, which asks MLflow for none, took since then is left to them: the version then is
+    registered once more, under the next one.
 
     Returns:
         `pushed`, `reason`, `version`, `role`, `aliases` (what changed in MLflow). Not pushed: another challenger was
         first, and one at a time is compared.
     """
     run = Run(settings, key)
-    version = run.needs("register")["version"]
+    version = _free_number(settings, run, told)
     found = repository.aliases(settings)
     others = [] if found is None else [v for v in found["challengers"] if v != version]
     if others:
@@ -97,7 +119,7 @@ def push_file(settings: Settings, file: Path, version: str, role: str, reason: s
     return {**found, "aliases": reconcile(settings)}
 
 
-def push_from(settings: Settings, uri: str, told: Told = lambda _: None) -> dict[str, Any]:
+def push_from(settings: Settings, uri: str, told: Told = nobody) -> dict[str, Any]:
     """Pushes a model that was registered in MLflow by hand, under its number there.
 
     Args:
@@ -139,7 +161,7 @@ def _verdict(settings: Settings, *more: str) -> onnxd.Said:
     return onnxd.call(words, codes=(0, onnxd.LOST, onnxd.HOLD, onnxd.REJECT))
 
 
-def judge(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def judge(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """What the servers' evidence says of the challenger now; changes nothing.
 
     Returns:
@@ -161,7 +183,7 @@ def judge(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str
     return {"verdict": "hold", "reason": "; ".join(["no server tells of it yet", *answer["servers"]["missing"]])[:2000]}
 
 
-def promote(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def promote(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Does what the verdict says, by one conditional write with the evidence; MLflow's aliases follow.
 
     Returns:
@@ -179,7 +201,7 @@ def promote(settings: Settings, key: str, told: Told = lambda _: None) -> dict[s
     return {"promoted": promoted, "reason": reason[:2000], "aliases": reconcile(settings)}
 
 
-def withdraw(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def withdraw(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Takes the version out of the challengers, if it is one; MLflow's aliases follow.
 
     By the verdict if that says so, with its evidence in the ledger; else without.
@@ -209,7 +231,7 @@ def withdraw(settings: Settings, key: str, told: Told = lambda _: None) -> dict[
     return {"withdrawn": True, "reason": reason, "aliases": reconcile(settings)}
 
 
-def recheck(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def recheck(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Whether the promoted version still deserves its place: the champion before is compared with it in the shadow.
 
     Returns:
@@ -227,7 +249,7 @@ def recheck(settings: Settings, key: str, told: Told = lambda _: None) -> dict[s
     return {"verdict": "keep", "reason": f"version {version} is no worse than the one before"}
 
 
-def rollback(settings: Settings, key: str, told: Told = lambda _: None) -> dict[str, Any]:
+def rollback(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     """Makes the champion before the champion again, if the version still is; MLflow's aliases follow.
 
     Returns:

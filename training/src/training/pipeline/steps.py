@@ -61,5 +61,7 @@ def _report(state: State) -> dict[str, Any]:
     return report(Settings.read(), key, end["outcome"], reason, failed=end["outcome"] == "failed")
 
 
+_PLACES = ("TRAINING_WORK", "ONNXD_REPOSITORY", "MLFLOW_TRACKING_URI", "ONNXD_PEERS")
+lambdas.ENVIRONMENT.update(pipeline=("TRAINING_SOURCE", *_PLACES), release=_PLACES)
 lambdas.STEPS.update({"decide": _decide, "prepare": _prepare, "report": _report})
 lambdas.STEPS.update({name: _keyed(step) for name, step in BY_KEY.items()})
