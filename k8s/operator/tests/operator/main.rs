@@ -1,0 +1,2 @@
+//! Tests of the remediation operator: its decision in virtual time, and its process against a real API server.
+mod simulation;
