@@ -93,12 +93,13 @@ fn a_node_of_anomalous_pods_is_cordoned_and_uncordoned_when_it_is_quiet() {
         let alert = |pod: usize| json!({"namespace": t.namespace, "pod": pods[pod].name_any()});
         let node = || async { t.nodes().get("cordon-a").await.expect("the node") };
         let unschedulable = || async { node().await.spec.and_then(|s| s.unschedulable).unwrap_or(false) };
-        // A message is an hour old; the budget is for the cordon or for an eviction, and the node comes first.
-        let both = json!({"version": "4", "alerts": [0, 1].map(|pod| {
+        // Both in one message; the budget is for the cordon or for an eviction, and the node comes first.
+        let firing = [0, 1].map(|pod| {
             let mut labels = alert(pod);
             labels["alertname"] = json!("AnomalyDetected");
             json!({"status": "firing", "labels": labels, "startsAt": "2026-01-01T00:00:00Z"})
-        })});
+        });
+        let both = json!({"version": "4", "alerts": firing});
         assert_eq!(operator.post(Some(crate::fixture::TOKEN), both.to_string()).await.0, 200);
         until("the node is cordoned", || async { unschedulable().await.then_some(()) }).await;
         assert_eq!(node().await.annotations()["onnxd.dev/cordoned-by"], format!("{}/web", t.namespace));

@@ -288,7 +288,8 @@ impl World {
         if self.status != *seen {
             return; // The API server answers 409.
         }
-        decision.write(&mut self.status, rules, self.time());
+        let now = self.time();
+        decision.write(&mut self.status, rules, now);
         assert!(self.status.actions.len() <= history::ROOM);
         if matches!(event, Event::DiesBefore) {
             return;
