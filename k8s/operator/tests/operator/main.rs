@@ -1,0 +1,10 @@
+//! Tests of the remediation operator: its decision in virtual time, and its process against a real API server.
+//!
+//! The API server is taken from the folder that `KUBE_ASSETS` names, else from `target/kubernetes/bin`.
+
+mod cluster;
+mod fixture;
+mod policies;
+mod pods;
+mod processes;
+mod simulation;
