@@ -42,7 +42,9 @@ UNUSED = re.compile(
     # Modules of Python whose libraries are left out.
     r"|usr/lib/python3.11/lib-dynload/(_curses|_dbm|_gdbm|nis|readline)"
 )
-UNUSED_PYTHON = ("tests", "include", "__pycache__", "bin", "onnx/backend/test/data")
+UNUSED_PYTHON = ("bin", "**/tests", "**/include", "onnx/backend/test")
+# Which file may lie where is for whoever starts a program from an image; here, all of a package is taken as it is.
+tarfile.TarFile.extraction_filter = staticmethod(lambda member, _: member)
 USERS = {
     "etc/passwd": "root:x:0:0:root:/:/nologin\nnonroot:x:65532:65532:nonroot:/tmp:/nologin\n",
     "etc/group": "root:x:0:\nnonroot:x:65532:\n",
@@ -77,8 +79,17 @@ def download(names: Sequence[str]) -> dict[str, Path]:
     signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
     lines = [f"deb {signed} {ARCHIVE.format(archive)} {suite} main\n" for archive, suite in places]
     (apt / "sources.list").write_text("".join(lines))
-    settings = {"Dir": apt, "Dir::State": apt / "state", "Dir::Cache": apt / "cache", "Dir::State::status": apt / "status"}
-    settings |= {"Dir::Etc::sourcelist": apt / "sources.list", "Dir::Etc::sourceparts": "-", "APT::Sandbox::User": "root"}
+    settings = {
+        "Dir": apt,
+        "Dir::State": apt / "state",
+        "Dir::Cache": apt / "cache",
+        "Dir::State::status": apt / "status",
+    }
+    settings |= {
+        "Dir::Etc::sourcelist": apt / "sources.list",
+        "Dir::Etc::sourceparts": "-",
+        "APT::Sandbox::User": "root",
+    }
     settings |= {"Acquire::Check-Valid-Until": "false", "Acquire::Languages": "none"}
     words = ["apt-get", "--quiet", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
     run(*words, "update")
@@ -144,7 +155,20 @@ def install(locks: Sequence[Path], target: Path, python: Sequence[str | Path], e
     """Packages of PyPI, all named in lock files and checked by their hashes."""
     words = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--no-compile", "--disable-pip-version-check"]
     locked = [word for lock in locks for word in ("--requirement", lock)]
-    run(*python, "-m", "pip", "install", "--quiet", "--root-user-action", "ignore", *words, "--target", target, *locked, env=env)
+    run(
+        *python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--root-user-action",
+        "ignore",
+        *words,
+        "--target",
+        target,
+        *locked,
+        env=env,
+    )
 
 
 def without_tests(lock: Path) -> str:
@@ -169,8 +193,12 @@ def training(root: Path) -> None:
     install([lock, ROOT / "k8s/images/lambda.lock"], site, python, env)
     shutil.copytree(ROOT / "training/src/training", site / "training")
     for pattern in UNUSED_PYTHON:
-        for folder in [f for f in root.rglob(pattern) if f.is_dir()]:
-            shutil.rmtree(folder)
+        for folder in [f for f in site.glob(pattern) if f.is_dir()]:
+            shutil.rmtree(folder, ignore_errors=True)
+    # Lambda waits 10 s for the first import, which compiling would take; the root file system is read-only. One process, since
+    # the bytes would depend on which of several compiled what.
+    compiled = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(root))
+    run(*python, *compiled, root / "usr/lib/python3.11", root / "usr/local/lib/python3.11", env=env)
     for name in ("python", "python3"):
         (root / "usr/bin" / name).symlink_to("python3.11")
 
@@ -179,7 +207,9 @@ def main() -> None:
     """Builds all images, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", choices=[*IMAGES, []], help=f"which [default: {', '.join(IMAGES)}]")
-    parser.add_argument("--programs", type=Path, default=ROOT / "target/release", metavar="FOLDER", help="built programs")
+    parser.add_argument(
+        "--programs", type=Path, default=ROOT / "target/release", metavar="FOLDER", help="built programs"
+    )
     given = parser.parse_args()
     commit, epoch = run("git", "log", "-1", "--format=%H %ct").split()
     changed = bool(run("git", "status", "--porcelain"))
@@ -215,7 +245,11 @@ def main() -> None:
         written.write_text(json.dumps(bill, indent=1) + "\n")
         (root / "usr/share/sbom").mkdir()
         shutil.copy(written, root / "usr/share/sbom")
-        source = urlsplit(subprocess.run(["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False).stdout.strip())
+        source = urlsplit(
+            subprocess.run(
+                ["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False
+            ).stdout.strip()
+        )
         labels = {
             "title": image,
             "description": IMAGES[image],
@@ -225,14 +259,30 @@ def main() -> None:
             "revision": "" if changed else commit,
             "source": f"https://{source.hostname}{source.path}" if source.scheme == "https" else "",
         }
-        pack(image, version, labels, hashlib.sha256(written.read_bytes()).hexdigest(), "" if changed else commit, int(epoch))
+        pack(
+            image,
+            version,
+            labels,
+            hashlib.sha256(written.read_bytes()).hexdigest(),
+            "" if changed else commit,
+            int(epoch),
+        )
 
 
 def pack(image: str, version: str, labels: dict[str, str], bill: str, commit: str, epoch: int) -> None:
     """The root file system and its Containerfile into an archive."""
     buildah = ("buildah", "--root", OUT / "storage", "--runroot", OUT / "runroot", "--storage-driver", "vfs")
     named = [f"--label=org.opencontainers.image.{name}={value}" for name, value in labels.items() if value]
-    words = ["--format", "docker", "--isolation", "chroot", "--timestamp", str(epoch), "--identity-label=false", "--quiet"]
+    words = [
+        "--format",
+        "docker",
+        "--isolation",
+        "chroot",
+        "--timestamp",
+        str(epoch),
+        "--identity-label=false",
+        "--quiet",
+    ]
     words += [*named, f"--label=dev.onnxd.sbom=sha256:{bill}", f"--build-arg=GIT_COMMIT={commit}"]
     tag, archive = f"{image}:{version}", OUT / f"{image}.tar"
     recipe = Path(__file__).parent / f"{image}.Containerfile"

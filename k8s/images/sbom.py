@@ -76,13 +76,19 @@ def crates(package: str) -> list[dict[str, Any]]:
     words = ["--package", package, "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}"]
     tree = subprocess.run(["cargo", "tree", "--locked", "--target", target, *words], **cargo).stdout
     built = {tuple(line.split()[:2]) for line in tree.splitlines()}
-    known = json.loads(subprocess.run(["cargo", "metadata", "--locked", "--format-version", "1"], **cargo).stdout)["packages"]
-    return sorted((p for p in known if (p["name"], f"v{p['version']}") in built), key=lambda p: (p["name"], p["version"]))
+    known = json.loads(subprocess.run(["cargo", "metadata", "--locked", "--format-version", "1"], **cargo).stdout)[
+        "packages"
+    ]
+    return sorted(
+        (p for p in known if (p["name"], f"v{p['version']}") in built), key=lambda p: (p["name"], p["version"])
+    )
 
 
 def rust(packages: list[dict[str, Any]]) -> list[Component]:
     """Crates as components, and Rust's standard library. A hash is that of the crate's file, of `Cargo.lock`."""
-    lock = re.findall(r'name = "(.*)"\nversion = "(.*)"\nsource = .*\nchecksum = "(.*)"', (ROOT / "Cargo.lock").read_text())
+    lock = re.findall(
+        r'name = "(.*)"\nversion = "(.*)"\nsource = .*\nchecksum = "(.*)"', (ROOT / "Cargo.lock").read_text()
+    )
     sums = {(name, version): checksum for name, version, checksum in lock}
     found = []
     for one in packages:
@@ -91,7 +97,9 @@ def rust(packages: list[dict[str, Any]]) -> list[Component]:
         checksum = sums.get((name, version))
         hashes = {"hashes": [{"alg": "SHA-256", "content": checksum}]} if checksum else {}
         found.append(component("library", name, version, f"pkg:cargo/{name}@{version}", licences, **hashes))
-    version = subprocess.run(["rustc", "--version"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[1]
+    version = subprocess.run(
+        ["rustc", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()[1]
     standard = component("library", "rust", version, f"pkg:generic/rust@{version}", ["MIT OR Apache-2.0"])
     return [*found, standard]
 
@@ -101,7 +109,9 @@ def notices(packages: list[dict[str, Any]]) -> str:
     texts: dict[str, list[str]] = {}
     for one in packages:
         folder = Path(one["manifest_path"]).parent
-        files = sorted(p for p in folder.iterdir() if re.match(r"(?i)(licen[cs]e|copying|notice)", p.name) and p.is_file())
+        files = sorted(
+            p for p in folder.iterdir() if re.match(r"(?i)(licen[cs]e|copying|notice)", p.name) and p.is_file()
+        )
         for file in files:
             texts.setdefault(file.read_text(errors="replace").strip(), []).append(f"{one['name']} {one['version']}")
     return "\n\n".join(f"==== {', '.join(of)}\n\n{text}" for text, of in texts.items()) + "\n"
