@@ -3,6 +3,7 @@
 #   make retrain the retraining loop on this machine, with PostgreSQL, MLflow, S3, two servers and traffic
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
+#   make images  container images of all programs, without a container engine; make test-images tests them
 # All that they install goes to .venv, .venv-clients, .venv-peers and target, in this folder.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
@@ -19,7 +20,7 @@ peers := .venv-peers
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train retrain bench micro bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test train retrain images test-images bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -57,6 +58,19 @@ retrain: $(training) $(s3)
 	@echo "==> the server (the first build takes some minutes)"
 	cargo build --release --package onnxd
 	PYTHONPATH=training/src $(venv)/bin/python -m training local $(ARGS)
+
+# The images into target/images, on Debian or what derives from it (apt-get install buildah binutils). Each program by itself: built
+# together, each would have the features that the others ask for.
+images: $(training)
+	@echo "==> the programs (the first build takes some minutes)"
+	for program in onnxd collector remediation-operator; do cargo build --release --package $$program || exit 1; done
+	$(venv)/bin/python k8s/images/build.py $(ARGS)
+
+# As root: they run each image with its own user, network and read-only root file system.
+test-images: $(training)
+	$(venv)/bin/ruff check k8s/images
+	$(venv)/bin/ruff format --check k8s/images
+	$(venv)/bin/python -m pytest --quiet k8s/images/tests
 
 # How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)

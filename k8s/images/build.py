@@ -1,11 +1,12 @@
-"""Builds the images without a container engine: packages and programs into a root file system, that by buildah into an archive.
+"""Builds the images without a container engine: files into a root file system, that by buildah into an archive.
 
-Each image has a Containerfile, which only copies its root file system and says how it is run. Debian's packages are
-unpacked, not installed: there is no shell, no package manager, nothing that can run but the programs and what they load.
+Each image has a Containerfile, which copies its root file system and says how it is run. Debian's packages are
+unpacked, not installed: there is no shell, no package manager, nothing that runs but the programs and what they load.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,11 +16,13 @@ import sys
 import tarfile
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pip
+
 import sbom
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,104 +198,148 @@ def training(root: Path) -> None:
     for pattern in UNUSED_PYTHON:
         for folder in [f for f in site.glob(pattern) if f.is_dir()]:
             shutil.rmtree(folder, ignore_errors=True)
-    # Lambda waits 10 s for the first import, which compiling would take; the root file system is read-only. One process, since
-    # the bytes would depend on which of several compiled what.
+    # A first import would compile, for 5 s of a CPU, each time: nothing can be written. Lambda waits 10 s for it.
+    # In one process: with several the bytes depend on which of them compiled what.
     compiled = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(root))
     run(*python, *compiled, root / "usr/lib/python3.11", root / "usr/local/lib/python3.11", env=env)
     for name in ("python", "python3"):
         (root / "usr/bin" / name).symlink_to("python3.11")
 
 
+def library(root: Path) -> None:
+    """ONNX Runtime beside the server, from its wheel: the library, what scanners know it by, and its licences."""
+    wheel = OUT / "onnxruntime"
+    shutil.rmtree(wheel, ignore_errors=True)
+    install([ROOT / "server/onnxruntime.lock"], wheel, [sys.executable], dict(os.environ))
+    [found] = (wheel / "onnxruntime/capi").glob("libonnxruntime.so.*")
+    [about] = wheel.glob("onnxruntime-*.dist-info")
+    shutil.copy(found, root / "opt/onnxd")
+    shutil.copytree(about, root / "opt/onnxd" / about.name)
+    texts = root / "usr/share/doc/onnxruntime"
+    texts.mkdir()
+    for name in ("LICENSE", "ThirdPartyNotices.txt"):
+        shutil.copy(wheel / "onnxruntime" / name, texts)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the images are made from.
+
+    Attributes:
+        version: Of the project.
+        commit: Empty where there are changes that no commit has.
+        epoch: When it was committed, in seconds; all times in the images are this one.
+        source: Where the project is; empty where it was not cloned from the web.
+    """
+
+    version: str
+    commit: str
+    epoch: int
+    source: str
+
+    @classmethod
+    def read(cls) -> "Origin":
+        """Of this checkout."""
+        commit, epoch = run("git", "log", "-1", "--format=%H %ct").split()
+        if run("git", "status", "--porcelain"):
+            print("==> there are changes that no commit has: the images will name none")
+            commit = ""
+        remotes = run("git", "config", "--default", "", "--get", "remote.origin.url")
+        # Without a name and a password that may stand in it.
+        url = urlsplit(remotes)
+        source = f"https://{url.hostname}{url.path}" if url.scheme == "https" else ""
+        version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+        return cls(version, commit, int(epoch), source)
+
+    def labels(self, image: str, bill: Path) -> dict[str, str]:
+        """What the image says of itself."""
+        said = {
+            "title": image,
+            "description": IMAGES[image],
+            "version": self.version,
+            "licenses": "Apache-2.0",
+            "created": datetime.fromtimestamp(self.epoch, UTC).isoformat(),
+            "revision": self.commit,
+            "source": self.source,
+        }
+        named = {f"org.opencontainers.image.{name}": text for name, text in said.items() if text}
+        return named | {"dev.onnxd.sbom": f"sha256:{hashlib.sha256(bill.read_bytes()).hexdigest()}"}
+
+
+def build(image: str, programs: Path, debs: dict[str, Path], origin: Origin) -> None:
+    """One image: its root file system, its bill of materials, its archive."""
+    root, is_python = OUT / image, image == "onnxd-training"
+    base(debs, (*BASE, *PYTHON) if is_python else BASE, root)
+    placed = program(root, programs / ("onnxd" if is_python else image))
+    if is_python:
+        training(root)
+    elif image == "onnxd":
+        library(root)
+    bill = OUT / f"{image}.cdx.json"
+    bill.write_text(json.dumps(sbom.bill(image, root, placed, debs, origin.epoch), indent=1) + "\n")
+    (root / "usr/share/sbom").mkdir()
+    shutil.copy(bill, root / "usr/share/sbom")
+    pack(image, origin, origin.labels(image, bill))
+
+
+def pack(image: str, origin: Origin, labels: dict[str, str]) -> None:
+    """The root file system and its Containerfile into an archive."""
+    buildah = ("buildah", "--root", OUT / "storage", "--runroot", OUT / "runroot", "--storage-driver", "vfs")
+    # The format of Docker has health checks, that of OCI has none.
+    words = ["--format", "docker", "--isolation", "chroot", "--identity-label=false", "--quiet"]
+    words += [f"--timestamp={origin.epoch}", f"--build-arg=GIT_COMMIT={origin.commit}"]
+    words += [f"--label={name}={text}" for name, text in labels.items()]
+    tag, archive = f"{image}:{origin.version}", OUT / f"{image}.tar"
+    recipe = Path(__file__).parent / f"{image}.Containerfile"
+    run(*buildah, "bud", *words, "--tag", tag, "--file", recipe, OUT / image)
+    pushed = OUT / "pushed.tar"
+    pushed.unlink(missing_ok=True)
+    run(*buildah, "push", "--quiet", tag, f"docker-archive:{pushed}")
+    run(*buildah, "rmi", tag)
+    identity = settle(pushed, archive, tag)
+    pushed.unlink()
+    size = sum(p.lstat().st_size for p in (OUT / image).rglob("*") if p.is_file() and not p.is_symlink())
+    print(f"    {size / 1e6:.1f} MB, sha256:{identity}, in {archive.relative_to(ROOT)}")
+
+
+def settle(pushed: Path, archive: Path, tag: str) -> str:
+    """Takes from an image what is another in each build, the names of containers. Returns what identifies it."""
+    with tarfile.open(pushed) as old, tarfile.open(archive, "w") as new:
+        [manifest] = json.load(old.extractfile("manifest.json"))
+        config = json.load(old.extractfile(manifest["Config"]))
+        del config["container"], config["container_config"], config["config"]["Hostname"]
+        content = json.dumps(config).encode()
+        identity = hashlib.sha256(content).hexdigest()
+        manifest |= {"Config": f"{identity}.json", "RepoTags": [tag]}
+        described = {manifest["Config"]: content, "manifest.json": json.dumps([manifest]).encode()}
+        files = {name: (io.BytesIO(text), len(text)) for name, text in described.items()}
+        files |= {name: (old.extractfile(name), old.getmember(name).size) for name in manifest["Layers"]}
+        for name, (file, size) in files.items():
+            about = tarfile.TarInfo(name)
+            about.size = size
+            new.addfile(about, file)
+    return identity
+
+
 def main() -> None:
     """Builds all images, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", choices=[*IMAGES, []], help=f"which [default: {', '.join(IMAGES)}]")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help=f"which [default: {', '.join(IMAGES)}]")
     parser.add_argument(
-        "--programs", type=Path, default=ROOT / "target/release", metavar="FOLDER", help="built programs"
+        "--programs", type=Path, default=ROOT / "target/release", metavar="FOLDER", help="with the built programs"
     )
     given = parser.parse_args()
-    commit, epoch = run("git", "log", "-1", "--format=%H %ct").split()
-    changed = bool(run("git", "status", "--porcelain"))
-    if changed:
-        print("==> there are changes that no commit has: the images say no revision")
-    os.environ["SOURCE_DATE_EPOCH"] = epoch
+    if unknown := set(given.images) - set(IMAGES):
+        parser.error(f"there is no image {', '.join(sorted(unknown))}; there are {', '.join(IMAGES)}")
+    if missing := [name for name in ("buildah", "apt-get", "dpkg-deb", "strip", "cargo") if not shutil.which(name)]:
+        parser.error(f"{', '.join(missing)} not found: on Debian, apt-get install buildah binutils")
     os.umask(0o022)
+    origin = Origin.read()
     print(f"==> packages of Debian {SUITE}")
     debs = download([*BASE, *PYTHON])
-    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     for image in given.images or IMAGES:
         print(f"==> {image}")
-        root, is_python = OUT / image, image == "onnxd-training"
-        base(debs, (*BASE, *PYTHON) if is_python else BASE, root)
-        crate = "onnxd" if is_python else image
-        placed = program(root, given.programs / crate)
-        if is_python:
-            training(root)
-        elif image == "onnxd":
-            runtime = OUT / "onnxruntime"
-            shutil.rmtree(runtime, ignore_errors=True)
-            install([ROOT / "server/onnxruntime.lock"], runtime, [sys.executable], dict(os.environ))
-            [library] = (runtime / "onnxruntime/capi").glob("libonnxruntime.so.*")
-            shutil.copy(library, placed.parent)
-            [about] = runtime.glob("onnxruntime-*.dist-info")
-            shutil.copytree(about, placed.parent / about.name)
-            notices = root / "usr/share/doc/onnxruntime"
-            notices.mkdir()
-            for name in ("LICENSE", "ThirdPartyNotices.txt"):
-                shutil.copy(runtime / "onnxruntime" / name, notices)
-        bill = sbom.bill(image, version, root, placed, debs, int(epoch))
-        written = OUT / f"{image}.cdx.json"
-        written.write_text(json.dumps(bill, indent=1) + "\n")
-        (root / "usr/share/sbom").mkdir()
-        shutil.copy(written, root / "usr/share/sbom")
-        source = urlsplit(
-            subprocess.run(
-                ["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False
-            ).stdout.strip()
-        )
-        labels = {
-            "title": image,
-            "description": IMAGES[image],
-            "version": version,
-            "licenses": "Apache-2.0",
-            "created": datetime.fromtimestamp(int(epoch), UTC).isoformat(),
-            "revision": "" if changed else commit,
-            "source": f"https://{source.hostname}{source.path}" if source.scheme == "https" else "",
-        }
-        pack(
-            image,
-            version,
-            labels,
-            hashlib.sha256(written.read_bytes()).hexdigest(),
-            "" if changed else commit,
-            int(epoch),
-        )
-
-
-def pack(image: str, version: str, labels: dict[str, str], bill: str, commit: str, epoch: int) -> None:
-    """The root file system and its Containerfile into an archive."""
-    buildah = ("buildah", "--root", OUT / "storage", "--runroot", OUT / "runroot", "--storage-driver", "vfs")
-    named = [f"--label=org.opencontainers.image.{name}={value}" for name, value in labels.items() if value]
-    words = [
-        "--format",
-        "docker",
-        "--isolation",
-        "chroot",
-        "--timestamp",
-        str(epoch),
-        "--identity-label=false",
-        "--quiet",
-    ]
-    words += [*named, f"--label=dev.onnxd.sbom=sha256:{bill}", f"--build-arg=GIT_COMMIT={commit}"]
-    tag, archive = f"{image}:{version}", OUT / f"{image}.tar"
-    recipe = Path(__file__).parent / f"{image}.Containerfile"
-    run(*buildah, "bud", *words, "--tag", tag, "--file", recipe, OUT / image)
-    archive.unlink(missing_ok=True)
-    run(*buildah, "push", "--quiet", tag, f"docker-archive:{archive}:{tag}")
-    identity = run(*buildah, "images", "--no-trunc", "--quiet", tag)
-    run(*buildah, "rmi", tag)
-    size = sum(p.lstat().st_size for p in (OUT / image).rglob("*") if not p.is_dir())
-    print(f"    {size / 1e6:.1f} MB, {identity}, in {archive.relative_to(ROOT)}")
+        build(image, given.programs.resolve(), debs, origin)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,17 @@ DISTRIBUTION = "debian-12"
 Component = dict[str, Any]
 
 
+def run(*words: str) -> str:
+    """What a program of Rust's tools says."""
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 def sha256(path: Path) -> list[dict[str, str]]:
     """A file's hash, as CycloneDX writes it."""
     return [{"alg": "SHA-256", "content": hashlib.sha256(path.read_bytes()).hexdigest()}]
 
 
-def component(kind: str, name: str, version: str, purl: str, licences: list[str], **more: Any) -> Component:
+def component(kind: str, name: str, version: str, purl: str, licences: list[str], **more: object) -> Component:
     """A component; one licence is an expression of SPDX, several are names."""
     named = [{"expression": licences[0]}] if len(licences) == 1 else [{"license": {"name": n}} for n in licences]
     found = {"type": kind, "bom-ref": purl, "name": name, "version": version, "purl": purl, **more}
@@ -71,14 +76,11 @@ def python(root: Path) -> list[Component]:
 
 def crates(package: str) -> list[dict[str, Any]]:
     """What is compiled into a program: the packages of `cargo metadata` that `cargo tree` finds in this one's build."""
-    cargo = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
-    target = re.search(r"^host: (.*)$", subprocess.run(["rustc", "-vV"], **cargo).stdout, re.MULTILINE)[1]
+    target = re.search(r"^host: (.*)$", run("rustc", "-vV"), re.MULTILINE)[1]
     words = ["--package", package, "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}"]
-    tree = subprocess.run(["cargo", "tree", "--locked", "--target", target, *words], **cargo).stdout
+    tree = run("cargo", "tree", "--locked", "--target", target, *words)
     built = {tuple(line.split()[:2]) for line in tree.splitlines()}
-    known = json.loads(subprocess.run(["cargo", "metadata", "--locked", "--format-version", "1"], **cargo).stdout)[
-        "packages"
-    ]
+    known = json.loads(run("cargo", "metadata", "--locked", "--format-version", "1"))["packages"]
     return sorted(
         (p for p in known if (p["name"], f"v{p['version']}") in built), key=lambda p: (p["name"], p["version"])
     )
@@ -97,9 +99,7 @@ def rust(packages: list[dict[str, Any]]) -> list[Component]:
         checksum = sums.get((name, version))
         hashes = {"hashes": [{"alg": "SHA-256", "content": checksum}]} if checksum else {}
         found.append(component("library", name, version, f"pkg:cargo/{name}@{version}", licences, **hashes))
-    version = subprocess.run(
-        ["rustc", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()[1]
+    version = run("rustc", "--version").split()[1]
     standard = component("library", "rust", version, f"pkg:generic/rust@{version}", ["MIT OR Apache-2.0"])
     return [*found, standard]
 
@@ -117,18 +117,18 @@ def notices(packages: list[dict[str, Any]]) -> str:
     return "\n\n".join(f"==== {', '.join(of)}\n\n{text}" for text, of in texts.items()) + "\n"
 
 
-def bill(image: str, version: str, root: Path, program: Path, debs: dict[str, Path], epoch: int) -> dict[str, Any]:
+def bill(image: str, root: Path, program: Path, debs: dict[str, Path], epoch: int) -> dict[str, Any]:
     """The bill of an image that lies in `root`; its licences are written there.
 
     Args:
         image: Its name.
-        version: Of everything that is the project's own.
         root: The root file system.
         program: The Rust program in it, named as its package.
         debs: The files of Debian's packages, by name.
         epoch: The time that it says it was made at, seconds.
     """
     packages = crates(program.name)
+    version = next(p["version"] for p in packages if p["name"] == program.name)
     texts = root / "usr/share/doc" / program.name / "licences.txt"
     texts.parent.mkdir()
     texts.write_text(notices(packages))

@@ -1,6 +1,7 @@
 """The images that `make images` built, each unpacked once."""
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import container
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILT = ROOT / "target" / "images"
+Unpacked = Callable[[str], container.Image]
 IMAGES = ("onnxd", "collector", "remediation-operator", "onnxd-training")
 
 
 @pytest.fixture(scope="session")
-def unpacked(tmp_path_factory: pytest.TempPathFactory):
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Unpacked:
     """Gives an image by its name."""
     if os.getuid():
         pytest.exit("the tests of the images mount and change root: run them as root, as in `sudo make test-images`", 1)
@@ -33,19 +35,19 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(params=IMAGES)
-def image(request: pytest.FixtureRequest, unpacked) -> container.Image:
+def image(request: pytest.FixtureRequest, unpacked: Unpacked) -> container.Image:
     """Each of them."""
     return unpacked(request.param)
 
 
 @pytest.fixture
-def onnxd(unpacked) -> container.Image:
+def onnxd(unpacked: Unpacked) -> container.Image:
     """The server's."""
     return unpacked("onnxd")
 
 
 @pytest.fixture
-def training(unpacked) -> container.Image:
+def training(unpacked: Unpacked) -> container.Image:
     """The training's."""
     return unpacked("onnxd-training")
 

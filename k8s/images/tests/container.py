@@ -19,7 +19,7 @@ T = TypeVar("T")
 PATIENCE = 180
 """Seconds that anything may take: the machine may be busy."""
 ALONE = ("/usr/bin/unshare", "--net", "/bin/sh", "-ec", '/sbin/ip link set lo up; exec "$@"', "alone")
-"""A network of its own, with nothing but itself in it: the image's ports are free there, and counters tell what it asked."""
+"""A network with nothing else in it: the image's ports are free there, and counters tell what was asked."""
 ENTER = """
 root=$1 user=$2; shift 2
 /bin/mount --bind "$root" "$root"
@@ -71,7 +71,7 @@ def load(archive: Path, folder: Path) -> Image:
         config = json.loads(read(manifest["Config"]))["config"]
         for layer in manifest["Layers"]:
             with tarfile.open(fileobj=tar.extractfile(layer)) as files:
-                files.extractall(folder, filter="fully_trusted")
+                files.extractall(folder, filter="fully_trusted")  # noqa: S202 - our own
     return Image(folder, config, manifest["Config"].removesuffix(".json"), archive)
 
 
@@ -92,7 +92,7 @@ class Container:
 
 
 @contextmanager
-def start(
+def start(  # noqa: PLR0913 - as many as an engine has
     image: Image,
     output: Path,
     *,
@@ -124,10 +124,10 @@ def start(
     words = entrypoint if entrypoint is not None else image.config["Entrypoint"]
     words = [*words, *(command if command is not None else image.config["Cmd"])]
     given = dict(pair.split("=", 1) for pair in image.config["Env"])
+    enter = [*network, "/usr/bin/unshare", "--mount", "/bin/sh", "-ec", ENTER, "enter", str(image.root)]
     process = subprocess.Popen(
         # The same process all the way, so that signals and the exit code are the program's.
-        [*network, "/usr/bin/unshare", "--mount", "/bin/sh", "-ec", ENTER, "enter"]
-        + [str(image.root), image.config["User"], *flat, "--", *words],
+        [*enter, image.config["User"], *flat, "--", *words],
         env={**given, **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=output.open("wb"),
@@ -140,7 +140,7 @@ def start(
         process.wait()
 
 
-def run(image: Image, output: Path, command: Sequence[str], **more: Any) -> tuple[int, str]:  # noqa: ANN401 - those of start
+def run(image: Image, output: Path, command: Sequence[str], **more: Any) -> tuple[int, str]:
     """Runs a program in an image to its end. Returns its exit code and all that it wrote."""
     with start(image, output, command=command, **more) as container:
         return container.wait(), container.said()
@@ -189,7 +189,7 @@ class Server:
         """What leads into its network."""
         return ("/usr/bin/nsenter", f"--net=/proc/{self.container.process.pid}/ns/net")
 
-    def ask(self, where: str, body: Any = None) -> tuple[int, str]:  # noqa: ANN401 - anything that is JSON
+    def ask(self, where: str, body: Any = None) -> tuple[int, str]:
         """A request to `port/path`. Returns status, or 0 where nobody listens, and body."""
         words = [*self.within, "curl", "--silent", "--write-out", "\n%{http_code}", f"http://127.0.0.1:{where}"]
         if body is not None:
@@ -216,7 +216,7 @@ class Server:
 
 
 @contextmanager
-def serve(image: Image, place: Path, *, environment: Mapping[str, str] | None = None, **more: Any) -> Iterator[Server]:  # noqa: ANN401 - those of start
+def serve(image: Image, place: Path, *, environment: Mapping[str, str] | None = None, **more: Any) -> Iterator[Server]:
     """A server as its image starts it."""
     environment = environment or {}
     with start(image, place / "log", environment=environment, network=ALONE, **more) as container:

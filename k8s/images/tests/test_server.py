@@ -4,11 +4,10 @@ import json
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, Unpacked
 from container import Image, open_folder, run, serve, until
 
 ROW = {"cpu_zscore": 2.1, "memory_zscore": 1.5}
@@ -64,7 +63,7 @@ def test_a_request_on_its_way_is_answered_after_sigterm(onnxd: Image, place: Pat
 
 
 def test_health_is_found_on_other_ports_and_nobody_else_is_asked(onnxd: Image, place: Path) -> None:
-    environment = {"ONNXD_HTTP": "0.0.0.0:9080", "ONNXD_OPS": "127.0.0.1:9082", "ONNXD_GRPC": "off"}  # noqa: S104
+    environment = {"ONNXD_HTTP": "0.0.0.0:9080", "ONNXD_OPS": "127.0.0.1:9082", "ONNXD_GRPC": "off"}
     with serve(onnxd, place, environment=environment, mounts=MODELS) as server:
         until("health", lambda: server.health()[0] == 0 or None, server.container)
         assert server.ask("9080/predict", ROW)[0] == 200
@@ -88,7 +87,7 @@ def test_without_models_it_is_not_healthy(onnxd: Image, place: Path) -> None:
 
 
 def test_sagemaker_starts_it_its_way(onnxd: Image, place: Path) -> None:
-    """`docker run IMAGE serve`, a model in /opt/ml/model, /ping and /invocations on port 8080, or on that which it names."""
+    """`docker run IMAGE serve`, models in /opt/ml/model, /ping and /invocations on port 8080 or the one it names."""
     for environment, port in ({"SAGEMAKER_REGION": "eu-west-1"}, 8080), ({"SAGEMAKER_BIND_TO_PORT": "9000"}, 9000):
         mounts = {"/opt/ml/model": ROOT / "models"}
         with serve(onnxd, place, environment=environment, command=["serve"], mounts=mounts) as server:
@@ -133,6 +132,6 @@ def test_every_library_that_is_loaded_is_in_the_bill(onnxd: Image, place: Path) 
 
 
 @pytest.mark.parametrize("name", ["collector", "remediation-operator"])
-def test_the_other_programs_start(name: str, unpacked: Any, place: Path) -> None:  # noqa: ANN401
+def test_the_other_programs_start(name: str, unpacked: Unpacked, place: Path) -> None:
     code, said = run(unpacked(name), place / "log", ["--help"])
     assert (code, "Usage" in said) == (0, True), said

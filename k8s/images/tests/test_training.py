@@ -27,6 +27,7 @@ class RuntimeApi(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
+        """On any free port."""
         super().__init__(("127.0.0.1", 0), Handler)
         self.events: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self.told: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -83,14 +84,14 @@ def function(image: Image, place: Path, command: list[str] | None = None) -> Ite
         "AWS_LAMBDA_LOG_GROUP_NAME": "training",
         "AWS_LAMBDA_LOG_STREAM_NAME": "1",
         "TRAINING_SOURCE": SOURCE,
-        "TRAINING_WORK": "/tmp/work",  # noqa: S108 - in the image
+        "TRAINING_WORK": "/tmp/work",
         "TRAINING_RECIPES": "monotone-logistic",
-        "ONNXD_REPOSITORY": "/tmp/models",  # noqa: S108
+        "ONNXD_REPOSITORY": "/tmp/models",
     }
     tmp = open_folder(place / "tmp")
     open_folder(tmp / "models")
     try:
-        with start(image, place / "log", command=command, environment=environment, writable={"/tmp": tmp}):  # noqa: S108
+        with start(image, place / "log", command=command, environment=environment, writable={"/tmp": tmp}):
             yield api
     finally:
         api.shutdown()
