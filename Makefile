@@ -5,6 +5,7 @@
 #   make chaos   replicas are killed, the network is slow, S3 is gone: nothing is lost
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
+#   make images  container images of all programs, without a container engine; make test-images tests them
 # All that they install goes to .venv, .venv-clients, .venv-k8s, .venv-peers and target, in this folder.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
@@ -23,7 +24,7 @@ peers := .venv-peers
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train retrain loop chaos kubernetes bench micro bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test train retrain loop chaos kubernetes images test-images bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -79,6 +80,17 @@ chaos: $(training) $(s3)
 
 # kube-apiserver and kube-controller-manager for the tests and for make loop, from Debian's source: five minutes, once.
 kubernetes: $(kubernetes)
+
+# The images into target/images, on Debian or what derives from it (apt-get install buildah binutils). Each program by itself: built
+# together, each would have the features that the others ask for.
+images: $(training)
+	@echo "==> the programs (the first build takes some minutes)"
+	for program in onnxd collector remediation-operator; do cargo build --release --package $$program || exit 1; done
+	$(venv)/bin/python k8s/images/build.py $(ARGS)
+
+# As root: they run each image with its own user, network and read-only root file system.
+test-images: $(training)
+	$(venv)/bin/python -m pytest --quiet k8s/images/tests
 
 # How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)

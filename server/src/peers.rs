@@ -10,7 +10,7 @@ mod tell;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -207,6 +207,23 @@ impl From<String> for Wrong {
     fn from(reason: String) -> Self {
         Self { status: None, reason }
     }
+}
+
+/// Asks the server that listens at `address` on this machine: `GET path`, on a thread that may wait. An unspecified address,
+/// such as 0.0.0.0, is that of the loopback.
+///
+/// # Errors
+/// One sentence when it cannot be reached, does not answer within 2 s, or answers with no success.
+pub fn ask_here(address: SocketAddr, path: &str) -> Result<Bytes, String> {
+    let here = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let address = SocketAddr::new(here, address.port());
+    let peer = Peer { name: address.to_string(), address };
+    let answer = runtime()?.block_on(exchange(&peer, Method::GET, path, Bytes::new()));
+    answer.map_err(|wrong| wrong.reason)
 }
 
 /// What it takes to wait for peers on one thread.

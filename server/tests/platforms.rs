@@ -107,3 +107,33 @@ fn what_the_platforms_set_is_below_what_anyone_sets() {
     let (ok, text) = serve(&["--predict-route", "predict", "--print-config"], &[]);
     assert!(!ok && text.contains("predict-route is \"predict\""), "{text}");
 }
+
+/// `onnxd ready`, with the environment that a server was started with: exit code, and all that it says.
+fn ready(environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd"));
+    let output = command.arg("ready").envs(environment.iter().copied()).current_dir(root()).output().expect("it runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).expect("text"))
+}
+
+#[test]
+fn a_container_asks_whether_it_is_ready() {
+    let empty = TempDir::new().expect("a folder");
+    let server = Server::launch(empty.path(), &["--ops", "0.0.0.0:0"]);
+    let (http, ops) = (server.http.to_string(), server.ops.to_string());
+    let (code, said) = ready(&[("ONNXD_HTTP", &http), ("ONNXD_OPS", &ops)]);
+    assert!(code == Some(1) && said.contains("503") && said.contains("not ready: "), "{code:?} {said}");
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--ops", "0.0.0.0:0"]);
+    let (http, ops) = (server.http.to_string(), server.ops.to_string());
+    assert_eq!(ready(&[("ONNXD_HTTP", "127.0.0.1:1"), ("ONNXD_OPS", &ops)]), (Some(0), "ready\n".into()));
+    assert_eq!(ready(&[("ONNXD_HTTP", &http), ("ONNXD_OPS", "off")]), (Some(0), "ready\n".into()));
+    let port = server.http.port().to_string();
+    assert_eq!(ready(&[("SAGEMAKER_BIND_TO_PORT", &port), ("ONNXD_OPS", "off")]), (Some(0), "ready\n".into()));
+    let (code, said) = ready(&[("ONNXD_OPS", "127.0.0.1:1")]);
+    assert!(code == Some(1) && said.contains("127.0.0.1:1 cannot be reached"), "{code:?} {said}");
+    for (ops, wants) in [("127.0.0.1:0", "name its port with --ops"), ("here", "an address such as")] {
+        let (code, said) = ready(&[("ONNXD_OPS", ops)]);
+        assert!(code == Some(2) && said.contains(wants), "{code:?} {said}");
+    }
+}

@@ -3,6 +3,7 @@
 mod bench;
 mod change;
 mod judged;
+mod ready;
 mod replay;
 mod status;
 mod verdict;
@@ -59,7 +60,8 @@ impl From<std::io::Error> for Failure {
 pub fn commands() -> impl Iterator<Item = Command> {
     let change =
         [change::push_command(), change::promote_command(), change::rollback_command(), change::withdraw_command()];
-    change.into_iter().chain([status::command(), verdict::command(), replay::command(), bench::command()])
+    let others = [status::command(), verdict::command(), replay::command(), bench::command(), ready::command()];
+    change.into_iter().chain(others)
 }
 
 /// Runs one of [`commands`]. `out` takes what is asked for, `progress` (a terminal, as a rule) what happens meanwhile.
@@ -76,6 +78,7 @@ pub fn run(name: &str, matches: &ArgMatches, raw: &Raw, executable: &Path, out: 
         "verdict" => verdict::run(matches, raw, out),
         "replay" => replay::run(matches, raw, executable, out),
         "bench" => bench::run(matches, raw, executable, out),
+        "ready" => ready::run(raw, out),
         other => Err(Failure::Usage(vec![format!("there is no command {other}")])),
     };
     match result {

@@ -232,6 +232,20 @@ impl Raw {
         if reader.mistakes.is_empty() { Ok(is_on) } else { Err(reader.mistakes) }
     }
 
+    /// Where a server of this machine with these settings says whether it is ready: `--ops`, or `--http` where that is off.
+    ///
+    /// # Errors
+    /// One sentence for each value that cannot be used.
+    pub fn readiness(&self) -> Result<SocketAddr, Vec<String>> {
+        let mut reader = Reader { raw: self, mistakes: vec![] };
+        let address = reader.address("ops").or_else(|| reader.address("http"));
+        match address {
+            _ if !reader.mistakes.is_empty() => Err(reader.mistakes),
+            Some(address) if address.port() > 0 => Ok(address),
+            _ => Err(vec!["where the server answers is not known: name its port with --ops or --http".into()]),
+        }
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
