@@ -152,7 +152,7 @@ def tool(name: str) -> str:
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end, within a minute."""
     words = tuple(map(str, words))
-    return subprocess.run(  # noqa: S603 - named by the tests
+    return subprocess.run(
         [tool(words[0]), *words[1:]], capture_output=True, text=True, cwd=cwd, timeout=PATIENCE, check=False
     )
 
@@ -164,7 +164,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_for(what: str, found: Callable[[], Any], patience: float = PATIENCE) -> Any:  # noqa: ANN401 - what was found
+def wait_for(what: str, found: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Asks until there is something, and returns it.
 
     Raises:
@@ -186,7 +186,7 @@ def wait_for(what: str, found: Callable[[], Any], patience: float = PATIENCE) ->
 def process(*words: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A program that is stopped at the end; `log` gets what it writes."""
     with log.open("wb") as out:
-        child = subprocess.Popen([str(word) for word in words], stdout=out, stderr=out)  # noqa: S603 - named by the tests
+        child = subprocess.Popen([str(word) for word in words], stdout=out, stderr=out)
         try:
             yield child
         finally:

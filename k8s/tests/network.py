@@ -14,7 +14,7 @@ def pod_of(pod: Document) -> Peer:
     return stranger(namespace(pod), pod["metadata"]["labels"], ports=ports(pod))
 
 
-def stranger(place: str, labels: dict[str, str], **more: Any) -> Peer:  # noqa: ANN401 - the fields of a peer
+def stranger(place: str, labels: dict[str, str], **more: Any) -> Peer:
     """A pod that the manifests do not make."""
     names = {"kubernetes.io/metadata.name": place, **more.pop("namespace_labels", {})}
     return {"namespace": place, "namespace_labels": names, "labels": labels, "ports": {}, **more}

@@ -90,9 +90,9 @@ def legend(target: dict[str, Any], labels: dict[str, str]) -> str:
     return form
 
 
-def load(http: str, rest: Iterator[list[dict[str, Any]]], done: Any) -> None:  # noqa: ANN401 - asked until it is true
+def load(http: str, rest: Iterator[list[dict[str, Any]]], done: Any) -> None:
     """Single rows, batches, wrong rows and labels, beside Locust, until `done`."""
-    session, chance = requests.Session(), random.Random(7)  # noqa: S311 - load, not secrets
+    session, chance = requests.Session(), random.Random(7)
 
     def post(path: str, body: object, status: int = 200) -> None:
         answer = session.post(f"{http}{path}", json=body, timeout=10)

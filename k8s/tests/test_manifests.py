@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-import manifests
 import pytest
 import yaml
+
+import manifests
 from manifests import CHECKS, K8S, Document, containers, named, of, pods, read, render, shown, wrong_with
 
 OVERLAYS = ("overlays/local", "overlays/production")

@@ -1,6 +1,7 @@
 """Who reaches whom under the NetworkPolicies: all that the parts need of each other, and nobody whom they do not."""
 
 import pytest
+
 from manifests import pods, render
 from network import Peer, allowed, pod_of, stranger
 

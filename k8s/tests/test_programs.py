@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import requests
+
 from manifests import ROOT, Document, command, named, of, render
 
 MODELS = ROOT / "models" / "anomaly"
@@ -51,7 +52,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 def run(words: list[str], **settings: str) -> str:
     """What a program says; it must end well."""
-    done = subprocess.run(  # noqa: S603 - our own program
+    done = subprocess.run(
         words, env=environment(**settings), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.returncode == 0, done.stderr
@@ -83,7 +84,7 @@ def served(folder: Path, settings: dict[str, str]) -> Iterator[Served]:
     changed |= {"ONNXD_PORTS_FILE": str(ports), "ONNXD_DRAIN_DELAY": "0s"}
     own = environment(**settings | changed)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program("onnxd"), "serve"], env=own, cwd=ROOT, stdout=log, stderr=log)  # noqa: S603
+        process = subprocess.Popen([program("onnxd"), "serve"], env=own, cwd=ROOT, stdout=log, stderr=log)
     try:
         until(ports.exists, process, folder / "log")
         yield Served(**loads(ports.read_text()))
@@ -194,7 +195,7 @@ def test_kserve_serves_what_its_storage_initializer_brings(
     mnt = tmp_path / "mnt"
     mnt.mkdir()
     own = {one["name"]: one["value"].replace("{{.Name}}", name) for one in container["env"]} | stored(mnt)
-    places = {"/mnt/models": mnt, "/tmp": tmp_path / "tmp"}  # noqa: S108 - the container's
+    places = {"/mnt/models": mnt, "/tmp": tmp_path / "tmp"}
     with served(tmp_path, placed(own, places)) as server:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             path = container[probe]["httpGet"]["path"].replace("{{.Name}}", name)

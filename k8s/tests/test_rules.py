@@ -106,7 +106,7 @@ def test_channels_are_asked_for_as_training_and_collector_ask() -> None:
     text = (monitoring.ROOT / "training" / "src" / "training" / "data" / "prometheus.py").read_text()
     names: dict[str, str] = {}
     for line in re.findall(r"^(?:BY|LIMITS|CPU|MEMORY|DISK_IO) = .*$", text, re.MULTILINE):
-        exec(line, names)  # noqa: S102 - five constants of this repository
+        exec(line, names)
     ours = {"cpu": "anomaly:cpu_percent", "memory": "anomaly:memory_percent", "disk_io": "anomaly:disk_io"}
     for channel, record in ours.items():
         assert recorded[record].startswith(f"{names[channel.upper()]} or ")
