@@ -17,7 +17,7 @@ use remediation_operator::retrain::Retrain;
 use remediation_operator::rules::Rules;
 use serde_json::json;
 
-use crate::cluster::{USER, cluster};
+use crate::cluster::{USER, cluster, say};
 use crate::fixture::{Test, ago, count, test, until};
 
 #[test]
@@ -225,7 +225,7 @@ fn step_functions() -> Option<(Child, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the repository");
     let python = root.join(".venv/bin/python");
     if !python.is_file() {
-        eprintln!("\n*** SKIPPED: retraining was NOT tested: {} does not exist, make it with `make test` ***\n", python.display());
+        say(&format!("retraining was NOT tested: {} does not exist, `make test` makes it", python.display()));
         return None;
     }
     let mut server = Command::new(python)
