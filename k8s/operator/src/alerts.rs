@@ -150,7 +150,10 @@ mod tests {
     fn resolved_alerts_are_over_and_others_are_none_of_ours() {
         let alerts = Alerts::new(Duration::from_secs(60));
         assert_eq!(alerts.take(webhook("firing", pod(1))).accepted, 1);
-        assert_eq!(alerts.take(webhook("firing", serde_json::json!({"alertname": "HighCpu", "pod": "p-1"}))).unknown, 1);
+        assert_eq!(
+            alerts.take(webhook("firing", serde_json::json!({"alertname": "HighCpu", "pod": "p-1"}))).unknown,
+            1
+        );
         assert_eq!(alerts.take(webhook("firing", serde_json::json!({"alertname": ALERT, "pod": "p-1"}))).unknown, 1);
         assert_eq!(alerts.take(webhook("firing", serde_json::json!({"alertname": ALERT, "node": "n-1"}))).accepted, 1);
         assert_eq!(alerts.now().len(), 2);

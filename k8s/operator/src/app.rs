@@ -39,7 +39,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     api.connect_timeout = Some(CONNECT);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), server = %api.cluster_url, "starts");
     let client = Client::try_from(api).context("the API server's configuration cannot be used")?;
-    let listener = TcpListener::bind(config.ops).await.with_context(|| format!("--ops {} cannot be used", config.ops))?;
+    let listener =
+        TcpListener::bind(config.ops).await.with_context(|| format!("--ops {} cannot be used", config.ops))?;
     tracing::info!(address = %listener.local_addr()?, "operations");
     if config.token_file.is_none() {
         tracing::warn!("no alerts are taken: run with --token-file to act upon anomalies");
@@ -60,7 +61,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     };
     let (pods, policies) = (scoped(&client, &config), scoped(&client, &config));
     watching.spawn(watches::keep(pods, Arc::clone(&world.pods), Arc::clone(&changed), read_pod));
-    watching.spawn(watches::keep(policies, Arc::clone(&world.policies), Arc::clone(&changed), |policy, _| Some(policy)));
+    watching
+        .spawn(watches::keep(policies, Arc::clone(&world.policies), Arc::clone(&changed), |policy, _| Some(policy)));
     let nodes = Api::all(client.clone());
     watching.spawn(watches::keep(nodes, Arc::clone(&world.nodes), Arc::clone(&changed), |node, _| Node::read(&node)));
 

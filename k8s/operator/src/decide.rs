@@ -196,9 +196,8 @@ fn pods(
 ) {
     let mut failing: Vec<(&Arc<Pod>, Finding)> =
         selected.iter().filter_map(|pod| Some((*pod, findings.remove(pod.uid.as_str())?))).collect();
-    failing.sort_by(|(a, why_a), (b, why_b)| {
-        (why_a.kind, why_a.since, &a.name).cmp(&(why_b.kind, why_b.since, &b.name))
-    });
+    failing
+        .sort_by(|(a, why_a), (b, why_b)| (why_a.kind, why_a.since, &a.name).cmp(&(why_b.kind, why_b.since, &b.name)));
     let mut begun: HashSet<String> = HashSet::new();
     for (pod, finding) in failing {
         let mut hold = |finding, why| decision.held.push(Held { pod: Arc::clone(pod), finding, why });

@@ -252,9 +252,11 @@ mod tests {
     #[test]
     fn kills_of_the_same_pod_are_gathered_and_bounded() {
         let at = |minute: usize| {
-            pod(serde_json::json!({"metadata": {"namespace": "ml", "name": "a", "uid": "1"}, "status": {"containerStatuses": [
+            pod(
+                serde_json::json!({"metadata": {"namespace": "ml", "name": "a", "uid": "1"}, "status": {"containerStatuses": [
                 {"name": "app", "image": "", "imageID": "", "ready": false, "restartCount": minute, "lastState": {"terminated":
-                    {"exitCode": 137, "reason": "OOMKilled", "finishedAt": format!("2026-01-01T00:{minute:02}:00Z")}}}]}}))
+                    {"exitCode": 137, "reason": "OOMKilled", "finishedAt": format!("2026-01-01T00:{minute:02}:00Z")}}}]}}),
+            )
         };
         let mut known = at(0);
         for minute in [0, 1, 1, 2] {

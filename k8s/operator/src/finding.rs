@@ -67,17 +67,13 @@ pub struct Finding {
 pub type Anomalies = HashMap<Series, Timestamp>;
 
 /// Looks at one pod.
-pub fn look(
-    rules: &Rules,
-    pod: &Pod,
-    node: Option<&Node>,
-    anomalies: &Anomalies,
-    now: Timestamp,
-) -> Option<Finding> {
+pub fn look(rules: &Rules, pod: &Pod, node: Option<&Node>, anomalies: &Anomalies, now: Timestamp) -> Option<Finding> {
     let found = |kind, since, reason| Some(Finding { kind, since, reason });
     if let Some(finished) = pod.finished {
         return match finished {
-            Finished::Evicted if rules.evicted => found(Kind::Evicted, pod.ready_since, "the kubelet evicted it".into()),
+            Finished::Evicted if rules.evicted => {
+                found(Kind::Evicted, pod.ready_since, "the kubelet evicted it".into())
+            }
             Finished::Failed if rules.failed => found(Kind::Failed, pod.ready_since, "it has failed for good".into()),
             _ => None,
         };
@@ -152,9 +148,8 @@ pub enum Protected {
 /// Why this pod may not be touched, if so.
 pub fn protected(pod: &Pod, finding: Kind, me: Option<&(String, Workload)>) -> Option<Protected> {
     let kind = pod.workload.as_ref().map(|w| w.kind.as_str());
-    let mine = me.is_some_and(|(namespace, workload)| {
-        *namespace == pod.namespace && pod.workload.as_ref() == Some(workload)
-    });
+    let mine =
+        me.is_some_and(|(namespace, workload)| *namespace == pod.namespace && pod.workload.as_ref() == Some(workload));
     if pod.terminating {
         Some(Protected::Terminating)
     } else if pod.opted_out {

@@ -185,6 +185,10 @@ impl Metrics {
 fn gauge(page: &mut String, (name, help): (&str, &str), series: impl IntoIterator<Item = (String, usize)>) {
     let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} gauge");
     for (labels, value) in series {
-        let _ = if labels.is_empty() { writeln!(page, "{name} {value}") } else { writeln!(page, "{name}{{{labels}}} {value}") };
+        let _ = if labels.is_empty() {
+            writeln!(page, "{name} {value}")
+        } else {
+            writeln!(page, "{name}{{{labels}}} {value}")
+        };
     }
 }

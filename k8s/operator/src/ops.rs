@@ -87,7 +87,10 @@ async fn alerts(State(doors): State<Arc<Doors>>, headers: HeaderMap, body: Bytes
 async fn take(doors: &Doors, headers: &HeaderMap, body: &[u8]) -> Result<(), (StatusCode, String)> {
     admit(doors, headers).await.map_err(|(status, why)| (status, why.to_owned()))?;
     if !doors.leadership.holds() {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, "this replica does not lead: try again, another one does".into()));
+        return Err((
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this replica does not lead: try again, another one does".into(),
+        ));
     }
     let bad = |why: String| (StatusCode::BAD_REQUEST, why);
     let webhook: Webhook =

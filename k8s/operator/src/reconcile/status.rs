@@ -21,7 +21,15 @@ pub(super) fn invalid(
     let mut status = before.clone();
     status.observed_generation = generation;
     set(&mut status, generation, "Ready", false, "Invalid", mistakes.to_owned(), now);
-    set(&mut status, generation, "Active", false, "Invalid", "nothing is done for a policy that makes no sense".into(), now);
+    set(
+        &mut status,
+        generation,
+        "Active",
+        false,
+        "Invalid",
+        "nothing is done for a policy that makes no sense".into(),
+        now,
+    );
     status
 }
 

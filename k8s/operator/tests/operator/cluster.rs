@@ -113,7 +113,8 @@ fn start(assets: &Path) -> Cluster {
         format!("--initial-cluster=default=http://127.0.0.1:{peers}"),
     ];
     guards.push(guarded(&at("etcd.log"), "etcd", &arguments));
-    let key = Command::new("openssl").args(["genrsa", "-out"]).arg(at("key.pem")).arg("2048").output().expect("openssl");
+    let key =
+        Command::new("openssl").args(["genrsa", "-out"]).arg(at("key.pem")).arg("2048").output().expect("openssl");
     assert!(key.status.success(), "openssl makes no key");
     let tokens = format!("admin,admin,1,system:masters\noperator,{USER},2,\n");
     std::fs::write(at("tokens.csv"), tokens).expect("tokens");
@@ -135,7 +136,8 @@ fn start(assets: &Path) -> Cluster {
     let url = format!("https://127.0.0.1:{secure}");
     kubeconfig(&at("admin.json"), &url, "admin");
     kubeconfig(&at("operator.json"), &url, "operator");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let admin = runtime.block_on(async {
         let read = Kubeconfig::read_from(at("admin.json")).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.expect("a config");

@@ -60,7 +60,8 @@ pub fn ago(seconds: i64) -> String {
 
 impl Test {
     async fn prepare(&self) {
-        apply(&self.admin, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})).await;
+        apply(&self.admin, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}))
+            .await;
         // The Lease of a test's operators lies in its namespace: the same Role and binding there.
         for mut document in documents("rbac.yaml") {
             if document["kind"] == "Role" || document["kind"] == "RoleBinding" {
@@ -135,7 +136,8 @@ impl Test {
     /// The pods of a Deployment, as soon as there are so many.
     pub async fn of(&self, name: &str, replicas: usize) -> Vec<Pod> {
         until(&format!("{replicas} pods of {name}"), || async {
-            let pods = self.pods().list(&ListParams::default().labels(&format!("of={name}"))).await.expect("pods").items;
+            let pods =
+                self.pods().list(&ListParams::default().labels(&format!("of={name}"))).await.expect("pods").items;
             let alive: Vec<Pod> = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
             (alive.len() == replicas).then_some(alive)
         })
@@ -175,7 +177,8 @@ impl Test {
         let container = json!({"name": "app", "image": "app", "imageID": "", "ready": false, "restartCount": restarts,
             "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
         let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": ago(0)});
-        self.pod_status(pod, json!({"phase": "Running", "conditions": [condition], "containerStatuses": [container]})).await;
+        self.pod_status(pod, json!({"phase": "Running", "conditions": [condition], "containerStatuses": [container]}))
+            .await;
     }
 
     pub async fn node(&self, name: &str) {
@@ -217,14 +220,14 @@ impl Test {
 
     /// Starts an operator for this namespace.
     pub async fn operator(&self) -> Operator {
-        self.operator_with("operator", &[], &[]).await
+        self.operator_with("operator", &[]).await
     }
 
-    pub async fn operator_with(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
+    /// One with another pod's name, or other settings.
+    pub async fn operator_with(&self, name: &str, environment: &[(&str, &str)]) -> Operator {
         let mut child = Command::new(env!("CARGO_BIN_EXE_remediation-operator"))
-            .args(["run", "--ops", "127.0.0.1:0", "--lease-duration", "3s", "--namespace", &self.namespace])
+            .args(["run", "--ops", "127.0.0.1:0", "--namespace", &self.namespace])
             .args(["--lease-namespace", &self.namespace, "--log", "remediation_operator=debug,warn"])
-            .args(arguments)
             .arg("--token-file")
             .arg(self.folder.path().join("token"))
             .env("KUBECONFIG", &self.cluster.kubeconfig)

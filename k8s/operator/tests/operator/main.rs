@@ -6,7 +6,7 @@
 
 mod cluster;
 mod fixture;
-mod policies;
 mod pods;
+mod policies;
 mod processes;
 mod simulation;

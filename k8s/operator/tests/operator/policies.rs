@@ -105,7 +105,10 @@ fn a_node_of_anomalous_pods_is_cordoned_and_uncordoned_when_it_is_quiet() {
         assert_eq!(node().await.annotations()["onnxd.dev/cordoned-by"], format!("{}/web", t.namespace));
         let event = t.event("default", "Cordoned", "cordon-a").await;
         assert_eq!(event.note.as_deref(), Some("2 of its 3 selected pods are anomalous"));
-        until("the status names it", || async { t.status("web").await.cordoned.pop().filter(|c| c.quiet_since.is_none()) }).await;
+        until("the status names it", || async {
+            t.status("web").await.cordoned.pop().filter(|c| c.quiet_since.is_none())
+        })
+        .await;
         for pod in [0, 1] {
             operator.alert("resolved", alert(pod), 0).await;
         }
@@ -140,6 +143,7 @@ fn nodes_that_others_have_cordoned_stay_so() {
         assert!(!unschedulable("foreign-b").await, "before the policy is gone");
         assert!(unschedulable("foreign-a").await, "a person has cordoned it");
         let series = format!(r#"remediation_budget_left{{namespace="{}",policy="web"}}"#, t.namespace);
-        until("its series are gone", || async { (!operator.get("/metrics").await.1.contains(&series)).then_some(()) }).await;
+        until("its series are gone", || async { (!operator.get("/metrics").await.1.contains(&series)).then_some(()) })
+            .await;
     });
 }

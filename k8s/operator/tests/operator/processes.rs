@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
@@ -35,7 +35,7 @@ fn the_budget_survives_the_death_of_the_operator() {
         operator.kill();
         t.crash_loop(&pods[1].name_any(), 5).await;
         t.crash_loop(&pods[2].name_any(), 5).await;
-        let operator = t.operator_with("another", &[], &[]).await;
+        let operator = t.operator().await;
         t.condition("web", "Active", "BudgetSpent").await;
         t.event(&t.namespace, "BudgetSpent", "web").await;
         let left = [t.is_there(&pods[1]).await, t.is_there(&pods[2]).await];
@@ -49,10 +49,15 @@ fn the_budget_survives_the_death_of_the_operator() {
 fn a_follower_takes_over_when_the_leader_dies_and_at_once_when_it_ends() {
     test("leaders", |t| async move {
         let pods = t.deployment("shop", "leaders-a", 1).await;
-        t.policy("web", json!({"conditions": {"crashLoop": {}}, "coolDown": {"first": "1s", "most": "1s"}, "concurrent": 10})).await;
-        let mut first = t.operator_with("first", &[], &[]).await;
+        t.policy(
+            "web",
+            json!({"conditions": {"crashLoop": {}}, "coolDown": {"first": "1s", "most": "1s"}, "concurrent": 10}),
+        )
+        .await;
+        let short = [("REMEDIATION_LEASE_DURATION", "6s")];
+        let mut first = t.operator_with("first", &short).await;
         first.leads().await;
-        let second = t.operator_with("second", &[], &[]).await;
+        let second = t.operator_with("second", &short).await;
         until("the second one is ready", || async { (second.get("/readyz").await.0 == 200).then_some(()) }).await;
         assert_eq!(second.metric("remediation_leader").await, 0.0);
         let message = json!({"version": "4", "alerts": []}).to_string();
@@ -73,11 +78,11 @@ fn a_follower_takes_over_when_the_leader_dies_and_at_once_when_it_ends() {
         t.gone(&next[0]).await;
         // One that ends in order does not let the other one wait: here, for a minute.
         drop(second);
-        let lasting = ["--lease-duration", "60s"];
+        let lasting = [("REMEDIATION_LEASE_DURATION", "60s")];
         clear_lease(&t).await;
-        let mut third = t.operator_with("third", &lasting, &[]).await;
+        let mut third = t.operator_with("third", &lasting).await;
         third.leads().await;
-        let fourth = t.operator_with("fourth", &lasting, &[]).await;
+        let fourth = t.operator_with("fourth", &lasting).await;
         until("the fourth one is ready", || async { (fourth.get("/readyz").await.0 == 200).then_some(()) }).await;
         third.terminate();
         let ended = third.child.wait().expect("its end");
@@ -109,7 +114,8 @@ fn a_leader_that_lost_its_lease_stops_at_once() {
         let leases: Api<Lease> = Api::namespaced(t.admin.clone(), &t.namespace);
         let usurp = json!({"spec": {"holderIdentity": "somebody else", "leaseDurationSeconds": 3600, "renewTime": ago(0).replace('Z', ".000000Z")}});
         leases.patch("remediation-operator", &PatchParams::default(), &Patch::Merge(&usurp)).await.expect("a change");
-        until("it leads no more", || async { (operator.metric("remediation_leader").await == 0.0).then_some(()) }).await;
+        until("it leads no more", || async { (operator.metric("remediation_leader").await == 0.0).then_some(()) })
+            .await;
         t.crash_loop(&pods[0].name_any(), 5).await;
         // It goes on watching, and does nothing. What shows that is the next leader, which does it.
         assert_eq!(acted(&operator), 0);
@@ -177,7 +183,8 @@ fn an_eviction_is_for_the_pod_that_it_was_decided_on() {
         let rules = Rules::read(&spec).expect("rules");
         let (client, retrain) = (operators_client().await, Retrain::new(None));
         let patience = Duration::from_secs(10);
-        let actor = Actor { client: &client, namespace: &t.namespace, name: "web", rules: &rules, retrain: &retrain, patience };
+        let actor =
+            Actor { client: &client, namespace: &t.namespace, name: "web", rules: &rules, retrain: &retrain, patience };
         let planned = |action, uid: Option<String>, version: &str| Planned {
             record: Record {
                 at: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now()),
@@ -213,8 +220,11 @@ fn an_api_server_that_is_away_is_waited_for() {
         let away = folder.path().join("kubeconfig");
         std::fs::write(&away, text.replace(&t.cluster.url, "https://127.0.0.1:9")).expect("a file");
         let away = away.to_string_lossy().into_owned();
-        let operator = t.operator_with("operator", &[], &[("KUBECONFIG", &away)]).await;
-        until("it says so", || async { operator.lines().iter().any(|line| line.contains("does not tell what there is")).then_some(()) }).await;
+        let operator = t.operator_with("operator", &[("KUBECONFIG", &away)]).await;
+        until("it says so", || async {
+            operator.lines().iter().any(|line| line.contains("does not tell what there is")).then_some(())
+        })
+        .await;
         assert_eq!(operator.get("/livez").await.0, 200);
         assert_eq!(operator.get("/readyz").await.0, 503);
     });
@@ -244,7 +254,10 @@ async fn states(endpoint: &str, operation: &str, body: serde_json::Value) -> ser
         .post(endpoint)
         .header("content-type", "application/x-amz-json-1.0")
         .header("x-amz-target", format!("AWSStepFunctions.{operation}"))
-        .header("authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/states/aws4_request, SignedHeaders=host, Signature=0")
+        .header(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/states/aws4_request, SignedHeaders=host, Signature=0",
+        )
         .body(body.to_string())
         .send()
         .await
@@ -259,7 +272,8 @@ fn persistent_anomalies_start_retraining_once() {
         let definition = json!({"StartAt": "Ended", "States": {"Ended": {"Type": "Succeed"}}}).to_string();
         let role = "arn:aws:iam::123456789012:role/retraining";
         let made = json!({"name": "retraining", "definition": definition, "roleArn": role});
-        let arn = states(&endpoint, "CreateStateMachine", made).await["stateMachineArn"].as_str().expect("an ARN").to_owned();
+        let arn =
+            states(&endpoint, "CreateStateMachine", made).await["stateMachineArn"].as_str().expect("an ARN").to_owned();
         t.node("retraining-a").await;
         let pods = t.deployment("shop", "retraining-a", 2).await;
         let retraining = json!({"stateMachineArn": arn, "series": 3, "after": "2s", "coolDown": "1d"});
@@ -268,9 +282,9 @@ fn persistent_anomalies_start_retraining_once() {
             ("AWS_ACCESS_KEY_ID", "test"),
             ("AWS_SECRET_ACCESS_KEY", "test"),
             ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("REMEDIATION_SFN_ENDPOINT", &endpoint),
         ];
-        let arguments = ["--sfn-endpoint", &endpoint];
-        let mut operator = t.operator_with("operator", &arguments, &environment).await;
+        let mut operator = t.operator_with("operator", &environment).await;
         operator.leads().await;
         let fire = async |operator: &crate::fixture::Operator, nodes: bool| {
             for pod in &pods {
@@ -287,8 +301,10 @@ fn persistent_anomalies_start_retraining_once() {
         let list = || states(&endpoint, "ListExecutions", json!({"stateMachineArn": arn}));
         let executions = list().await["executions"].as_array().expect("executions").clone();
         assert_eq!(executions.len(), 1);
-        let described = states(&endpoint, "DescribeExecution", json!({"executionArn": executions[0]["executionArn"]})).await;
-        let input: serde_json::Value = serde_json::from_str(described["input"].as_str().expect("an input")).expect("JSON");
+        let described =
+            states(&endpoint, "DescribeExecution", json!({"executionArn": executions[0]["executionArn"]})).await;
+        let input: serde_json::Value =
+            serde_json::from_str(described["input"].as_str().expect("an input")).expect("JSON");
         assert_eq!(input["trigger"]["kind"], "alert");
         assert!(input["trigger"]["reason"].as_str().expect("a reason").starts_with("anomalies on 3 series"), "{input}");
         assert!(input["trigger"]["at"].as_str().expect("a time").ends_with('Z'), "{input}");
@@ -299,7 +315,7 @@ fn persistent_anomalies_start_retraining_once() {
         record.outcome = Outcome::Claimed;
         let patch = json!({"status": {"actions": status.actions}});
         t.policies().patch_status("web", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("a status");
-        let operator = t.operator_with("successor", &arguments, &environment).await;
+        let operator = t.operator_with("operator", &environment).await;
         operator.leads().await;
         fire(&operator, true).await;
         until("it is known to have been started", || async {

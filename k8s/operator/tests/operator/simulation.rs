@@ -300,7 +300,8 @@ impl World {
             if record.outcome == Outcome::DryRun {
                 continue;
             }
-            let outcome = self.act(record.action, &record.target, record.uid.as_deref().expect("a uid"), &record.subject);
+            let outcome =
+                self.act(record.action, &record.target, record.uid.as_deref().expect("a uid"), &record.subject);
             history::settle(&mut settled.actions, record.action, &record.target, outcome, self.time());
         }
         if !matches!(event, Event::DiesAfter) {
