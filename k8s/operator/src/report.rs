@@ -83,7 +83,8 @@ impl Report {
             api_version: Some("v1".into()),
             kind: Some(kind.into()),
             name: Some(target.clone()),
-            namespace: policy.namespace.clone().filter(|_| kind == "Pod"),
+            // Events about nodes lie in `default`, and name it: API servers do not agree on events that name none.
+            namespace: if kind == "Pod" { policy.namespace.clone() } else { Some("default".into()) },
             uid: record.uid.clone(),
             ..ObjectReference::default()
         });

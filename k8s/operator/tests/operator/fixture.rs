@@ -220,14 +220,14 @@ impl Test {
 
     /// Starts an operator for this namespace.
     pub async fn operator(&self) -> Operator {
-        self.operator_with("operator", &[], &[]).await
+        self.operator_with("operator", &[]).await
     }
 
-    pub async fn operator_with(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
+    /// One with another pod's name, or other settings.
+    pub async fn operator_with(&self, name: &str, environment: &[(&str, &str)]) -> Operator {
         let mut child = Command::new(env!("CARGO_BIN_EXE_remediation-operator"))
-            .args(["run", "--ops", "127.0.0.1:0", "--lease-duration", "3s", "--namespace", &self.namespace])
+            .args(["run", "--ops", "127.0.0.1:0", "--namespace", &self.namespace])
             .args(["--lease-namespace", &self.namespace, "--log", "remediation_operator=debug,warn"])
-            .args(arguments)
             .arg("--token-file")
             .arg(self.folder.path().join("token"))
             .env("KUBECONFIG", &self.cluster.kubeconfig)

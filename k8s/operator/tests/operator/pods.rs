@@ -63,8 +63,8 @@ fn a_disruption_budget_refuses_and_then_allows() {
         t.condition("web", "Active", "Refused").await;
         assert!(t.is_there(&pods[0]).await);
         let record = t.records("web").await.pop().expect("a record");
-        assert_eq!((record.outcome, record.times, record.tries), (Outcome::Refused, 0, 1));
-        assert_eq!(operator.metric(r#"remediation_actions_total{action="evict",outcome="refused"}"#).await, 1.0);
+        assert_eq!((record.outcome, record.times), (Outcome::Refused, 0));
+        assert!(operator.metric(r#"remediation_actions_total{action="evict",outcome="refused"}"#).await >= 1.0);
         let series = format!(r#"remediation_budget_left{{namespace="{}",policy="web"}}"#, t.namespace);
         until("the refusal is not paid for", || async { (operator.metric(&series).await >= 1.0).then_some(()) }).await;
         apply(&t.admin, disruptions(1)).await;

@@ -35,7 +35,7 @@ fn the_budget_survives_the_death_of_the_operator() {
         operator.kill();
         t.crash_loop(&pods[1].name_any(), 5).await;
         t.crash_loop(&pods[2].name_any(), 5).await;
-        let operator = t.operator_with("another", &[], &[]).await;
+        let operator = t.operator().await;
         t.condition("web", "Active", "BudgetSpent").await;
         t.event(&t.namespace, "BudgetSpent", "web").await;
         let left = [t.is_there(&pods[1]).await, t.is_there(&pods[2]).await];
@@ -54,9 +54,10 @@ fn a_follower_takes_over_when_the_leader_dies_and_at_once_when_it_ends() {
             json!({"conditions": {"crashLoop": {}}, "coolDown": {"first": "1s", "most": "1s"}, "concurrent": 10}),
         )
         .await;
-        let mut first = t.operator_with("first", &[], &[]).await;
+        let short = [("REMEDIATION_LEASE_DURATION", "6s")];
+        let mut first = t.operator_with("first", &short).await;
         first.leads().await;
-        let second = t.operator_with("second", &[], &[]).await;
+        let second = t.operator_with("second", &short).await;
         until("the second one is ready", || async { (second.get("/readyz").await.0 == 200).then_some(()) }).await;
         assert_eq!(second.metric("remediation_leader").await, 0.0);
         let message = json!({"version": "4", "alerts": []}).to_string();
@@ -77,11 +78,11 @@ fn a_follower_takes_over_when_the_leader_dies_and_at_once_when_it_ends() {
         t.gone(&next[0]).await;
         // One that ends in order does not let the other one wait: here, for a minute.
         drop(second);
-        let lasting = ["--lease-duration", "60s"];
+        let lasting = [("REMEDIATION_LEASE_DURATION", "60s")];
         clear_lease(&t).await;
-        let mut third = t.operator_with("third", &lasting, &[]).await;
+        let mut third = t.operator_with("third", &lasting).await;
         third.leads().await;
-        let fourth = t.operator_with("fourth", &lasting, &[]).await;
+        let fourth = t.operator_with("fourth", &lasting).await;
         until("the fourth one is ready", || async { (fourth.get("/readyz").await.0 == 200).then_some(()) }).await;
         third.terminate();
         let ended = third.child.wait().expect("its end");
@@ -219,7 +220,7 @@ fn an_api_server_that_is_away_is_waited_for() {
         let away = folder.path().join("kubeconfig");
         std::fs::write(&away, text.replace(&t.cluster.url, "https://127.0.0.1:9")).expect("a file");
         let away = away.to_string_lossy().into_owned();
-        let operator = t.operator_with("operator", &[], &[("KUBECONFIG", &away)]).await;
+        let operator = t.operator_with("operator", &[("KUBECONFIG", &away)]).await;
         until("it says so", || async {
             operator.lines().iter().any(|line| line.contains("does not tell what there is")).then_some(())
         })
@@ -277,10 +278,13 @@ fn persistent_anomalies_start_retraining_once() {
         let pods = t.deployment("shop", "retraining-a", 2).await;
         let retraining = json!({"stateMachineArn": arn, "series": 3, "after": "2s", "coolDown": "1d"});
         t.policy("web", json!({"conditions": {"failed": true}, "retraining": retraining})).await;
-        let environment =
-            [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_EC2_METADATA_DISABLED", "true")];
-        let arguments = ["--sfn-endpoint", &endpoint];
-        let mut operator = t.operator_with("operator", &arguments, &environment).await;
+        let environment = [
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("REMEDIATION_SFN_ENDPOINT", &endpoint),
+        ];
+        let mut operator = t.operator_with("operator", &environment).await;
         operator.leads().await;
         let fire = async |operator: &crate::fixture::Operator, nodes: bool| {
             for pod in &pods {
@@ -311,7 +315,7 @@ fn persistent_anomalies_start_retraining_once() {
         record.outcome = Outcome::Claimed;
         let patch = json!({"status": {"actions": status.actions}});
         t.policies().patch_status("web", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("a status");
-        let operator = t.operator_with("successor", &arguments, &environment).await;
+        let operator = t.operator_with("operator", &environment).await;
         operator.leads().await;
         fire(&operator, true).await;
         until("it is known to have been started", || async {
