@@ -260,7 +260,8 @@ fn replacing(selected: &[&Arc<Pod>], records: &[Record], failing: &HashSet<&str>
             .filter(|pod| pod.workload.as_ref().is_some_and(|w| w.subject() == record.subject))
             .filter(|pod| !pod.terminating && !pod.succeeded && pod.finished.is_none() && pod.created >= record.at.0)
             .filter(|pod| !taken.contains(pod.uid.as_str()))
-            .max_by_key(|pod| pod.ready || failing.contains(pod.uid.as_str()));
+            // Nobody knows which pod took whose place: the one that is furthest from ready, so that no more are begun than may be.
+            .min_by_key(|pod| pod.ready || failing.contains(pod.uid.as_str()));
         match replacement {
             Some(pod) => {
                 taken.insert(&pod.uid);
