@@ -37,6 +37,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut api = Config::infer().await.context("no API server: run in a pod, or set KUBECONFIG")?;
     api.connect_timeout = Some(CONNECT);
+    // The 429 of a PodDisruptionBudget is an answer; and the next look is the next try.
+    api.default_retry = false;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), server = %api.cluster_url, "starts");
     let client = Client::try_from(api).context("the API server's configuration cannot be used")?;
     let listener =

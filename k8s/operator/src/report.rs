@@ -83,7 +83,7 @@ impl Report {
             api_version: Some("v1".into()),
             kind: Some(kind.into()),
             name: Some(target.clone()),
-            // Events about nodes lie in `default`, and name it: API servers do not agree on events that name none.
+            // Events of nodes lie in the namespace default, and older servers want to read that here as well.
             namespace: if kind == "Pod" { policy.namespace.clone() } else { Some("default".into()) },
             uid: record.uid.clone(),
             ..ObjectReference::default()

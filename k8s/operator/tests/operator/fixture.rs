@@ -305,8 +305,10 @@ impl Operator {
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
-        let answer = request.send().await.expect("an answer");
-        (answer.status().as_u16(), answer.text().await.unwrap_or_default())
+        match request.send().await {
+            Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
+            Err(error) => (0, error.to_string()),
+        }
     }
 
     /// What Alertmanager sends.

@@ -179,7 +179,9 @@ fn alerts_need_the_token_and_alertmanagers_json() {
         assert!(text.starts_with("not a webhook message of Alertmanager"), "{text}");
         let (code, text) = operator.post(Some(TOKEN), json!({"version": "5", "alerts": []}).to_string()).await;
         assert_eq!((code, text.as_str()), (400, "the message has version \"5\", 4 is known\n"));
-        assert_eq!(operator.post(Some(TOKEN), " ".repeat(5 << 20)).await.0, 413);
+        // It may be gone before all of it was sent.
+        let code = operator.post(Some(TOKEN), " ".repeat(5 << 20)).await.0;
+        assert!(code == 413 || code == 0, "{code}");
         operator.alert("firing", json!({"alertname": "HighCpu", "namespace": "ml", "pod": "x"}), 0).await;
         assert_eq!(operator.metric(r#"remediation_alerts_total{outcome="unknown"}"#).await, 1.0);
         assert_eq!(operator.metric(r#"remediation_alerts_total{outcome="refused"}"#).await, 4.0);

@@ -85,7 +85,7 @@ fn a_node_of_anomalous_pods_is_cordoned_and_uncordoned_when_it_is_quiet() {
         t.node("cordon-a").await;
         t.node("cordon-b").await;
         let pods = t.deployment("shop", "cordon-a", 3).await;
-        let cordon = json!({"share": 0.6, "pods": 3, "quiet": "2s"});
+        let cordon = json!({"share": 0.6, "pods": 3, "nodes": 100, "quiet": "2s"});
         let spec = json!({"conditions": {"anomalous": {"for": "1s"}}, "cordon": cordon, "budget": {"actions": 1}});
         t.policy("web", spec).await;
         let operator = t.operator().await;
@@ -125,7 +125,7 @@ fn nodes_that_others_have_cordoned_stay_so() {
         apply(&t.admin, json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "foreign-a"}, "spec": {"unschedulable": true}})).await;
         t.node("foreign-b").await;
         let pods = t.deployment("shop", "foreign-b", 1).await;
-        t.policy("web", json!({"conditions": {"anomalous": {"for": "1s"}}, "cordon": {"pods": 1, "quiet": "10m"}, "budget": {"actions": 1}})).await;
+        t.policy("web", json!({"conditions": {"anomalous": {"for": "1s"}}, "cordon": {"pods": 1, "nodes": 100, "quiet": "10m"}, "budget": {"actions": 1}})).await;
         let operator = t.operator().await;
         operator.leads().await;
         operator.alert("firing", json!({"namespace": t.namespace, "pod": pods[0].name_any()}), 60).await;
