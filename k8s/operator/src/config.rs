@@ -25,7 +25,7 @@ pub enum Command {
     ///
     /// The API server is that of the pod's service account, else that of $KUBECONFIG or ~/.kube/config. It needs the rights in
     /// k8s/operator/rbac.yaml. Several replicas may run: one leads, the others wait.
-    Run(Run),
+    Run(Box<Run>),
     /// Print the custom resource definition, for `kubectl apply -f -`.
     Crd,
 }

@@ -96,8 +96,9 @@ pub fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
 
 /// Puts a claim into the records. What was tried in vain before goes on in it.
 pub fn insert(records: &mut Vec<Record>, claim: Record) {
-    let again = |record: &Record| record.subject == claim.subject && record.outcome == Outcome::Refused;
-    records.retain(|record| !again(record) && !(record.action == Verb::Retrain && record.target == claim.target));
+    let refused = |record: &Record| record.subject == claim.subject && record.outcome == Outcome::Refused;
+    let started = |record: &Record| record.action == Verb::Retrain && record.target == claim.target;
+    records.retain(|record| !refused(record) && !started(record));
     records.push(claim);
 }
 

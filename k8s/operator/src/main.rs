@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<()> {
                 .ok()
                 .context("a TLS provider was chosen already")?;
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            let outcome = runtime.block_on(app::run(config));
+            let outcome = runtime.block_on(app::run(*config));
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
             outcome
         }

@@ -35,6 +35,7 @@ impl JsonSchema for Span {
 }
 
 /// Reschedules pods of its namespace that fail, or that the model finds anomalous, within a budget.
+#[expect(clippy::duplicated_attributes, reason = "columns of one type")]
 #[derive(Clone, CustomResource, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[kube(
     group = "onnxd.dev",
