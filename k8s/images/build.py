@@ -53,8 +53,6 @@ USERS = {
     "etc/group": "root:x:0:\nnonroot:x:65532:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
-OPEN = ("tmp", "var/cache/onnxd", "var/lib/onnxd", "models")
-"""Folders for volumes, which any user may write to: some clusters choose the user of each namespace."""
 IMAGES = {
     "onnxd": "an ONNX inference server with a shadow lane and hot swap",
     "collector": "metrics of Prometheus to z-scores, predictions and rows for training",
@@ -136,13 +134,19 @@ def base(debs: dict[str, Path], packages: Sequence[str], root: Path) -> None:
     bundle = root / "etc/ssl/certs/ca-certificates.crt"
     bundle.parent.mkdir(parents=True)
     bundle.write_bytes(b"".join(p.read_bytes() for p in sorted((root / "usr/share/ca-certificates").rglob("*.crt"))))
-    for folder in OPEN:
-        (root / folder).mkdir(parents=True)
-        (root / folder).chmod(0o1777)
+    opened(root / "tmp")
+
+
+def opened(folder: Path) -> None:
+    """A folder to mount a volume on. Any user may write to it: some clusters choose the user."""
+    folder.mkdir(parents=True)
+    folder.chmod(0o1777)
 
 
 def program(root: Path, path: Path) -> Path:
     """Puts a program into an image, without what only debuggers read."""
+    if not path.is_file():
+        sys.exit(f"{path} is not there: build it with `cargo build --release --package {path.name}`")
     placed = root / "opt" / path.name / path.name
     placed.parent.mkdir(parents=True)
     run("strip", "--strip-debug", "-o", placed, path)
@@ -156,22 +160,10 @@ def program(root: Path, path: Path) -> Path:
 
 def install(locks: Sequence[Path], target: Path, python: Sequence[str | Path], env: dict[str, str]) -> None:
     """Packages of PyPI, all named in lock files and checked by their hashes."""
-    words = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "--no-compile", "--disable-pip-version-check"]
-    locked = [word for lock in locks for word in ("--requirement", lock)]
-    run(
-        *python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--root-user-action",
-        "ignore",
-        *words,
-        "--target",
-        target,
-        *locked,
-        env=env,
-    )
+    words = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore", "--target", target]
+    words += ["--require-hashes", "--no-deps", "--only-binary=:all:", "--no-compile"]
+    words += [f"--requirement={lock}" for lock in locks]
+    run(*python, "-m", "pip", "install", *words, env=env)
 
 
 def without_tests(lock: Path) -> str:
@@ -194,7 +186,10 @@ def training(root: Path) -> None:
     lock = OUT / "training.lock"
     lock.write_text(without_tests(ROOT / "training/requirements.lock"))
     install([lock, ROOT / "k8s/images/lambda.lock"], site, python, env)
-    shutil.copytree(ROOT / "training/src/training", site / "training")
+    shutil.copytree(ROOT / "training/src/training", site / "training", ignore=shutil.ignore_patterns("__pycache__"))
+    # onnxd's library is that of Python's package.
+    [library] = (site / "onnxruntime/capi").glob("libonnxruntime.so.*")
+    (root / "opt/onnxd" / library.name).symlink_to(f"/{library.relative_to(root)}")
     for pattern in UNUSED_PYTHON:
         for folder in [f for f in site.glob(pattern) if f.is_dir()]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -206,7 +201,7 @@ def training(root: Path) -> None:
         (root / "usr/bin" / name).symlink_to("python3.11")
 
 
-def library(root: Path) -> None:
+def runtime(root: Path) -> None:
     """ONNX Runtime beside the server, from its wheel: the library, what scanners know it by, and its licences."""
     wheel = OUT / "onnxruntime"
     shutil.rmtree(wheel, ignore_errors=True)
@@ -219,6 +214,9 @@ def library(root: Path) -> None:
     texts.mkdir()
     for name in ("LICENSE", "ThirdPartyNotices.txt"):
         shutil.copy(wheel / "onnxruntime" / name, texts)
+    opened(root / "var/cache/onnxd")
+    opened(root / "var/lib/onnxd")
+    (root / "models").mkdir()
 
 
 @dataclass(frozen=True)
@@ -244,9 +242,8 @@ class Origin:
         if run("git", "status", "--porcelain"):
             print("==> there are changes that no commit has: the images will name none")
             commit = ""
-        remotes = run("git", "config", "--default", "", "--get", "remote.origin.url")
+        url = urlsplit(run("git", "config", "--default", "", "--get", "remote.origin.url"))
         # Without a name and a password that may stand in it.
-        url = urlsplit(remotes)
         source = f"https://{url.hostname}{url.path}" if url.scheme == "https" else ""
         version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
         return cls(version, commit, int(epoch), source)
@@ -274,7 +271,7 @@ def build(image: str, programs: Path, debs: dict[str, Path], origin: Origin) -> 
     if is_python:
         training(root)
     elif image == "onnxd":
-        library(root)
+        runtime(root)
     bill = OUT / f"{image}.cdx.json"
     bill.write_text(json.dumps(sbom.bill(image, root, placed, debs, origin.epoch), indent=1) + "\n")
     (root / "usr/share/sbom").mkdir()

@@ -183,6 +183,8 @@ class Server:
     container: Container
     place: Path
     environment: Mapping[str, str]
+    asked: int = 0
+    """Connections that were made in its network; nobody else makes any."""
 
     @property
     def within(self) -> tuple[str, str]:
@@ -194,6 +196,7 @@ class Server:
         words = [*self.within, "curl", "--silent", "--write-out", "\n%{http_code}", f"http://127.0.0.1:{where}"]
         if body is not None:
             words += ["--header", "Content-Type: application/json", "--data", json.dumps(body)]
+        self.asked += 1
         said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
         answer, status = said.rsplit("\n", 1)
         return int(status), answer
@@ -202,6 +205,7 @@ class Server:
         """The health check, as an engine runs it."""
         [kind, *command] = self.image.config["Healthcheck"]["Test"]
         assert kind == "CMD"
+        self.asked += 1
         more = {"entrypoint": [], "environment": self.environment, "network": self.within}
         return run(self.image, self.place / "health", command, **more)
 

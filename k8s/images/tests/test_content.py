@@ -17,7 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from conftest import BUILT, ROOT
 from container import Image
 
-VOLUMES = {"tmp", "models", "var/cache/onnxd", "var/lib/onnxd"}
+VOLUMES = {"tmp", "var/cache/onnxd", "var/lib/onnxd"}
 OWN = re.compile(
     r"opt/([a-z-]+)/\1|usr/share/doc/(onnxd|collector|remediation-operator|onnxruntime)/[^/]*|usr/share/sbom/.*"
     r"|etc/(passwd|group|nsswitch.conf|ssl/certs/ca-certificates.crt)|var/lib/dpkg/status.d/.*"

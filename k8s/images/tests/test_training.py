@@ -4,14 +4,14 @@ import json
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from container import PATIENCE, Image, open_folder, run, serve, start
+from container import Container, Image, open_folder, run, serve, start, until
 
 ARN = "arn:aws:lambda:eu-west-1:111122223333:function:training"
 SOURCE = "synthetic:?days=8&pods=8&seed=3&share=0.5&kinds=cpu_stress"
@@ -32,6 +32,7 @@ class RuntimeApi(ThreadingHTTPServer):
         self.events: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self.told: queue.Queue[tuple[str, Any]] = queue.Queue()
         self.invoked = 0
+        self.container: Container | None = None
 
     def invoke(self, step: str, state: dict[str, Any]) -> tuple[str, Any]:
         """An invocation as the state machine makes it. Returns `response` or `error`, and the result."""
@@ -39,7 +40,13 @@ class RuntimeApi(ThreadingHTTPServer):
         execution = {"name": "execution-1", "start_time": "2026-01-01T00:00:00Z"}
         event = {"step": step, "execution": execution, "state": state}
         self.events.put((f"request-{self.invoked}", json.dumps(event).encode()))
-        return self.told.get(timeout=PATIENCE)
+        return until(step, self.answer, self.container)
+
+    def answer(self) -> tuple[str, Any] | None:
+        """What was told, if anything was."""
+        with suppress(queue.Empty):
+            return self.told.get_nowait()
+        return None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,9 +59,12 @@ class Handler(BaseHTTPRequestHandler):
         """`/2018-06-01/runtime/invocation/next`: waits for an event."""
         request, event = self.server.events.get()
         self.send_response(200)
+        # The client counts on this one: without it, it ends by a signal.
+        self.send_header("Content-Type", "application/json")
         self.send_header("Lambda-Runtime-Aws-Request-Id", request)
         self.send_header("Lambda-Runtime-Deadline-Ms", "4102444800000")
         self.send_header("Lambda-Runtime-Invoked-Function-Arn", ARN)
+        self.send_header("Lambda-Runtime-Trace-Id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0")
         self.send_header("Content-Length", str(len(event)))
         self.end_headers()
         self.wfile.write(event)
@@ -91,7 +101,8 @@ def function(image: Image, place: Path, command: list[str] | None = None) -> Ite
     tmp = open_folder(place / "tmp")
     open_folder(tmp / "models")
     try:
-        with start(image, place / "log", command=command, environment=environment, writable={"/tmp": tmp}):
+        more = {"command": command, "environment": environment, "writable": {"/tmp": tmp}}
+        with start(image, place / "log", **more) as api.container:
             yield api
     finally:
         api.shutdown()
