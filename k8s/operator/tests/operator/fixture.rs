@@ -345,9 +345,11 @@ impl Drop for Operator {
     }
 }
 
+/// A connection for each request: a refusal closes it.
 fn http() -> &'static reqwest::Client {
     static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
-    CLIENT.get_or_init(|| reqwest::Client::builder().timeout(Duration::from_secs(10)).build().expect("a client"))
+    let client = || reqwest::Client::builder().timeout(Duration::from_secs(10)).pool_max_idle_per_host(0).build();
+    CLIENT.get_or_init(|| client().expect("a client"))
 }
 
 pub fn count(records: &[Record], verb: Verb) -> usize {

@@ -160,3 +160,38 @@ fn two_policies_share_the_cool_downs_of_a_workload() {
     });
     assert!(decision.actions.is_empty(), "{:?}", decision.actions);
 }
+
+/// Cool-downs outlive the budget's span and what is kept for people; what nothing needs is forgotten.
+#[test]
+fn the_history_keeps_what_cools_down_and_forgets_the_rest() {
+    let limits = Limits { actions: 100, per: 1, concurrent: 100, first: 10, most: 60 };
+    let rules = rules(&limits, false);
+    let mut world = World::new();
+    let pod = world.pods[0].as_ref().clone();
+    world.pods = (0..50)
+        .map(|n| {
+            let mut pod = pod.clone();
+            (pod.name, pod.uid) = (format!("p-{n}"), format!("u-{n}"));
+            pod.workload = Some(Workload { kind: "Deployment".into(), name: format!("d-{n}") });
+            pod.crash_loop = Some(("app".into(), 9));
+            Arc::new(pod)
+        })
+        .collect();
+    let look = |world: &mut World| {
+        let (decision, now) = (world.decide(&rules), world.time());
+        decision.write(&mut world.status, &rules, now);
+        decision.actions.len()
+    };
+    for _ in 0..5 {
+        assert_eq!(look(&mut world), 10);
+    }
+    world.now += 9 * 60;
+    assert_eq!(look(&mut world), 0, "all of them cool down");
+    assert_eq!(world.status.actions.len(), 50);
+    for pod in &mut world.pods {
+        Arc::make_mut(pod).crash_loop = None;
+    }
+    world.now += 61 * 60;
+    look(&mut world);
+    assert_eq!(world.status.actions.len(), 20, "for people to read");
+}
