@@ -10,7 +10,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,6 +85,12 @@ class Container:
     def said(self) -> str:
         """What it has written."""
         return self.output.read_text(errors="replace")
+
+    def root(self) -> str:
+        """Its root file system, or `/` where it has none: not yet, or no longer."""
+        with suppress(OSError):
+            return str(Path(f"/proc/{self.process.pid}/root").readlink())
+        return "/"
 
     def wait(self) -> int:
         """Waits for its end. Returns the exit code."""
@@ -224,4 +230,6 @@ def serve(image: Image, place: Path, *, environment: Mapping[str, str] | None = 
     """A server as its image starts it."""
     environment = environment or {}
     with start(image, place / "log", environment=environment, network=ALONE, **more) as container:
+        # Until then its network is this machine's, and its root too.
+        until("its start", lambda: container.root() != "/" or None, container)
         yield Server(image, container, place, environment)

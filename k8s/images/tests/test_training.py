@@ -96,6 +96,9 @@ def function(image: Image, place: Path, command: list[str] | None = None) -> Ite
         "TRAINING_SOURCE": SOURCE,
         "TRAINING_WORK": "/tmp/work",
         "TRAINING_RECIPES": "monotone-logistic",
+        "MLFLOW_TRACKING_URI": "sqlite:////tmp/work/mlflow.db",
+        # Nobody listens there: these steps ask no server.
+        "ONNXD_PEERS": "127.0.0.1:1",
         "ONNXD_REPOSITORY": "/tmp/models",
     }
     tmp = open_folder(place / "tmp")
