@@ -1,6 +1,7 @@
 """Recorded days as a collector would have sent them: requests with actual values, and labels of the known faults."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,8 @@ from training.features import Table, table
 HOUR = 3600
 ATTEMPTS = 3
 TIMEOUT = 30
+PATIENCE = 60
+"""Seconds for which a server may have no room."""
 
 
 class Traffic:
@@ -99,13 +102,20 @@ class Traffic:
 
     @staticmethod
     def _post(session: requests.Session, url: str, body: list[dict[str, Any]]) -> None:
-        for attempt in range(ATTEMPTS):
+        """Posts, and again where a server has no room yet: its shadow lags behind rows that come this fast."""
+        patience = time.monotonic() + PATIENCE
+        attempts = 0
+        while True:
             try:
                 answer = session.post(url, json=body, timeout=TIMEOUT)
             except requests.RequestException as error:
-                if attempt == ATTEMPTS - 1:
+                attempts += 1
+                if attempts == ATTEMPTS:
                     msg = f"{url} does not answer: {error}"
                     raise PipelineError(msg) from error
+                continue
+            if answer.status_code == requests.codes.unavailable and time.monotonic() < patience:
+                time.sleep(float(answer.headers.get("Retry-After", 1)))
                 continue
             if not answer.ok:
                 msg = f"{url}: {answer.status_code} {answer.text[:300]}"
