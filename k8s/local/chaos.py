@@ -22,13 +22,12 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
-from local.cluster import answers
-from local.loop import FASTER, Story
+from local.loop import FASTER, Waiting
 from local.monitoring import Monitoring, Receivers, monitoring
 from local.service import Service
 from training import onnxd
 from training.errors import PipelineError
-from training.processes import STOP, environment, stop, wait
+from training.processes import STOP, answers, environment, stop, wait
 from training.services import free_port
 
 BUCKET = "models"
@@ -43,7 +42,6 @@ DOWN = 4.0
 SLOW = 0.05
 """Seconds that bytes are held up, each way."""
 CALM = 3.0
-LOOK = 0.1
 S3_SERVER = onnxd.ROOT / "server" / "tests" / "s3_server.py"
 
 
@@ -193,7 +191,7 @@ def run(work: Path | None, console: Console, *, at_end: Callable[[Stage], None] 
     Raises:
         PipelineError: A part is missing or does not start, or an alert did not come or go.
     """
-    story = Story(console)
+    story = Waiting(console)
     with tempfile.TemporaryDirectory(prefix="onnxd-") as temporary, ExitStack() as stack:
         folder = work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +201,12 @@ def run(work: Path | None, console: Console, *, at_end: Callable[[Stage], None] 
             Fault("pod is deleted (SIGTERM)", "ServerDown", lambda: _gone(first, signal.SIGTERM), first.start),
             Fault("pod is killed (SIGKILL)", "ServerDown", lambda: _gone(first, signal.SIGKILL), first.start),
             Fault("network is slow", "", lambda: _delay(stage, SLOW), lambda: _delay(stage, 0)),
-            Fault("S3 is gone", "RepositoryStale", lambda: _send(stage.s3, signal.SIGSTOP), lambda: _resume(stage.s3)),
+            Fault(
+                "S3 is gone",
+                "RepositoryStale",
+                lambda: stage.s3.send_signal(signal.SIGSTOP),
+                lambda: stage.s3.send_signal(signal.SIGCONT),
+            ),
         ]
         outcomes = [_experiment(stage, story, fault) for fault in faults]
         stage.clients.stop()
@@ -223,15 +226,7 @@ def _delay(stage: Stage, seconds: float) -> None:
     stage.service.delay = seconds
 
 
-def _send(process: subprocess.Popen[str], what: signal.Signals) -> None:
-    process.send_signal(what)
-
-
-def _resume(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGCONT)
-
-
-def _experiment(stage: Stage, story: Story, fault: Fault) -> Outcome:
+def _experiment(stage: Stage, story: Waiting, fault: Fault) -> Outcome:
     """Calm, the fault until its alert fires or for a while, and calm again until the alert has cleared."""
     calm = time.monotonic()
     story.rest(CALM)
@@ -266,7 +261,7 @@ def _median(asked: list[Asked]) -> float:
 
 
 @contextmanager
-def _stage(folder: Path, story: Story) -> Iterator[Stage]:
+def _stage(folder: Path, story: Waiting) -> Iterator[Stage]:
     with ExitStack() as stack:
         credentials = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_REGION": "us-east-1"}
         stack.enter_context(environment(credentials))

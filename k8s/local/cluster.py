@@ -22,7 +22,7 @@ from typing import Any, Self
 import requests
 
 from training.errors import PipelineError
-from training.processes import stop, wait
+from training.processes import answers, stop, wait
 from training.services import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,14 +58,6 @@ def process(name: str, words: list[str], folder: Path, ready: Callable[[], bool]
         yield running
     finally:
         stop(running, signal.SIGTERM)
-
-
-def answers(url: str) -> bool:
-    """Whether a URL answers with 2xx."""
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from local.listener import Listener, Quiet
 
 LIMIT_CORES = 1.0
 LIMIT_BYTES = 512 * 2**20
@@ -34,7 +34,7 @@ class _Pod:
     labels: str = ""
 
 
-class Fleet:
+class Fleet(Listener):
     """The pods' metrics, on a port of 127.0.0.1.
 
     A recorded minute lasts `minute` seconds. A pod's fault is the recording of one: its minutes take the place of the
@@ -56,36 +56,11 @@ class Fleet:
         self._lock = threading.Lock()
         fleet = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = fleet.text().encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+        class Handler(Quiet):
+            def do_GET(self) -> None:  # noqa: N802 - as the library names it
+                self.answer(200, fleet.text().encode(), "text/plain; version=0.0.4")
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="fleet", daemon=True)
-        self._thread.start()
-
-    @property
-    def address(self) -> str:
-        """Where it is scraped, `host:port`."""
-        return f"127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stops."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def strike(self, pod: str, fault: Floats) -> None:
         """Begins a fault.

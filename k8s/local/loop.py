@@ -6,7 +6,6 @@ clears. A recorded minute lasts two seconds, and so does every minute in rules, 
 """
 
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -21,9 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 
-from local.cluster import ROOT, Cluster, Kubelet, Pod, answers, cluster, process
+from local.cluster import ROOT, Cluster, Kubelet, Pod, cluster, process
 from local.fleet import Fleet
 from local.monitoring import Monitoring, Receivers, monitoring
 from training import onnxd
@@ -31,7 +29,9 @@ from training.config import Config
 from training.data.days import Day, Fault, Series
 from training.data.source import open_source
 from training.errors import PipelineError
+from training.processes import answers, environment
 from training.services import free_port
+from training.told import Story
 
 Found = TypeVar("Found")
 
@@ -74,20 +74,8 @@ def built(name: str) -> Path:
     raise PipelineError(msg)
 
 
-class Story:
-    """Tells what happens, with the time since the beginning, and waits for it."""
-
-    def __init__(self, console: Console) -> None:
-        """Begins."""
-        self._console, self._began = console, time.monotonic()
-
-    def now(self) -> float:
-        """Seconds since the beginning."""
-        return time.monotonic() - self._began
-
-    def tell(self, text: str) -> None:
-        """One line."""
-        self._console.print(f"[dim]{self.now():6.1f} s[/]  {escape(text)}")
+class Waiting(Story):
+    """A story that waits for what it tells."""
 
     @staticmethod
     def rest(seconds: float) -> None:
@@ -154,7 +142,7 @@ def run(
     Raises:
         PipelineError: A part is missing or does not start, or something did not come to pass in three minutes.
     """
-    story = Story(console)
+    story = Waiting(console)
     with tempfile.TemporaryDirectory(prefix="onnxd-") as temporary, ExitStack() as stack:
         folder = work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +194,7 @@ def _minutes(day: Day, fault: Fault, config: Config) -> NDArray[np.float64]:
 
 
 @contextmanager
-def _stage(folder: Path, calm: list[NDArray[np.float64]], story: Story) -> Iterator[Stage]:
+def _stage(folder: Path, calm: list[NDArray[np.float64]], story: Waiting) -> Iterator[Stage]:
     """All parts, started one after the other."""
     with ExitStack() as stack:
         made = stack.enter_context(cluster(folder / "cluster"))
@@ -270,23 +258,9 @@ def _operator(folder: Path, made: Cluster, token: str) -> Iterator[str]:
     secret.chmod(0o600)
     words = [str(built("remediation-operator")), "run", "--ops", address, "--token-file", str(secret)]
     words += ["--alert-ttl", f"{15 * MINUTE}s"]
-    with _environment_of(made):
-        running = process("operator", words, folder, lambda: answers(f"http://{address}/readyz"))
-        with running:
-            yield address
-
-
-@contextmanager
-def _environment_of(made: Cluster) -> Iterator[None]:
-    before = os.environ.get("KUBECONFIG")
-    os.environ["KUBECONFIG"] = str(made.kubeconfig)
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("KUBECONFIG", None)
-        else:
-            os.environ["KUBECONFIG"] = before
+    reached = environment({"KUBECONFIG": str(made.kubeconfig)})
+    with reached, process("operator", words, folder, lambda: answers(f"http://{address}/readyz")):
+        yield address
 
 
 @contextmanager
@@ -304,7 +278,7 @@ def _collector(folder: Path, prometheus: str, server: str, address: str) -> Iter
         yield
 
 
-def _tell(stage: Stage, fault: NDArray[np.float64], story: Story) -> Outcome:
+def _tell(stage: Stage, fault: NDArray[np.float64], story: Waiting) -> Outcome:
     """From calm to calm."""
     made, watched, receivers = stage.cluster, stage.monitoring, stage.receivers
     before = running(made)

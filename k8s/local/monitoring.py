@@ -11,15 +11,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import requests
 import yaml
 
-from local.cluster import ROOT, answers, process
+from local.cluster import ROOT, process
+from local.listener import Listener, Quiet
 from training.errors import PipelineError
+from training.processes import answers
 from training.services import free_port
 
 MONITORING = ROOT / "k8s" / "monitoring"
@@ -75,7 +76,7 @@ class Message:
     body: Any = field(repr=False)
 
 
-class Receivers:
+class Receivers(Listener):
     """Slack's and PagerDuty's ends, on one port: they take everything and remember it."""
 
     def __init__(self) -> None:
@@ -84,37 +85,20 @@ class Receivers:
         self._lock = threading.Lock()
         receivers = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
+        class Handler(Quiet):
+            def do_POST(self) -> None:  # noqa: N802 - as the library names it
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with receivers._lock:
                     receivers._messages.append(Message(time.monotonic(), self.path, body))
                 # Slack says 200, PagerDuty 202.
-                self.send_response(202 if "enqueue" in self.path else 200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.answer(202 if "enqueue" in self.path else 200)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="receivers", daemon=True)
-        self._thread.start()
+        super().__init__(Handler)
 
     @property
     def url(self) -> str:
         """Where they listen."""
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stops."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        return f"http://{self.address}"
 
     def slack(self, alert: str, *, resolved: bool = False) -> list[Message]:
         """Messages to the channel that name an alert."""

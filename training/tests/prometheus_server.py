@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 
 from training.data.days import Day
-from training.processes import stop, wait
+from training.processes import answers, stop, wait
 from training.services import free_port
 
 MINUTE = 60
@@ -48,15 +47,8 @@ def prometheus(folder: Path, history: str, flags: Sequence[str] = (), *, config:
     with log.open("wb") as out:
         process = subprocess.Popen(words, stdout=out, stderr=out)  # noqa: S603 - as above
     url = f"http://127.0.0.1:{port}"
-
-    def ready() -> bool:
-        try:
-            return requests.get(f"{url}/-/ready", timeout=5).ok
-        except requests.RequestException:
-            return False
-
     try:
-        wait("Prometheus", ready, lambda: process.poll() is None, log)
+        wait("Prometheus", lambda: answers(f"{url}/-/ready"), lambda: process.poll() is None, log)
         yield url
     finally:
         stop(process, signal.SIGTERM)

@@ -22,7 +22,6 @@ from typing import Any
 import boto3
 import requests
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Shown
 
 from training import candidate, interpreter, onnxd, services
@@ -38,6 +37,7 @@ from training.pipeline.decide import drifted
 from training.pipeline.settings import Settings
 from training.pipeline.work import tracking_of
 from training.processes import environment
+from training.told import Story
 from training.traffic import Traffic
 
 DAY = 86_400
@@ -64,18 +64,6 @@ class Stage:
     endpoint: str
     mlflow: str
     servers: tuple[onnxd.Server, ...]
-
-
-class Story:
-    """Tells what happens, with the time since the beginning."""
-
-    def __init__(self, errors: Console) -> None:
-        """Begins."""
-        self._errors, self._began = errors, time.monotonic()
-
-    def tell(self, text: str) -> None:
-        """One line."""
-        self._errors.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {escape(text)}")
 
 
 def run(

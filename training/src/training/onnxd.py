@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from training.errors import PipelineError
-from training.processes import stop, wait
+from training.processes import answers, stop, wait
 from training.storage import s3_endpoint
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -104,10 +102,7 @@ class Server:
 
     def ready(self) -> bool:
         """Whether it says that it can answer."""
-        try:
-            return requests.get(f"http://{self.ops}/readyz", timeout=5).ok
-        except requests.RequestException:
-            return False
+        return answers(f"http://{self.ops}/readyz")
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import requests
+
 from training.errors import PipelineError
 
 START = 180
@@ -46,6 +48,14 @@ def wait(what: str, ready: Callable[[], bool], alive: Callable[[], bool], log: P
     told = log.read_text(errors="replace").strip()[-800:] if log.is_file() else "it wrote no log"
     msg = f"{what} did not start: {told}"
     raise PipelineError(msg)
+
+
+def answers(url: str) -> bool:
+    """Whether a URL answers with 2xx or 3xx."""
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.RequestException:
+        return False
 
 
 def stop(process: subprocess.Popen[bytes], how: signal.Signals, *, group: bool = False) -> None:

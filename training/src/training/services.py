@@ -12,10 +12,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg2
-import requests
 
 from training.errors import PipelineError
-from training.processes import stop, wait
+from training.processes import answers, stop, wait
 
 POSTGRES = "postgres"
 """The database refuses to run as root: then it runs as this user, which Debian's package makes."""
@@ -127,15 +126,8 @@ def mlflow(database: str, artifacts: str, folder: Path) -> Iterator[str]:
             words, env={**os.environ, **settings}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}"
-
-    def ready() -> bool:
-        try:
-            return requests.get(f"{url}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
-
     try:
-        wait("MLflow", ready, lambda: process.poll() is None, log)
+        wait("MLflow", lambda: answers(f"{url}/health"), lambda: process.poll() is None, log)
         yield url
     finally:
         stop(process, signal.SIGTERM, group=True)
