@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ APART = {"kserve"}
 """Folders of an overlay that no application deploys: they go into namespaces of the user's."""
 DEFINED_BY = {"external-secrets": "external-secrets.io", "kube-prometheus-stack": "monitoring.coreos.com"}
 """The charts that bring definitions which others need."""
+SHOWN = {"Pod", "ReplicaSet"}
+"""Made by Deployments; without being admitted they would not be shown."""
 BUILT_IN = {"", "apps", "autoscaling", "policy"}
 WAVE = "argocd.argoproj.io/sync-wave"
 KEPT = "Prune=false,Delete=false"
@@ -102,6 +105,7 @@ def _sources(application: Document) -> list[Document]:
     return spec.get("sources") or [spec["source"]]
 
 
+@cache
 def render(folder: Path) -> list[Document]:
     """What `kubectl kustomize FOLDER` makes.
 
@@ -112,7 +116,7 @@ def render(folder: Path) -> list[Document]:
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own words
     if done.returncode:
         raise BrokenError(done.stderr.strip())
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
 
 
 def load(tree: Path, name: str) -> Environment:
@@ -163,7 +167,7 @@ def sources(environment: Environment) -> Iterator[str]:
 
 
 def policies(environment: Environment) -> Iterator[str]:
-    """Git is made true without being asked, and whoever goes takes along what it made, but namespaces and definitions."""
+    """Git is made true without being asked; who goes takes along what it made, but for namespaces and definitions."""
     for part in environment.parts:
         spec, policy = part.application["spec"], part.application["spec"].get("syncPolicy", {})
         if policy.get("automated") != {"prune": True, "selfHeal": True} or "backoff" not in policy.get("retry", {}):
@@ -175,6 +179,8 @@ def policies(environment: Environment) -> Iterator[str]:
         labels = policy.get("managedNamespaceMetadata", {}).get("labels", {})
         if "CreateNamespace=true" in part.options and "pod-security.kubernetes.io/enforce" not in labels:
             yield f"{part.name} makes a namespace that says nothing of what its pods may be"
+        if of(part.documents, "ConfigMap") and pods(part.documents) and "PruneLast=true" not in part.options:
+            yield f"{part.name} would delete settings that pods still read"
     for document in of(environment.documents, "Namespace", "CustomResourceDefinition"):
         if document["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-options") != KEPT:
             yield f"{shown(document)} would be deleted, with all that is in it"
@@ -196,7 +202,9 @@ def admitted(environment: Environment) -> Iterator[str]:
         for document in part.documents:
             # Without a list, all kinds of a namespace are admitted.
             entries = (
-                spec.get("namespaceResourceWhitelist") if namespace(document) else spec["clusterResourceWhitelist"]
+                spec.get("namespaceResourceWhitelist")
+                if namespace(document)
+                else spec.get("clusterResourceWhitelist", [])
             )
             if entries is not None and not any(_names(entry, document) for entry in entries):
                 yield f"{part.name}: {shown(project)} does not admit {shown(document)}"
@@ -229,8 +237,8 @@ def needless(environment: Environment) -> Iterator[str]:
         for one in spec["destinations"]:
             if one["namespace"] not in reached:
                 yield f"{shown(project)}: nothing goes to {one['namespace']}"
-        for entry in spec["clusterResourceWhitelist"] + spec.get("namespaceResourceWhitelist", []):
-            if not any(_names(entry, document) for document in documents):
+        for entry in spec.get("clusterResourceWhitelist", []) + spec.get("namespaceResourceWhitelist", []):
+            if entry["kind"] not in SHOWN and not any(_names(entry, document) for document in documents):
                 yield f"{shown(project)}: nothing is a {entry['kind']} {entry.get('name', '')}".rstrip()
 
 
