@@ -179,11 +179,21 @@ def policies(environment: Environment) -> Iterator[str]:
         labels = policy.get("managedNamespaceMetadata", {}).get("labels", {})
         if "CreateNamespace=true" in part.options and "pod-security.kubernetes.io/enforce" not in labels:
             yield f"{part.name} makes a namespace that says nothing of what its pods may be"
-        if of(part.documents, "ConfigMap") and pods(part.documents) and "PruneLast=true" not in part.options:
-            yield f"{part.name} would delete settings that pods still read"
     for document in of(environment.documents, "Namespace", "CustomResourceDefinition"):
         if document["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-options") != KEPT:
             yield f"{shown(document)} would be deleted, with all that is in it"
+
+
+def applied(environment: Environment) -> Iterator[str]:
+    """What the API server adds is no difference, and settings outlive the pods that read them."""
+    for part in environment.parts:
+        compared = part.application["metadata"]["annotations"].get("argocd.argoproj.io/compare-options")
+        if ("ServerSideApply=true" in part.options) != (compared == "ServerSideDiff=true"):
+            yield f"{part.name} is not compared as it is applied"
+        if of(part.documents, "ExternalSecret") and "ServerSideApply=true" not in part.options:
+            yield f"{part.name} would always differ: the API server adds to lists of ExternalSecrets"
+        if of(part.documents, "ConfigMap") and pods(part.documents) and "PruneLast=true" not in part.options:
+            yield f"{part.name} would delete settings that pods still read"
 
 
 def admitted(environment: Environment) -> Iterator[str]:
@@ -343,6 +353,7 @@ def images(environment: Environment) -> Iterator[str]:
 CHECKS: tuple[Callable[[Environment], Iterator[str]], ...] = (
     sources,
     policies,
+    applied,
     admitted,
     needless,
     waves,

@@ -130,9 +130,19 @@ MISTAKES: dict[str, tuple[Callable[[Environment], object], str, str]] = {
         "policies",
         "external-dns makes a namespace that says nothing",
     ),
+    "applied in one way and compared in another": (
+        lambda e: _spec(e, "prometheus")["syncPolicy"].pop("syncOptions"),
+        "applied",
+        "prometheus is not compared as it is applied",
+    ),
+    "defaults in lists": (
+        lambda e: _spec(e, "secrets")["syncPolicy"].pop("syncOptions"),
+        "applied",
+        "secrets would always differ",
+    ),
     "settings that go before the pods that read them": (
         lambda e: _spec(e, "mlflow")["syncPolicy"].pop("syncOptions"),
-        "policies",
+        "applied",
         "mlflow would delete settings that pods still read",
     ),
     "a namespace that may be pruned": (
