@@ -82,14 +82,14 @@ class Environment:
 
     Attributes:
         tree: The repository.
-        root: The application of applications.
+        root: The application of applications, whose documents are these and the projects.
         projects: By their names, the root's among them.
         parts: The applications, in no order.
         overlay: The folder of `k8s/overlays` that is its own.
     """
 
     tree: Path
-    root: Document
+    root: Part
     projects: dict[str, Document]
     parts: list[Part]
     overlay: str
@@ -130,7 +130,8 @@ def load(tree: Path, name: str) -> Environment:
     (root,) = of(by_hand, "Application")
     made = render(tree / root["spec"]["source"]["path"])
     projects = {one["metadata"]["name"]: one for one in of(by_hand + made, "AppProject")}
-    return Environment(tree, root, projects, [_part(tree, one) for one in of(made, "Application")], overlay)
+    parts = [_part(tree, one) for one in of(made, "Application")]
+    return Environment(tree, Part(root, made, []), projects, parts, overlay)
 
 
 def _part(tree: Path, application: Document) -> Part:
@@ -155,7 +156,7 @@ def _part(tree: Path, application: Document) -> Part:
 
 def sources(environment: Environment) -> Iterator[str]:
     """Folders are of this repository, at the root's revision; charts are of one version."""
-    ours = environment.root["spec"]["source"]
+    (ours,) = environment.root.sources
     for part in environment.parts:
         for source in part.sources:
             where = (source["repoURL"], source["targetRevision"])
@@ -179,6 +180,8 @@ def policies(environment: Environment) -> Iterator[str]:
         labels = policy.get("managedNamespaceMetadata", {}).get("labels", {})
         if "CreateNamespace=true" in part.options and "pod-security.kubernetes.io/enforce" not in labels:
             yield f"{part.name} makes a namespace that says nothing of what its pods may be"
+    if environment.root.application["metadata"].get("finalizers"):
+        yield f"{environment.root.name} would take everything along when it is deleted"
     for document in of(environment.documents, "Namespace", "CustomResourceDefinition"):
         if document["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-options") != KEPT:
             yield f"{shown(document)} would be deleted, with all that is in it"
@@ -197,8 +200,8 @@ def applied(environment: Environment) -> Iterator[str]:
 
 
 def admitted(environment: Environment) -> Iterator[str]:
-    """Each part is within its project."""
-    for part in environment.parts:
+    """Each part is within its project, and so is the root."""
+    for part in [environment.root, *environment.parts]:
         project = environment.projects.get(part.application["spec"]["project"])
         if project is None:
             yield f"{part.name}: there is no project {part.application['spec']['project']}"
@@ -235,9 +238,9 @@ def needless(environment: Environment) -> Iterator[str]:
         spec = project["spec"]
         if "*" in str(spec):
             yield f"{shown(project)} has a *"
-        if name in {environment.root["spec"]["project"], "default"}:
+        if name == "default":
             continue
-        parts = [part for part in environment.parts if part.application["spec"]["project"] == name]
+        parts = [part for part in [environment.root, *environment.parts] if part.application["spec"]["project"] == name]
         used = {source["repoURL"] for part in parts for source in part.sources}
         yield from (f"{shown(project)}: nothing is from {url}" for url in spec["sourceRepos"] if url not in used)
         if any("chart" in source for part in parts for source in part.sources):
@@ -368,7 +371,11 @@ def schemas(environment: Environment) -> Iterator[str]:
     Raises:
         manifests.UnavailableError: There are no schemas of other projects' resources on this machine.
     """
-    ours = [environment.root, *environment.projects.values(), *(part.application for part in environment.parts)]
+    ours = [
+        environment.root.application,
+        *environment.projects.values(),
+        *(part.application for part in environment.parts),
+    ]
     for document in ours + environment.documents:
         yield from manifests.wrong_with(document)
 

@@ -155,6 +155,16 @@ MISTAKES: dict[str, tuple[Callable[[Environment], object], str, str]] = {
         "policies",
         "CustomResourceDefinition .* would be deleted",
     ),
+    "a root that takes everything along": (
+        lambda e: e.root.application["metadata"].update(finalizers=["resources-finalizer.argocd.argoproj.io"]),
+        "policies",
+        "root would take everything along",
+    ),
+    "a root that makes something else": (
+        lambda e: e.root.documents[0].update(kind="ApplicationSet"),
+        "admitted",
+        "root: AppProject root does not admit ApplicationSet",
+    ),
     "no such project": (lambda e: e.projects.pop("ml"), "admitted", "mlflow: there is no project ml"),
     "a chart from elsewhere": (
         lambda e: _spec(e, "external-dns")["source"].update(repoURL="https://charts.example.com"),
@@ -360,7 +370,7 @@ def test_the_command_of_the_documentation_puts_in_what_is_the_users(tree: Path) 
     subprocess.run(["bash", "-ec", command], cwd=tree, check=True)
     for name in ENVIRONMENTS:
         environment = load(tree, name)
-        assert environment.root["spec"]["source"]["repoURL"] == "https://github.com/acme/onnxd.git"
+        assert environment.root.sources[0]["repoURL"] == "https://github.com/acme/onnxd.git"
         assert [mistake for check in CHECKS for mistake in check(environment)] == []
         made = yaml.safe_dump([environment.documents, [part.application for part in environment.parts]])
         assert re.findall(r"git\.example\.com|111122223333|444455556666|eu-west-1|10\.0\.0\.0/16", made) == []
