@@ -35,6 +35,7 @@ SHOWN = {"Pod", "ReplicaSet"}
 """Made by Deployments; without being admitted they would not be shown."""
 BUILT_IN = {"", "apps", "autoscaling", "policy"}
 WAVE = "argocd.argoproj.io/sync-wave"
+COMPARED = "argocd.argoproj.io/compare-options"
 KEPT = "Prune=false,Delete=false"
 
 
@@ -190,7 +191,7 @@ def policies(environment: Environment) -> Iterator[str]:
 def applied(environment: Environment) -> Iterator[str]:
     """What the API server adds is no difference, and settings outlive the pods that read them."""
     for part in environment.parts:
-        compared = part.application["metadata"]["annotations"].get("argocd.argoproj.io/compare-options")
+        compared = part.application["metadata"].get("annotations", {}).get(COMPARED)
         if ("ServerSideApply=true" in part.options) != (compared == "ServerSideDiff=true"):
             yield f"{part.name} is not compared as it is applied"
         if of(part.documents, "ExternalSecret") and "ServerSideApply=true" not in part.options:
