@@ -43,8 +43,8 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes
 	cargo test --workspace
 	cargo test --workspace --bench micro
 	@echo "==> Python"
-	$(venv)/bin/ruff check training server/tests k8s
-	$(venv)/bin/ruff format --check training server/tests k8s
+	$(venv)/bin/ruff check training server/tests k8s gitops
+	$(venv)/bin/ruff format --check training server/tests k8s gitops
 	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict benches/peers benches/locust
 	$(venv)/bin/ruff format --check --config training/pyproject.toml benches/peers benches/locust
 	$(venv)/bin/python -m pytest --quiet training
@@ -53,6 +53,7 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes
 	$(clients)/bin/python -m pytest --quiet server/tests/clients
 	@echo "==> the cluster"
 	$(cluster)/bin/python -m pytest --quiet k8s/tests
+	$(cluster)/bin/python -m pytest --quiet gitops/tests
 	$(venv)/bin/python -m pytest --quiet k8s/local
 
 # Trains the champion and the challenger anew and puts them into models/.
@@ -148,7 +149,7 @@ $(clients)/.installed: server/tests/clients/requirements.lock | tools
 	$(clients)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
 	@touch $@
 
-# What checks manifests, rules and dashboards.
+# What checks manifests, rules, dashboards and applications.
 $(cluster)/.installed: k8s/tests/requirements.lock | tools
 	@echo "==> the checks of k8s/ into $(cluster), checked by their hashes"
 	@test -x $(cluster)/bin/pip || $(PYTHON) -m venv $(cluster) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }

@@ -19,7 +19,7 @@ SCHEMAS = ROOT.parent / "shared" / "data" / "k8s-schemas"
 WORKLOADS = ("Deployment", "StatefulSet")
 # There is no schema at hand for External Secrets.
 UNCHECKED = {"ClusterSecretStore", "ExternalSecret"}
-CUSTOM = ("monitoring.coreos.com", "chaos-mesh.org", "serving.kserve.io")
+CUSTOM = ("monitoring.coreos.com", "chaos-mesh.org", "serving.kserve.io", "argoproj.io")
 
 Document = dict[str, Any]
 

@@ -31,14 +31,16 @@ NEEDED = [
     (CLIENT, "anomaly-api", 8080),
     (CLIENT, "anomaly-api", 8081),
 ]
+ON_EKS = [
+    ("mlflow", OUTSIDE, 443),
+    ("mlflow", FUNCTION, 5432),
+    (FUNCTION, "mlflow", 5000),
+    (FUNCTION, "anomaly-api", 8082),
+]
 OF_ONE = {
     "overlays/local": [("mlflow", "mlflow-postgres", 5432)],
-    "overlays/production": [
-        ("mlflow", OUTSIDE, 443),
-        ("mlflow", FUNCTION, 5432),
-        (FUNCTION, "mlflow", 5000),
-        (FUNCTION, "anomaly-api", 8082),
-    ],
+    "overlays/production": ON_EKS,
+    "overlays/dev": ON_EKS,
 }
 DENIED = [
     (SHOP, "anomaly-api", 8080),
