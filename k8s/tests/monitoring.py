@@ -1,6 +1,5 @@
 """What the tests of rules, Alertmanager and dashboards share: the files, the metrics that exist, and real processes."""
 
-import json
 import re
 import shutil
 import socket
@@ -18,7 +17,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "k8s" / "monitoring"
-DASHBOARDS = ROOT / "k8s" / "grafana" / "dashboards"
 SCHEMAS = ROOT.parent / "shared" / "data" / "k8s-schemas"
 """JSON Schemas of other projects' resource definitions. They are not part of this repository."""
 PATIENCE = 60.0
@@ -89,11 +87,6 @@ def alerts() -> list[dict[str, Any]]:
 def recordings() -> list[dict[str, Any]]:
     """Every recording rule."""
     return [rule for groups in rules().values() for group in groups for rule in group["rules"] if "record" in rule]
-
-
-def dashboards() -> dict[str, dict[str, Any]]:
-    """The dashboards by the name of their file."""
-    return {file.stem: json.loads(file.read_text()) for file in sorted(DASHBOARDS.glob("*.json"))}
 
 
 def write_rules(folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:

@@ -184,7 +184,7 @@ def draw(dashboard: dict[str, Any], found: dict[int, list[Line]], file: Path) ->
             (_timeline if panel["type"] == "state-timeline" else _series)(axes, panel, lines)
             times = [t for line in lines for t in (line.times[0], line.times[-1])]
             long = max(times) - min(times) > 600
-            axes.xaxis.set_major_locator(mdates.AutoDateLocator(maxticks=5))
+            axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=2, maxticks=5))
             axes.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M" if long else "%H:%M:%S"))
     figure.savefig(file, facecolor=PAPER)
     plt.close(figure)

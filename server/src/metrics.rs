@@ -18,6 +18,7 @@ pub use self::document::markdown;
 use self::histogram::{Histogram, Histograms};
 pub use self::page::{Loaded, Page};
 use crate::guard::End;
+use crate::model::check::Stage;
 use crate::model::signature::Signature;
 use crate::model::tensor::Tensor;
 use crate::shadow::{self, Lost, ROLES, stats};
@@ -273,7 +274,7 @@ impl ModelMetrics {
     /// Registers a model name.
     #[must_use]
     pub fn new(metrics: &Arc<Metrics>, model: &str) -> Self {
-        // What never happened is 0, so that the first time shows in a rate.
+        // As in `RoleMetrics`.
         for outcome in PROMOTED {
             metrics.counter(&PROMOTIONS, &[model, outcome]).increment(0);
         }
@@ -402,6 +403,10 @@ const MAX_DECISIONS: usize = 16;
 impl RoleMetrics {
     fn new(metrics: &Arc<Metrics>, model: &str, role: &'static str) -> Self {
         let labels = [model, role];
+        // What never happened is 0, so that the first time shows in a rate.
+        for stage in Stage::ALL {
+            metrics.counter(&SWAPS, &[model, role, "rejected", stage.name()]).increment(0);
+        }
         Self {
             rows: metrics.counter(&ROWS_TOTAL, &labels),
             runs: metrics.counter(&RUNS, &labels),

@@ -1,12 +1,20 @@
-"""The loop of the runbook and the chaos, with real processes; and what they rest on."""
+"""The loop of the runbook and the chaos, with real processes, and what they rest on.
 
+DASHBOARD_PICTURES=docs/dashboards writes there what the dashboard Anomaly Detection shows of the loop.
+"""
+
+import os
 import shutil
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 from rich.console import Console
 
+import panels
+import pictures
 from local import chaos, loop
 from local.__main__ import SYNTHETIC
 from local.cluster import ASSETS, assets
@@ -22,17 +30,56 @@ clustered = pytest.mark.skipif(
 )
 
 
+DASHBOARD = "anomaly-detection"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The loop: its outcome, its folder, and the lines that each query of the dashboard gave at its end."""
+    folder = tmp_path_factory.mktemp("loop") / "work"
+    began, lines = time.time(), {}
+
+    def ask(stage):
+        values = {"$__rate_interval": f"{5 * loop.MINUTE}s", "$series": ".+"}
+        view = panels.View(stage.monitoring.prometheus, began, time.time(), values)
+        for name, panel, target in panels.queries():
+            if name == DASHBOARD:
+                lines[panel["id"], target["refId"]] = view.ask(panel, faster(target, loop.FASTER))
+
+    outcome = loop.run(SYNTHETIC, folder, Console(stderr=True), at_end=ask)
+    return outcome, folder, lines
+
+
 @monitored
 @clustered
-def test_a_fault_is_seen_told_mended_and_over(tmp_path):
-    found = loop.run(SYNTHETIC, tmp_path / "work", Console(stderr=True))
+def test_a_fault_is_seen_told_mended_and_over(told):
+    found, folder, _ = told
     steps = ("z-score", "anomaly", "alert", "slack", "pagerduty", "evicted", "replaced", "cleared", "resolved")
     assert tuple(found.times) == steps
     assert found.untouched, "a pod that was well was touched"
     assert found.replacement != found.victim
     assert [(a["action"], a["outcome"]) for a in found.actions] == [("Evict", "Done")]
     assert found.victim in found.actions[0]["target"]
-    assert list((tmp_path / "work" / "rows").rglob("*.parquet")), "the collector wrote no rows"
+    assert list((folder / "rows").rglob("*.parquet")), "the collector wrote no rows"
+
+
+@monitored
+@clustered
+def test_the_dashboard_shows_all_of_it(told, tmp_path):
+    found, _, lines = told
+    dashboard = panels.dashboards()[DASHBOARD]
+    shown = {}
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            given = lines[panel["id"], target["refId"]]
+            assert given, f"{panel['title']}, {target['refId']}: nothing"
+            shown.setdefault(panel["title"], []).extend(given)
+    (decisions,) = [line for line in shown["Decisions"] if found.victim in line.name]
+    assert max(decisions.values) == 1
+    assert any(line.name == "evict done" and max(line.values) > 0 for line in shown["Actions"]), shown["Actions"]
+    file = Path(os.environ.get("DASHBOARD_PICTURES", tmp_path)) / f"{DASHBOARD}.png"
+    pictures.draw(dashboard, {p["id"]: shown.get(p["title"], []) for p in dashboard["panels"]}, file)
+    assert file.stat().st_size > 50_000
 
 
 @monitored

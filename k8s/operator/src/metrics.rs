@@ -50,6 +50,8 @@ pub enum Acted {
 }
 
 impl Acted {
+    const ALL: [Self; 6] = [Self::Done, Self::DryRun, Self::Refused, Self::Budget, Self::CoolDown, Self::Failed];
+
     fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -118,6 +120,11 @@ impl Default for Metrics {
         for outcome in ["accepted", "refused", "unknown"] {
             metrics.alerts(outcome, 0);
         }
+        for verb in Verb::ALL {
+            for outcome in Acted::ALL {
+                metrics.action(verb, outcome).increment(0);
+            }
+        }
         metrics
     }
 }
@@ -130,7 +137,11 @@ impl Metrics {
 
     /// An action ended, or began to wait.
     pub fn acted(&self, verb: Verb, outcome: Acted) {
-        self.counter(ACTIONS.0, &[("action", action(verb)), ("outcome", outcome.name())]).increment(1);
+        self.action(verb, outcome).increment(1);
+    }
+
+    fn action(&self, verb: Verb, outcome: Acted) -> Counter {
+        self.counter(ACTIONS.0, &[("action", action(verb)), ("outcome", outcome.name())])
     }
 
     /// Alerts came: accepted, refused or unknown.

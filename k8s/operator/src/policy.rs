@@ -312,6 +312,11 @@ pub enum Verb {
     Retrain,
 }
 
+impl Verb {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Evict, Self::Delete, Self::Cordon, Self::Uncordon, Self::Retrain];
+}
+
 /// How an action ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum Outcome {

@@ -68,6 +68,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Fetch, Self::Verify, Self::Probe, Self::Load, Self::Golden];
+
     /// The name in logs, metrics and the status.
     #[must_use]
     pub const fn name(self) -> &'static str {
