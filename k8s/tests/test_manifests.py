@@ -1,6 +1,7 @@
 """What `kubectl apply -k` would send: it fits the schemas, its parts fit each other, and mistakes would be found."""
 
 import copy
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -93,6 +94,13 @@ def test_names_are_those_that_all_parts_agree_on(folder: str) -> None:
         for space in of(documents, "Namespace")
         if space["metadata"]["name"] in {pod["metadata"]["namespace"] for pod in pods(documents)}
     )
+
+
+def test_the_local_overlay_names_the_images_that_are_built_here() -> None:
+    version = tomllib.loads((K8S.parent / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    used = {container["image"] for pod in pods(rendered("overlays/local")) for container in containers(pod)}
+    ours = {image for image in used if "/" not in image}
+    assert ours == {f"{file.stem}:{version}" for file in (K8S / "images").glob("*.Containerfile")}
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
