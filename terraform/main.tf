@@ -212,14 +212,9 @@ resource "helm_release" "argocd" {
   create_namespace = true
   repository       = "https://argoproj.github.io/argo-helm"
   chart            = "argo-cd"
-  version          = "9.1.0"
+  version          = "10.9.6"
   timeout          = 900
-
-  # Reached by port-forward; there is neither single sign-on nor a bot.
-  values = [yamlencode({
-    dex           = { enabled = false }
-    notifications = { enabled = false }
-  })]
+  values           = [file("${path.module}/../gitops/argocd/values.yaml")]
 
   # Nodes and DNS are up.
   depends_on = [module.eks]

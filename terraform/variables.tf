@@ -118,7 +118,7 @@ variable "deletion_protection" {
 }
 
 variable "secrets_version" {
-  description = "Another number makes new secrets: the database's password and both tokens."
+  description = "Another number makes new secrets: the passwords of the database and of Grafana's admin, and both tokens."
   type        = number
   default     = 1
 

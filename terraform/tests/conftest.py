@@ -9,10 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import provider
+from provider import Running, serve
 from stack import Resource, Stack, copy, resources
-
-NEEDED = (1, 11)
 
 
 def pytest_collection_modifyitems(items):
@@ -23,15 +21,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def providers() -> Iterator[dict[str, str]]:
-    with provider.serve() as environment:
-        yield environment
+def providers() -> Iterator[Running]:
+    with serve() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
 def initialised(providers, tmp_path_factory) -> Stack:
     """The module, ready for `validate` and `plan`; nothing is applied."""
-    stack = Stack(providers, tmp_path_factory.mktemp("initialised"))
+    stack = Stack(providers, copy(tmp_path_factory.mktemp("initialised")))
     stack.terraform("init", "-backend=false")
     return stack
 
@@ -39,7 +37,7 @@ def initialised(providers, tmp_path_factory) -> Stack:
 @pytest.fixture(scope="session")
 def applied(providers, tmp_path_factory) -> Stack:
     """The module, applied."""
-    stack = Stack(providers, tmp_path_factory.mktemp("applied"))
+    stack = Stack(providers, copy(tmp_path_factory.mktemp("applied")))
     stack.terraform("init", "-backend=false")
     stack.apply()
     return stack
@@ -53,5 +51,5 @@ def made(applied) -> list[Resource]:
 
 @pytest.fixture
 def spoilt(providers, tmp_path) -> Stack:
-    """A copy of the module with the same providers, to make mistakes in."""
-    return Stack(providers, tmp_path, root=copy(tmp_path))
+    """A copy of its own, to change."""
+    return Stack(providers, copy(tmp_path))

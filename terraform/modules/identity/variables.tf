@@ -69,7 +69,7 @@ variable "secret_prefix" {
 }
 
 variable "tokens_version" {
-  description = "Another number makes new tokens for admin calls and for Alertmanager's messages to the operator."
+  description = "Another number makes new tokens for admin calls and for Alertmanager's messages to the operator, and a new password of Grafana's admin."
   type        = number
 
   validation {

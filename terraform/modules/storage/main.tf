@@ -15,6 +15,8 @@ resource "aws_s3_bucket" "this" {
   # checkov:skip=CKV_AWS_145:SSE-S3; with a key of ours every reader would need rights on it too, and lose all with it
   # checkov:skip=CKV_AWS_144:one region; losing it is not what this guards against
   # checkov:skip=CKV_AWS_18:who wrote which model is in the repository's ledger; CloudTrail data events are the account's decision
+  # checkov:skip=CKV_AWS_21:versioned below, by for_each, which checkov does not follow
+  # checkov:skip=CKV2_AWS_6:blocked below, the same
   # checkov:skip=CKV2_AWS_62:readers poll one key with a conditional GET
   for_each = local.buckets
 
