@@ -42,7 +42,7 @@ variable "zones" {
 }
 
 variable "nat_per_zone" {
-  description = "A NAT gateway in each zone: another 35 USD a month each, and no zone waits for another one's."
+  description = "A NAT gateway in each zone: about 37 USD a month more each, and no zone waits for another one's."
   type        = bool
   default     = false
   nullable    = false
@@ -51,7 +51,7 @@ variable "nat_per_zone" {
 variable "kubernetes_version" {
   description = "Minor version of Kubernetes. EKS goes up one at a time."
   type        = string
-  default     = "1.34"
+  default     = "1.36"
 
   validation {
     condition     = can(regex("^1\\.[0-9]+$", var.kubernetes_version)) && try(tonumber(split(".", var.kubernetes_version)[1]) >= 30, false)

@@ -117,7 +117,7 @@ resource "aws_route_table_association" "private" {
   route_table_id = aws_route_table.private[each.key].id
 }
 
-# Models, rows and image layers come from S3: they cost nothing by this way, and 0.05 USD a GB by NAT.
+# Models, rows and image layers come from S3: they cost nothing by this way, and about 0.05 USD a GB by NAT.
 resource "aws_vpc_endpoint" "s3" {
   vpc_id            = aws_vpc.this.id
   service_name      = "com.amazonaws.${data.aws_region.current.region}.s3"
