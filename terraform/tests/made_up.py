@@ -17,7 +17,6 @@ ARNS = {
     "aws_eks_cluster": f"eks:{REGION}:{ACCOUNT}:cluster/{{name}}",
     "aws_fis_experiment_template": f"fis:{REGION}:{ACCOUNT}:experiment-template/{{id}}",
     "aws_iam_openid_connect_provider": f"iam::{ACCOUNT}:oidc-provider/{{host}}",
-    "aws_iam_policy": f"iam::{ACCOUNT}:policy/{{name}}",
     "aws_iam_role": f"iam::{ACCOUNT}:role/{{name}}",
     "aws_kms_key": f"kms:{REGION}:{ACCOUNT}:key/{{id}}",
     "aws_lambda_function": f"lambda:{REGION}:{ACCOUNT}:function:{{function_name}}",
@@ -44,7 +43,6 @@ VALUES = {
     "data.aws_region": {"region": REGION, "name": REGION},
     "data.aws_partition": {"partition": "aws", "dns_suffix": "amazonaws.com"},
     "data.aws_availability_zones": {"names": [f"{REGION}a", f"{REGION}b", f"{REGION}c"]},
-    "data.aws_eks_cluster_auth": {"token": "token"},
     "aws_eks_cluster": {
         "endpoint": f"https://0123456789ABCDEF0123456789ABCDEF.gr7.{REGION}.eks.amazonaws.com",
         "certificate_authority": [{"data": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg=="}],

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,8 +23,8 @@ from pyvider.protocols.tfprotov6.protobuf import tfplugin6_pb2 as pb
 from pyvider.protocols.tfprotov6.protobuf import tfplugin6_pb2_grpc as rpc
 
 from made_up import made_up
+from schema import SCHEMAS
 
-SCHEMAS = Path(__file__).with_name("schemas.json")
 UNKNOWN = msgpack.ExtType(0, b"\0")
 MODES = {"single": 1, "list": 2, "set": 3, "map": 4}  # the same for blocks and for nested attributes
 

@@ -58,6 +58,7 @@ resource "aws_iam_role_policy" "cluster_key" {
 }
 
 resource "aws_eks_cluster" "this" {
+  # checkov:skip=CKV_AWS_339:its list of versions ends before 1.36
   # checkov:skip=CKV_AWS_39:whether and from where it can be reached is api_cidrs, which has no default
   name                      = var.name
   version                   = var.kubernetes_version
