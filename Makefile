@@ -5,8 +5,9 @@
 #   make chaos   replicas are killed, the network is slow, S3 is gone: nothing is lost
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
+#   make terraform-check  checkov over terraform/, which is too large to install for every test
 #   make images  container images of all programs, without a container engine; make test-images tests them
-# All that they install goes to .venv, .venv-clients, .venv-k8s, .venv-peers and target, in this folder.
+# All that they install goes to .venv, .venv-checkov, .venv-clients, .venv-k8s, .venv-peers and target, in this folder.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 ARGS ?=
@@ -19,12 +20,13 @@ training := $(venv)/.training-installed
 s3 := $(venv)/.s3-installed
 clients := .venv-clients
 cluster := .venv-k8s
+checkov := .venv-checkov
 kubernetes := target/kubernetes/bin/kube-controller-manager
 peers := .venv-peers
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train retrain loop chaos kubernetes images test-images bench micro bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test train retrain loop chaos kubernetes images test-images terraform-check bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -43,8 +45,8 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes
 	cargo test --workspace
 	cargo test --workspace --bench micro
 	@echo "==> Python"
-	$(venv)/bin/ruff check training server/tests k8s gitops
-	$(venv)/bin/ruff format --check training server/tests k8s gitops
+	$(venv)/bin/ruff check training server/tests k8s gitops terraform
+	$(venv)/bin/ruff format --check training server/tests k8s gitops terraform
 	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict benches/peers benches/locust
 	$(venv)/bin/ruff format --check --config training/pyproject.toml benches/peers benches/locust
 	$(venv)/bin/python -m pytest --quiet training
@@ -55,6 +57,8 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes
 	$(cluster)/bin/python -m pytest --quiet k8s/tests
 	$(cluster)/bin/python -m pytest --quiet gitops/tests
 	$(venv)/bin/python -m pytest --quiet k8s/local
+	@echo "==> Terraform"
+	$(cluster)/bin/python -m pytest --quiet terraform/tests
 
 # Trains the champion and the challenger anew and puts them into models/.
 train: $(training)
@@ -92,6 +96,10 @@ images: $(training)
 # As root: they run each image with its own user, network and read-only root file system.
 test-images: $(training)
 	$(venv)/bin/python -m pytest --quiet k8s/images/tests
+
+# Static analysis; what is passed over has its reason beside the resource.
+terraform-check: $(checkov)/.installed
+	$(checkov)/bin/checkov --directory terraform --framework terraform --skip-download --compact --quiet
 
 # How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)
@@ -149,11 +157,17 @@ $(clients)/.installed: server/tests/clients/requirements.lock | tools
 	$(clients)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
 	@touch $@
 
-# What checks manifests, rules, dashboards and applications.
+# What checks manifests, rules, dashboards, applications and Terraform's code.
 $(cluster)/.installed: k8s/tests/requirements.lock | tools
-	@echo "==> the checks of k8s/ into $(cluster), checked by their hashes"
+	@echo "==> the checks of k8s/, gitops/ and terraform/ into $(cluster), checked by their hashes"
 	@test -x $(cluster)/bin/pip || $(PYTHON) -m venv $(cluster) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
 	$(cluster)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
+	@touch $@
+
+$(checkov)/.installed: terraform/tests/checkov.lock | tools
+	@echo "==> checkov into $(checkov), checked by its hashes (290 MB, two minutes)"
+	@test -x $(checkov)/bin/pip || $(PYTHON) -m venv $(checkov) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
+	$(checkov)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
 	@touch $@
 
 $(kubernetes): k8s/tests/kubernetes/build.sh k8s/tests/kubernetes/go.lock | tools
@@ -183,4 +197,4 @@ tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: install Python 3.11 or newer, or name one with PYTHON=" >&2; exit 1; }
 
 clean:
-	rm -rf target $(venv) $(clients) $(cluster) $(peers)
+	rm -rf target $(venv) $(checkov) $(clients) $(cluster) $(peers)

@@ -1,0 +1,9 @@
+output "role_arns" {
+  description = "Roles by what takes them."
+  value       = { for name, role in aws_iam_role.this : name => role.arn }
+}
+
+output "secret_names" {
+  description = "Secrets that External Secrets reads, without the database's."
+  value       = sort(concat([for secret in aws_secretsmanager_secret.token : secret.name], [aws_secretsmanager_secret.alertmanager.name]))
+}

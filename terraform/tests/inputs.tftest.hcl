@@ -1,0 +1,127 @@
+# What a user may type wrong, and that Terraform says so: `terraform -chdir=terraform init`, then `test`.
+
+# Nothing is asked of AWS: the provider's checks of values are made, and plans, but nothing else.
+provider "aws" {
+  region                      = "eu-west-1"
+  access_key                  = "none"
+  secret_key                  = "none"
+  skip_credentials_validation = true
+  skip_metadata_api_check     = true
+  skip_requesting_account_id  = true
+}
+
+mock_provider "helm" {}
+
+override_data {
+  target = data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.network.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.storage.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.registry.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.identity.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.chaos.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.retraining[0].data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.network.data.aws_availability_zones.available
+  values = { names = ["eu-west-1a", "eu-west-1b", "eu-west-1c"] }
+}
+
+variables {
+  api_cidrs = ["203.0.113.7/32"]
+}
+
+run "an_address_is_no_block" {
+  command = plan
+
+  variables {
+    api_cidrs = ["203.0.113.7"]
+  }
+
+  expect_failures = [var.api_cidrs]
+}
+
+run "a_vpc_is_too_small" {
+  command = plan
+
+  variables {
+    vpc_cidr = "10.0.0.0/26"
+  }
+
+  expect_failures = [var.vpc_cidr]
+}
+
+run "kubernetes_is_too_old" {
+  command = plan
+
+  variables {
+    kubernetes_version = "1.29"
+  }
+
+  expect_failures = [var.kubernetes_version]
+}
+
+run "fewer_nodes_than_at_least" {
+  command = plan
+
+  variables {
+    nodes = { min = 3, desired = 2, max = 6 }
+  }
+
+  expect_failures = [var.nodes]
+}
+
+run "a_schedule_of_cron" {
+  command = plan
+
+  variables {
+    retraining_schedule = "0 3 * * *"
+  }
+
+  expect_failures = [var.retraining_schedule]
+}
+
+run "more_days_than_are_kept" {
+  command = plan
+
+  variables {
+    retraining_days = 100
+  }
+
+  expect_failures = [var.retraining_days]
+}
+
+run "a_time_that_logs_cannot_be_kept" {
+  command = plan
+
+  variables {
+    log_retention_days = 100
+  }
+
+  expect_failures = [var.log_retention_days]
+}

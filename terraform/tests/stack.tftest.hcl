@@ -1,0 +1,98 @@
+# What is made without an image of the functions, and with one: `terraform -chdir=terraform init`, then `test`.
+
+# Nothing is asked of AWS: the provider's checks of values are made, and plans, but nothing else.
+provider "aws" {
+  region                      = "eu-west-1"
+  access_key                  = "none"
+  secret_key                  = "none"
+  skip_credentials_validation = true
+  skip_metadata_api_check     = true
+  skip_requesting_account_id  = true
+}
+
+mock_provider "helm" {}
+
+override_data {
+  target = data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.network.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.storage.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.registry.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.identity.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.chaos.data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.retraining[0].data.aws_caller_identity.current
+  values = { account_id = "111122223333" }
+}
+
+override_data {
+  target = module.network.data.aws_availability_zones.available
+  values = { names = ["eu-west-1a", "eu-west-1b", "eu-west-1c"] }
+}
+
+variables {
+  api_cidrs = []
+}
+
+run "without_an_image_there_is_no_retraining" {
+  command = plan
+
+  assert {
+    condition     = output.state_machine_arn == null && length(module.retraining) == 0
+    error_message = "The first apply comes before any image can be pushed, and must not need one."
+  }
+
+  assert {
+    condition     = output.cluster_name == "ml-anomaly-eks"
+    error_message = "The runbook names it."
+  }
+}
+
+run "with_an_image_there_is" {
+  command = plan
+
+  variables {
+    training_image_tag = "0.1.0"
+  }
+
+  assert {
+    condition     = length(module.retraining) == 1
+    error_message = "An image was named, and there is no retraining."
+  }
+}
+
+run "two_zones_with_a_gateway_each" {
+  command = plan
+
+  variables {
+    zones        = 2
+    nat_per_zone = true
+  }
+
+  assert {
+    condition     = length(module.network.private_subnet_ids) == 2
+    error_message = "Two zones were asked for."
+  }
+}
