@@ -45,7 +45,8 @@ module "network" {
 module "registry" {
   source = "./modules/registry"
 
-  repositories = ["onnxd", "collector", "remediation-operator", "onnxd-training"]
+  repositories  = ["onnxd", "collector", "remediation-operator", "onnxd-training"]
+  pull_accounts = var.pull_accounts
 }
 
 module "storage" {

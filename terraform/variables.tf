@@ -172,6 +172,17 @@ variable "retraining_environment" {
   }
 }
 
+variable "pull_accounts" {
+  description = "Other accounts that may pull images, such as that of a dev cluster, which runs production's."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for account in var.pull_accounts : can(regex("^[0-9]{12}$", account))])
+    error_message = "An account is 12 digits."
+  }
+}
+
 variable "rows_days" {
   description = "How long feature rows and the files of retraining runs are kept."
   type        = number

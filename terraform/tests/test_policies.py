@@ -8,6 +8,7 @@ import pytest
 from moto import mock_aws
 
 from policies import allowed, many, trusted
+from stack import resources
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports pkg_resources
@@ -308,6 +309,24 @@ def test_buckets_refuse_what_is_not_encrypted_on_its_way(made):
         for resource in (bucket, f"{bucket}/a"):
             assert allowed([everybody, document], "s3:GetObject", resource, TLS)
             assert not allowed([everybody, document], "s3:GetObject", resource, {"aws:SecureTransport": "false"})
+
+
+def test_other_accounts_pull_images_only_where_they_are_named(applied, made):
+    def pulls(planned):
+        found = {}
+        for one in planned:
+            if one.type == "aws_ecr_repository_policy":
+                for statement in json.loads(one.values["policy"])["Statement"]:
+                    (who,) = (tuple(many(value)) for value in statement["Principal"].values())
+                    found.setdefault(who, {})[one.values["repository"]] = set(statement["Action"])
+        return found
+
+    functions = {("lambda.amazonaws.com",): {"onnxd-training": {"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}}}
+    assert pulls(made) == functions
+    other = resources(applied.plan('-var=pull_accounts=["444455556666"]')["planned_values"]["root_module"])
+    layers = {"ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}
+    images = ("onnxd", "collector", "remediation-operator", "onnxd-training")
+    assert pulls(other) == functions | {("arn:aws:iam::444455556666:root",): dict.fromkeys(images, layers)}
 
 
 @mock_aws

@@ -34,21 +34,36 @@ resource "aws_ecr_lifecycle_policy" "this" {
   })
 }
 
-# Lambda pulls the image of the functions by itself, and not by their roles.
-resource "aws_ecr_repository_policy" "lambda" {
-  for_each = { for name, repository in aws_ecr_repository.this : name => repository if name == "onnxd-training" }
+locals {
+  here = data.aws_caller_identity.current.account_id
+  # Lambda pulls the image of the functions by itself, and not by their roles.
+  lambda = {
+    Sid       = "LambdaPulls"
+    Effect    = "Allow"
+    Principal = { Service = "lambda.amazonaws.com" }
+    Action    = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+    Condition = { ArnLike = { "aws:SourceArn" = "arn:${data.aws_partition.current.partition}:lambda:${data.aws_region.current.region}:${local.here}:function:*" } }
+  }
+  others = {
+    Sid       = "OtherAccountsPull"
+    Effect    = "Allow"
+    Principal = { AWS = [for account in sort(var.pull_accounts) : "arn:${data.aws_partition.current.partition}:iam::${account}:root"] }
+    Action    = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+  }
+  # A repository has one policy at most.
+  statements = {
+    for name in var.repositories : name => concat(
+      [for statement in [local.lambda] : statement if name == "onnxd-training"],
+      [for statement in [local.others] : statement if length(var.pull_accounts) > 0],
+    )
+  }
+}
 
-  repository = each.value.name
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Sid       = "LambdaPulls"
-      Effect    = "Allow"
-      Principal = { Service = "lambda.amazonaws.com" }
-      Action    = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-      Condition = { ArnLike = { "aws:SourceArn" = "arn:${data.aws_partition.current.partition}:lambda:${data.aws_region.current.region}:${data.aws_caller_identity.current.account_id}:function:*" } }
-    }]
-  })
+resource "aws_ecr_repository_policy" "this" {
+  for_each = { for name, statements in local.statements : name => statements if length(statements) > 0 }
+
+  repository = aws_ecr_repository.this[each.key].name
+  policy     = jsonencode({ Version = "2012-10-17", Statement = each.value })
 }
 
 data "aws_caller_identity" "current" {}

@@ -7,3 +7,13 @@ variable "repositories" {
     error_message = "A repository's name has lower-case letters and digits, with . _ / - between them."
   }
 }
+
+variable "pull_accounts" {
+  description = "Other accounts that may pull images, such as that of a dev cluster, which runs production's."
+  type        = set(string)
+
+  validation {
+    condition     = alltrue([for account in var.pull_accounts : can(regex("^[0-9]{12}$", account))])
+    error_message = "An account is 12 digits."
+  }
+}
