@@ -6,7 +6,8 @@
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
 #   make images  container images of all programs, without a container engine; make test-images tests them
-# All that they install goes to .venv, .venv-clients, .venv-k8s, .venv-peers and target, in this folder.
+#   make dist    the PyPI wheel and archives of all programs for other machines; make test-dist tests them
+# All that they install goes to .venv, .venv-clients, .venv-k8s, .venv-peers, .venv-release and target, in this folder.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 ARGS ?=
@@ -21,10 +22,15 @@ clients := .venv-clients
 cluster := .venv-k8s
 kubernetes := target/kubernetes/bin/kube-controller-manager
 peers := .venv-peers
+release := .venv-release
+machine := $(shell uname -m)
+# The glibc of ONNX Runtime's own wheels: RHEL 8, Debian 10, Amazon Linux 2023 and what is newer. zig links for it anywhere.
+glibc := 2.28
+locks := $(filter-out benches/% target/%,$(wildcard */*.lock */*/*.lock */*/*/*.lock))
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train retrain loop chaos kubernetes images test-images bench micro bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test train retrain loop chaos kubernetes images test-images wheel dist test-dist check-tag audit bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -38,13 +44,13 @@ s3: $(runtime) $(s3)
 	cargo build --release --package onnxd --package benches
 	exec target/release/benches s3 --onnxd target/release/onnxd $(ARGS)
 
-test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes)
+test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(release)/.checks-installed $(kubernetes)
 	@echo "==> Rust"
 	cargo test --workspace
 	cargo test --workspace --bench micro
 	@echo "==> Python"
-	$(venv)/bin/ruff check training server/tests k8s
-	$(venv)/bin/ruff format --check training server/tests k8s
+	$(venv)/bin/ruff check training server/tests k8s release
+	$(venv)/bin/ruff format --check training server/tests k8s release
 	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict benches/peers benches/locust
 	$(venv)/bin/ruff format --check --config training/pyproject.toml benches/peers benches/locust
 	$(venv)/bin/python -m pytest --quiet training
@@ -54,6 +60,8 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes
 	@echo "==> the cluster"
 	$(cluster)/bin/python -m pytest --quiet k8s/tests
 	$(venv)/bin/python -m pytest --quiet k8s/local
+	@echo "==> releases"
+	$(venv)/bin/python -m pytest --quiet release/tests
 
 # Trains the champion and the challenger anew and puts them into models/.
 train: $(training)
@@ -83,14 +91,42 @@ kubernetes: $(kubernetes)
 
 # The images into target/images, on Debian or what derives from it (apt-get install buildah binutils). Each program by itself: built
 # together, each would have the features that the others ask for.
+# PROGRAMS=FOLDER takes those that lie there instead.
 images: $(training)
 	@echo "==> the programs (the first build takes some minutes)"
-	for program in onnxd collector remediation-operator; do cargo build --release --package $$program || exit 1; done
-	$(venv)/bin/python k8s/images/build.py $(ARGS)
+	$(if $(PROGRAMS),,for program in onnxd collector remediation-operator; do cargo build --release --package $$program || exit 1; done)
+	$(venv)/bin/python k8s/images/build.py $(if $(PROGRAMS),--programs $(PROGRAMS)) $(ARGS)
 
 # As root: they run each image with its own user, network and read-only root file system.
 test-images: $(training)
 	$(venv)/bin/python -m pytest --quiet k8s/images/tests
+
+# The server for PyPI into target/dist, for this kind of machine: ten minutes, the first time.
+wheel: $(runtime) $(release)/.tools-installed
+	@echo "==> the server (the first build takes some minutes)"
+	PYTHONPATH=k8s/images $(venv)/bin/python release/package.py --licences server/LICENSE-third-party.txt
+	PATH="$(CURDIR)/$(release)/bin:$$PATH" maturin build --release --locked --zig --compatibility manylinux_$(subst .,_,$(glibc)) \
+		--manifest-path server/Cargo.toml --out target/dist $(ARGS)
+
+# The wheel, and an archive of each program with its licences and bill of materials, into target/dist.
+dist: wheel
+	for program in collector remediation-operator; do PATH="$(CURDIR)/$(release)/bin:$$PATH" \
+		cargo zigbuild --release --locked --target $(machine)-unknown-linux-gnu.$(glibc) --package $$program || exit 1; done
+	PYTHONPATH=k8s/images $(venv)/bin/python release/package.py --built target/$(machine)-unknown-linux-gnu/release
+
+# What lies in target/dist is unpacked, installed and asked.
+test-dist: $(training)
+	$(venv)/bin/python -m pytest --quiet release/tests/test_dist.py --released target/dist
+
+# Fails unless TAG is that of the version that is built here.
+check-tag:
+	@grep --quiet --line-regexp --fixed-strings 'version = "$(patsubst v%,%,$(TAG))"' Cargo.toml || { echo "$(TAG) is not the version in Cargo.toml" >&2; exit 1; }
+
+# Known faults, licences and sources of what the project depends on: the lists of faults are on the web. Some minutes, the first time.
+audit: $(release)/.tools-installed
+	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo deny check
+	for lock in $(locks); do $(release)/bin/pip-audit --require-hashes --disable-pip --requirement $$lock || exit 1; done
 
 # How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)
@@ -148,6 +184,20 @@ $(clients)/.installed: server/tests/clients/requirements.lock | tools
 	$(clients)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
 	@touch $@
 
+# What builds releases, and what checks how they are built: apart, since zig is large and no test needs it.
+$(release)/.tools-installed: release/requirements.lock | tools
+	$(release-environment)
+
+$(release)/.checks-installed: release/tests/requirements.lock | tools
+	$(release-environment)
+
+define release-environment
+	@echo "==> the tools of $< into $(release), checked by their hashes"
+	@test -x $(release)/bin/pip || $(PYTHON) -m venv $(release) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
+	@$(release)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
+	@touch $@
+endef
+
 # What checks manifests, rules and dashboards.
 $(cluster)/.installed: k8s/tests/requirements.lock | tools
 	@echo "==> the checks of k8s/ into $(cluster), checked by their hashes"
@@ -182,4 +232,4 @@ tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: install Python 3.11 or newer, or name one with PYTHON=" >&2; exit 1; }
 
 clean:
-	rm -rf target $(venv) $(clients) $(cluster) $(peers)
+	rm -rf target $(venv) $(clients) $(cluster) $(peers) $(release)
