@@ -104,6 +104,7 @@ test-images: $(training)
 # The server for PyPI into target/dist, for this kind of machine: ten minutes, the first time.
 wheel: $(runtime) $(release)/.tools-installed
 	@echo "==> the server (the first build takes some minutes)"
+	rm -rf target/dist
 	PYTHONPATH=k8s/images $(venv)/bin/python release/package.py --licences server/LICENSE-third-party.txt
 	PATH="$(CURDIR)/$(release)/bin:$$PATH" maturin build --release --locked --zig --compatibility manylinux_$(subst .,_,$(glibc)) \
 		--manifest-path server/Cargo.toml --out target/dist $(ARGS)
@@ -118,9 +119,9 @@ dist: wheel
 test-dist: $(training)
 	$(venv)/bin/python -m pytest --quiet release/tests/test_dist.py --released target/dist
 
-# Fails unless TAG is that of the version that is built here.
+# Fails unless TAG, of the environment, is that of the version that is built here.
 check-tag:
-	@grep --quiet --line-regexp --fixed-strings 'version = "$(patsubst v%,%,$(TAG))"' Cargo.toml || { echo "$(TAG) is not the version in Cargo.toml" >&2; exit 1; }
+	@test "$$TAG" = "v$$(sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)" || { echo "the tag is not the version in Cargo.toml" >&2; exit 1; }
 
 # Known faults, licences and sources of what the project depends on: the lists of faults are on the web. Some minutes, the first time.
 audit: $(release)/.tools-installed
