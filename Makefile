@@ -7,7 +7,8 @@
 #   make test    runs every test
 #   make terraform-check  checkov over terraform/, which is too large to install for every test
 #   make images  container images of all programs, without a container engine; make test-images tests them
-# All that they install goes to .venv, .venv-checkov, .venv-clients, .venv-k8s, .venv-peers and target, in this folder.
+#   make dist    the PyPI wheel and archives of all programs for other machines; make test-dist tests them
+# All that they install goes to .venv, .venv-checkov, .venv-clients, .venv-k8s, .venv-peers, .venv-release and target, in this folder.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 ARGS ?=
@@ -23,10 +24,15 @@ cluster := .venv-k8s
 checkov := .venv-checkov
 kubernetes := target/kubernetes/bin/kube-controller-manager
 peers := .venv-peers
+release := .venv-release
+machine := $(shell uname -m)
+# The glibc of ONNX Runtime's own wheels: RHEL 8, Debian 10, Amazon Linux 2023 and what is newer. zig links for it anywhere.
+glibc := 2.28
+locks := $(filter-out benches/% target/%,$(wildcard */*.lock */*/*.lock */*/*/*.lock .github/*/*.lock .github/*/*/*.lock))
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train retrain loop chaos kubernetes images test-images terraform-check bench micro bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test train retrain loop chaos kubernetes images test-images terraform-check wheel dist test-dist check-tag audit bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -40,13 +46,13 @@ s3: $(runtime) $(s3)
 	cargo build --release --package onnxd --package benches
 	exec target/release/benches s3 --onnxd target/release/onnxd $(ARGS)
 
-test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes)
+test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(release)/.checks-installed $(kubernetes)
 	@echo "==> Rust"
 	cargo test --workspace
 	cargo test --workspace --bench micro
 	@echo "==> Python"
-	$(venv)/bin/ruff check training server/tests k8s gitops terraform
-	$(venv)/bin/ruff format --check training server/tests k8s gitops terraform
+	$(venv)/bin/ruff check training server/tests k8s gitops terraform .github/release
+	$(venv)/bin/ruff format --check training server/tests k8s gitops terraform .github/release
 	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict benches/peers benches/locust
 	$(venv)/bin/ruff format --check --config training/pyproject.toml benches/peers benches/locust
 	$(venv)/bin/python -m pytest --quiet training
@@ -59,6 +65,8 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(kubernetes
 	$(venv)/bin/python -m pytest --quiet k8s/local
 	@echo "==> Terraform"
 	$(cluster)/bin/python -m pytest --quiet terraform/tests
+	@echo "==> releases"
+	$(venv)/bin/python -m pytest --quiet .github/release/tests
 
 # Trains the champion and the challenger anew and puts them into models/.
 train: $(training)
@@ -88,10 +96,11 @@ kubernetes: $(kubernetes)
 
 # The images into target/images, on Debian or what derives from it (apt-get install buildah binutils). Each program by itself: built
 # together, each would have the features that the others ask for.
+# PROGRAMS=FOLDER takes those that lie there instead.
 images: $(training)
 	@echo "==> the programs (the first build takes some minutes)"
-	for program in onnxd collector remediation-operator; do cargo build --release --package $$program || exit 1; done
-	$(venv)/bin/python k8s/images/build.py $(ARGS)
+	$(if $(PROGRAMS),,for program in onnxd collector remediation-operator; do cargo build --release --package $$program || exit 1; done)
+	$(venv)/bin/python k8s/images/build.py $(if $(PROGRAMS),--programs $(PROGRAMS)) $(ARGS)
 
 # As root: they run each image with its own user, network and read-only root file system.
 test-images: $(training)
@@ -100,6 +109,34 @@ test-images: $(training)
 # Static analysis; what is passed over has its reason beside the resource.
 terraform-check: $(checkov)/.installed
 	$(checkov)/bin/checkov --directory terraform --framework terraform --skip-download --compact --quiet
+
+# The server for PyPI into target/dist, for this kind of machine: ten minutes, the first time.
+wheel: $(runtime) $(release)/.tools-installed
+	@echo "==> the server (the first build takes some minutes)"
+	rm -rf target/dist
+	PYTHONPATH=k8s/images $(venv)/bin/python .github/release/package.py --licences server/LICENSE-third-party.txt
+	PATH="$(CURDIR)/$(release)/bin:$$PATH" maturin build --release --locked --zig --compatibility manylinux_$(subst .,_,$(glibc)) \
+		--manifest-path server/Cargo.toml --out target/dist $(ARGS)
+
+# The wheel, and an archive of each program with its licences and bill of materials, into target/dist.
+dist: wheel
+	for program in collector remediation-operator; do PATH="$(CURDIR)/$(release)/bin:$$PATH" \
+		cargo zigbuild --release --locked --target $(machine)-unknown-linux-gnu.$(glibc) --package $$program || exit 1; done
+	PYTHONPATH=k8s/images $(venv)/bin/python .github/release/package.py --built target/$(machine)-unknown-linux-gnu/release
+
+# What lies in target/dist is unpacked, installed and asked.
+test-dist: $(training)
+	$(venv)/bin/python -m pytest --quiet .github/release/tests/test_dist.py --released target/dist
+
+# Fails unless TAG, of the environment, is that of the version that is built here.
+check-tag:
+	@test "$$TAG" = "v$$(sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)" || { echo "the tag is not the version in Cargo.toml" >&2; exit 1; }
+
+# Known faults, licences and sources of what the project depends on: the lists of faults are on the web. Some minutes, the first time.
+audit: $(release)/.tools-installed
+	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo deny check
+	for lock in $(locks); do $(release)/bin/pip-audit --require-hashes --disable-pip --requirement $$lock || exit 1; done
 
 # How near onnxd is to its floors, and what a bad challenger costs, in one run on this machine; about twelve minutes.
 bench: $(runtime)
@@ -157,6 +194,20 @@ $(clients)/.installed: server/tests/clients/requirements.lock | tools
 	$(clients)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
 	@touch $@
 
+# What builds releases, and what checks how they are built: apart, since zig is large and no test needs it.
+$(release)/.tools-installed: .github/release/requirements.lock | tools
+	$(release-environment)
+
+$(release)/.checks-installed: .github/release/tests/requirements.lock | tools
+	$(release-environment)
+
+define release-environment
+	@echo "==> the tools of $< into $(release), checked by their hashes"
+	@test -x $(release)/bin/pip || $(PYTHON) -m venv $(release) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
+	@$(release)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
+	@touch $@
+endef
+
 # What checks manifests, rules, dashboards, applications and Terraform's code.
 $(cluster)/.installed: k8s/tests/requirements.lock | tools
 	@echo "==> the checks of k8s/, gitops/ and terraform/ into $(cluster), checked by their hashes"
@@ -197,4 +248,4 @@ tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: install Python 3.11 or newer, or name one with PYTHON=" >&2; exit 1; }
 
 clean:
-	rm -rf target $(venv) $(checkov) $(clients) $(cluster) $(peers)
+	rm -rf target $(venv) $(checkov) $(clients) $(cluster) $(peers) $(release)

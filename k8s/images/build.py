@@ -201,19 +201,28 @@ def training(root: Path) -> None:
         (root / "usr/bin" / name).symlink_to("python3.11")
 
 
-def runtime(root: Path) -> None:
-    """ONNX Runtime beside the server, from its wheel: the library, what scanners know it by, and its licences."""
-    wheel = OUT / "onnxruntime"
+def onnxruntime(wheel: Path, beside: Path, texts: Path) -> None:
+    """ONNX Runtime from its wheel, which is unpacked to a folder of its own.
+
+    Args:
+        wheel: That folder.
+        beside: Where the server is: gets the library, and what scanners know it by.
+        texts: Gets the licences.
+    """
     shutil.rmtree(wheel, ignore_errors=True)
     install([ROOT / "server/onnxruntime.lock"], wheel, [sys.executable], dict(os.environ))
     [found] = (wheel / "onnxruntime/capi").glob("libonnxruntime.so.*")
     [about] = wheel.glob("onnxruntime-*.dist-info")
-    shutil.copy(found, root / "opt/onnxd")
-    shutil.copytree(about, root / "opt/onnxd" / about.name)
-    texts = root / "usr/share/doc/onnxruntime"
+    shutil.copy(found, beside)
+    shutil.copytree(about, beside / about.name)
     texts.mkdir()
     for name in ("LICENSE", "ThirdPartyNotices.txt"):
         shutil.copy(wheel / "onnxruntime" / name, texts)
+
+
+def runtime(root: Path) -> None:
+    """ONNX Runtime beside the server, and the folders that it serves from and writes to."""
+    onnxruntime(OUT / "onnxruntime", root / "opt/onnxd", root / "usr/share/doc/onnxruntime")
     opened(root / "var/cache/onnxd")
     opened(root / "var/lib/onnxd")
     (root / "models").mkdir()
@@ -240,7 +249,7 @@ class Origin:
         """Of this checkout."""
         commit, epoch = run("git", "log", "-1", "--format=%H %ct").split()
         if run("git", "status", "--porcelain"):
-            print("==> there are changes that no commit has: the images will name none")
+            print("==> there are changes that no commit has: what is built names none")
             commit = ""
         url = urlsplit(run("git", "config", "--default", "", "--get", "remote.origin.url"))
         # Without a name and a password that may stand in it.

@@ -117,6 +117,44 @@ def notices(packages: list[dict[str, Any]]) -> str:
     return "\n\n".join(f"==== {', '.join(of)}\n\n{text}" for text, of in texts.items()) + "\n"
 
 
+def contents(program: Path, licences: Path) -> tuple[Component, list[Component]]:
+    """A Rust program, named as its package, and what is compiled into it, whose licences are written to a file."""
+    packages = crates(program.name)
+    version = next(p["version"] for p in packages if p["name"] == program.name)
+    licences.write_text(notices(packages))
+    own = f"pkg:generic/{program.name}@{version}"
+    binary = component("application", program.name, version, own, ["Apache-2.0"], hashes=sha256(program))
+    return binary, [c for c in rust(packages) if c["name"] != program.name]
+
+
+def document(
+    subject: Component, binary: Component, compiled: list[Component], others: list[Component], epoch: int
+) -> dict[str, Any]:
+    """A bill of materials.
+
+    Args:
+        subject: What holds it all.
+        binary: The program in it.
+        compiled: What is compiled into the program.
+        others: What is beside the program.
+        epoch: The time that it says it was made at, seconds.
+    """
+    made = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"timestamp": datetime.fromtimestamp(epoch, UTC).isoformat(), "component": subject},
+        "components": [binary, *compiled, *others],
+        "dependencies": [
+            {"ref": subject["bom-ref"], "dependsOn": [c["bom-ref"] for c in (binary, *others)]},
+            {"ref": binary["bom-ref"], "dependsOn": [c["bom-ref"] for c in compiled]},
+        ],
+        "compositions": [{"aggregate": "complete", "assemblies": [subject["bom-ref"]]}],
+    }
+    serial = uuid.uuid5(NAMESPACE, json.dumps(made, sort_keys=True))
+    return {"$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json", "serialNumber": f"urn:uuid:{serial}", **made}
+
+
 def bill(image: str, root: Path, program: Path, debs: dict[str, Path], epoch: int) -> dict[str, Any]:
     """The bill of an image that lies in `root`; its licences are written there.
 
@@ -127,29 +165,8 @@ def bill(image: str, root: Path, program: Path, debs: dict[str, Path], epoch: in
         debs: The files of Debian's packages, by name.
         epoch: The time that it says it was made at, seconds.
     """
-    packages = crates(program.name)
-    version = next(p["version"] for p in packages if p["name"] == program.name)
     texts = root / "usr/share/doc" / program.name / "licences.txt"
     texts.parent.mkdir()
-    texts.write_text(notices(packages))
-    own = f"pkg:generic/{program.name}@{version}"
-    binary = component("application", program.name, version, own, ["Apache-2.0"], hashes=sha256(program))
-    compiled = [c for c in rust(packages) if c["name"] != program.name]
-    others = [*debian(root, debs), *python(root)]
-    made = {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "version": 1,
-        "metadata": {
-            "timestamp": datetime.fromtimestamp(epoch, UTC).isoformat(),
-            "component": {"type": "container", "bom-ref": "image", "name": image, "version": version},
-        },
-        "components": [binary, *compiled, *others],
-        "dependencies": [
-            {"ref": "image", "dependsOn": [c["bom-ref"] for c in (binary, *others)]},
-            {"ref": own, "dependsOn": [c["bom-ref"] for c in compiled]},
-        ],
-        "compositions": [{"aggregate": "complete", "assemblies": ["image"]}],
-    }
-    serial = uuid.uuid5(NAMESPACE, json.dumps(made, sort_keys=True))
-    return {"$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json", "serialNumber": f"urn:uuid:{serial}", **made}
+    binary, compiled = contents(program, texts)
+    subject = {"type": "container", "bom-ref": "image", "name": image, "version": binary["version"]}
+    return document(subject, binary, compiled, [*debian(root, debs), *python(root)], epoch)

@@ -17,12 +17,8 @@ fn what_the_library_lacks_is_told_and_the_cpu_serves() {
     let told = server.ops("/status").json()["providers"].clone();
     assert_eq!((&told["asked"], &told["used"]), (&json!(["tensorrt", "cuda", "cpu"]), &json!(["cpu"])), "{told}");
     let reason = told["unused"]["cuda"].as_str().expect("a reason");
-    let library = server.log().lines().find_map(|line| {
-        let line: Value = serde_json::from_str(line).ok()?;
-        line["library"].as_str().map(str::to_owned)
-    });
-    let library = library.expect("the library in the log");
-    assert!(reason.starts_with(&format!("{library} was built without cuda, it has cpu: ")), "{reason}");
+    let library = server.library();
+    assert!(reason.starts_with(&format!("{} was built without cuda, it has cpu: ", library.display())), "{reason}");
     assert!(reason.ends_with("--onnxruntime (pip install 'onnxruntime-gpu>=1.31')"), "{reason}");
     assert!(told["unused"]["tensorrt"].is_string(), "{told}");
 

@@ -59,7 +59,7 @@ settings! {
         "require-signature" "FILE" = "", "Public keys (Ed25519, PEM): only versions load whose manifest.json.sig was made by one of them.";
         "model-limit" "SIZE" = "2GiB", "The files of one version together; they are held in memory while it is tried out and loaded.";
         "allow-signature-change" "BOOL" = "false", "Lets a champion replace one that takes or gives other things. Clients of the old one may get errors.";
-        "onnxruntime" "FILE" = "", "The ONNX Runtime library, 1.31 or newer. Otherwise looked for in ORT_DYLIB_PATH, beside the executable, in .venv, in the system's library path.";
+        "onnxruntime" "FILE" = "", "The ONNX Runtime library, 1.31 or newer. Otherwise looked for in ORT_DYLIB_PATH, beside the executable, in the Python environment that it is installed in, in .venv, in the system's library path.";
         "providers" "LIST" = "cpu", "What ONNX Runtime runs models with, the preferred first, with commas between: cpu, cuda, tensorrt, openvino, migraphx, coreml. The library must have them. What does not start is told in the log, and the next one serves; cpu is the last resort, whether named or not.";
     }
     "S3" {

@@ -20,7 +20,8 @@ static LOADED: OnceLock<Runtime> = OnceLock::new();
 
 impl Runtime {
     /// Loads ONNX Runtime from `library`, or from the first place that has one: `ORT_DYLIB_PATH`, beside the
-    /// executable, the project's `.venv`, the system's library path. A second call returns the first call's runtime.
+    /// executable, the Python environment that the executable is installed in, the project's `.venv`, the system's
+    /// library path. A second call returns the first call's runtime.
     ///
     /// # Errors
     /// One sentence that says what was looked for and what to install.
@@ -107,27 +108,38 @@ fn find() -> Result<PathBuf, String> {
         };
     }
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
-    let places = beside.iter().flat_map(|dir| [dir.clone(), dir.join("lib")]).chain(venvs()).chain(system());
+    let places = beside.iter().flat_map(|dir| [dir.clone(), dir.join("lib")]).chain(environments()).chain(system());
     places.into_iter().find_map(|dir| library_in(&dir)).ok_or_else(|| {
         format!(
             "ONNX Runtime {LEAST_VERSION} or newer was not found: run `make serve` in the project, \
-             or `pip install onnxruntime` into ./.venv, or name the library with --onnxruntime or ORT_DYLIB_PATH"
+             or `pip install onnxruntime` into ./.venv or the environment that onnxd is installed in, \
+             or name the library with --onnxruntime or ORT_DYLIB_PATH"
         )
     })
 }
 
-/// The wheel's folder in the `.venv` of the working directory and of the folders above the executable.
-fn venvs() -> Vec<PathBuf> {
-    let mut roots: Vec<PathBuf> = std::env::current_dir().into_iter().collect();
-    if let Ok(exe) = std::env::current_exe() {
-        roots.extend(exe.ancestors().skip(1).take(4).map(Path::to_path_buf));
-    }
-    let mut found = vec![];
-    for root in roots {
-        let Ok(pythons) = std::fs::read_dir(root.join(".venv/lib")) else { continue };
-        found.extend(pythons.flatten().map(|p| p.path().join("site-packages/onnxruntime/capi")));
-    }
-    found
+/// The wheel's folder in Python environments: that of the executable, as pip, pipx and uv install it, then the `.venv`
+/// of the working directory and of the folders above the executable.
+fn environments() -> Vec<PathBuf> {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let own = exe.ancestors().nth(2).map(Path::to_path_buf);
+    let above = exe.ancestors().skip(1).take(4).map(Path::to_path_buf);
+    let projects = std::env::current_dir().into_iter().chain(above).map(|dir| dir.join(".venv"));
+    own.into_iter().chain(projects).flat_map(|environment| wheels(&environment)).collect()
+}
+
+/// Where an environment has the wheel of ONNX Runtime: one place for each Python, another one for compiled packages on
+/// Fedora, and Debian's own Python has another name for it.
+fn wheels(environment: &Path) -> Vec<PathBuf> {
+    let mut pythons: Vec<PathBuf> = ["lib", "lib64"]
+        .iter()
+        .filter_map(|lib| std::fs::read_dir(environment.join(lib)).ok())
+        .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python")))
+        .collect();
+    pythons.sort();
+    let capi = ["site-packages", "dist-packages"].map(|site| Path::new(site).join("onnxruntime/capi"));
+    pythons.iter().flat_map(|python| capi.iter().map(|capi| python.join(capi))).collect()
 }
 
 fn system() -> Vec<PathBuf> {

@@ -96,6 +96,15 @@ impl Server {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_onnxd")), None, &[], environment)
     }
 
+    /// Starts this copy of the program, which has to find ONNX Runtime by itself, and waits until it is ready.
+    pub fn start_copy(program: &Path, repository: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.env_remove("ORT_DYLIB_PATH").env_remove("LD_LIBRARY_PATH");
+        let server = Self::spawn(command, Some(repository), &[], &s3::ENVIRONMENT);
+        wait_for("readiness", || (server.ops("/readyz").status == 200).then_some(()));
+        server
+    }
+
     fn spawn(mut command: Command, repository: Option<&Path>, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let ports = folder.path().join("ports.json");
@@ -174,6 +183,16 @@ impl Server {
     /// Everything logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).expect("the log")
+    }
+
+    /// The ONNX Runtime that it loaded, from the log.
+    #[track_caller]
+    pub fn library(&self) -> PathBuf {
+        let library = self.log().lines().find_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["library"].as_str().map(PathBuf::from)
+        });
+        library.expect("the library in the log")
     }
 
     pub fn pid(&self) -> u32 {
