@@ -29,6 +29,8 @@ machine := $(shell uname -m)
 # The glibc of ONNX Runtime's own wheels: RHEL 8, Debian 10, Amazon Linux 2023 and what is newer. zig links for it anywhere.
 glibc := 2.28
 locks := $(filter-out benches/% target/%,$(wildcard */*.lock */*/*.lock */*/*/*.lock .github/*/*.lock .github/*/*/*.lock))
+# Tests that wait leave a core to others. A file's tests stay together, for what they share.
+parallel := --numprocesses 2 --dist loadfile
 comma := ,
 space := $(subst ,, )
 
@@ -55,16 +57,13 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(release)/.
 	$(venv)/bin/ruff format --check training server/tests k8s gitops terraform .github/release
 	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict benches/peers benches/locust
 	$(venv)/bin/ruff format --check --config training/pyproject.toml benches/peers benches/locust
-	$(venv)/bin/python -m pytest --quiet training
+	$(venv)/bin/python -m pytest --quiet $(parallel) training
 	$(venv)/bin/python server/tests/fixtures/make.py --check
 	@echo "==> other servers' clients"
 	$(clients)/bin/python -m pytest --quiet server/tests/clients
 	@echo "==> the cluster"
-	$(cluster)/bin/python -m pytest --quiet k8s/tests
-	$(cluster)/bin/python -m pytest --quiet gitops/tests
+	$(cluster)/bin/python -m pytest --quiet $(parallel) k8s/tests gitops/tests terraform/tests
 	$(venv)/bin/python -m pytest --quiet k8s/local
-	@echo "==> Terraform"
-	$(cluster)/bin/python -m pytest --quiet terraform/tests
 	@echo "==> releases"
 	$(venv)/bin/python -m pytest --quiet .github/release/tests
 

@@ -17,7 +17,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def package(out: Path, *programs: str) -> None:
     """Makes archives of programs as they are built for tests."""
-    words = [sys.executable, ROOT / ".github/release/package.py", "--built", ROOT / "target/debug", "--out", out, *programs]
+    script = ROOT / ".github/release/package.py"
+    words = [sys.executable, script, "--built", ROOT / "target/debug", "--out", out, *programs]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "k8s/images")}
     subprocess.run(words, env=env, capture_output=True, text=True, check=True)
 
