@@ -78,7 +78,7 @@ module "mlflow_db" {
   host                     = "mlflow-database.${local.zone}"
   zone_id                  = module.network.zone_id
   vpc_id                   = module.network.vpc_id
-  subnet_ids               = module.network.private_subnet_ids
+  subnet_ids               = module.network.services_subnet_ids
   client_security_group_id = module.eks.security_group_id
   instance_class           = var.database_class
   multi_az                 = var.database_multi_az
@@ -108,7 +108,7 @@ module "retraining" {
   definition                = "${path.module}/../training/statemachine/retraining.asl.json"
   image                     = "${module.registry.urls["onnxd-training"]}:${var.training_image_tag}"
   vpc_id                    = module.network.vpc_id
-  subnet_ids                = module.network.private_subnet_ids
+  subnet_ids                = module.network.services_subnet_ids
   cluster_security_group_id = module.eks.security_group_id
   buckets                   = module.storage.buckets
   bucket_arns               = module.storage.arns

@@ -8,9 +8,9 @@ output "region" {
   value       = var.region
 }
 
-output "vpc_cidr" {
-  description = "Addresses of the VPC, which the NetworkPolicies name."
-  value       = var.vpc_cidr
+output "services_cidr" {
+  description = "Addresses of the functions and the database: in the place of 10.0.244.0/22 in k8s/overlays/production."
+  value       = module.network.services_cidr
 }
 
 output "cluster_name" {

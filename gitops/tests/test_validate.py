@@ -363,7 +363,7 @@ def test_chaos_mesh_is_taken_in_by_a_line(tree: Path) -> None:
 def test_the_command_of_the_documentation_puts_in_what_is_the_users(tree: Path) -> None:
     (command,) = re.findall(r"^grep -rlE .*?^'$", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
     theirs = {"YOU/REPOSITORY": "acme/onnxd", "PROD_ACCOUNT": "999900001111", "DEV_ACCOUNT": "999900002222"}
-    theirs |= {"REGION": "eu-north-1", "VPC_CIDR": "10.9.0.0/16"}
+    theirs |= {"REGION": "eu-north-1", "SERVICES_CIDR": "10.9.244.0/22"}
     for name, value in theirs.items():
         assert name in command
         command = command.replace(name, value)
@@ -373,7 +373,7 @@ def test_the_command_of_the_documentation_puts_in_what_is_the_users(tree: Path) 
         assert environment.root.sources[0]["repoURL"] == "https://github.com/acme/onnxd.git"
         assert [mistake for check in CHECKS for mistake in check(environment)] == []
         made = yaml.safe_dump([environment.documents, [part.application for part in environment.parts]])
-        assert re.findall(r"git\.example\.com|111122223333|444455556666|eu-west-1|10\.0\.0\.0/16", made) == []
+        assert re.findall(r"git\.example\.com|111122223333|444455556666|eu-west-1|10\.0\.244\.0/22", made) == []
     assert "999900001111.dkr.ecr.eu-north-1" in yaml.safe_dump(load(tree, "dev").documents)
 
 

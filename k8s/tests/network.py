@@ -6,7 +6,9 @@ from typing import Any
 from manifests import Document, namespace, of, ports, selected
 
 Peer = dict[str, Any]
-"""A pod's `namespace`, `namespace_labels`, `labels` and `ports` (names to numbers), or something else's `address`."""
+"""An `address`; of a pod also `namespace`, `namespace_labels`, `labels` and `ports` (names to numbers)."""
+POD = "10.0.7.9"
+"""An address of a pod: on EKS they have those of the nodes' subnets, which a block may hold by mistake."""
 
 
 def pod_of(pod: Document) -> Peer:
@@ -17,7 +19,7 @@ def pod_of(pod: Document) -> Peer:
 def stranger(place: str, labels: dict[str, str], **more: Any) -> Peer:
     """A pod that the manifests do not make."""
     names = {"kubernetes.io/metadata.name": place, **more.pop("namespace_labels", {})}
-    return {"namespace": place, "namespace_labels": names, "labels": labels, "ports": {}, **more}
+    return {"address": POD, "namespace": place, "namespace_labels": names, "labels": labels, "ports": {}, **more}
 
 
 def allowed(documents: list[Document], source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
@@ -30,7 +32,7 @@ def allowed(documents: list[Document], source: Peer, target: Peer, port: int, pr
 def _opens(  # noqa: PLR0913, PLR0917 - a connection has that many parts
     policies: list[Document], direction: str, here: Peer, there: Peer, target: Peer, port: int, protocol: str
 ) -> bool:
-    if "address" in here:
+    if "namespace" not in here:
         return True
     on_it = [
         policy["spec"]
@@ -61,13 +63,10 @@ def _peer(peers: list[Document] | None, place: str, there: Peer) -> bool:
 
 def _is(peer: Document, place: str, there: Peer) -> bool:
     if block := peer.get("ipBlock"):
-        # Blocks are meant for what is outside of the cluster.
-        if "address" not in there:
-            return False
         address = ip_address(there["address"])
         out = [ip_network(network) for network in block.get("except", [])]
         return address in ip_network(block["cidr"]) and not any(address in network for network in out)
-    if "address" in there:
+    if "namespace" not in there:
         return False
     if "namespaceSelector" in peer:
         in_it = selected(there["namespace_labels"], peer["namespaceSelector"])

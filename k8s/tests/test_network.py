@@ -13,7 +13,8 @@ CLIENT = stranger("shop", {"app": "cart"}, namespace_labels={"onnxd.dev/client":
 NEIGHBOUR = stranger("ml", {"app": "notebook"})
 OUTSIDE = {"address": "52.218.1.1"}
 METADATA = {"address": "169.254.169.254"}
-FUNCTION = {"address": "10.0.7.9"}
+FUNCTION = {"address": "10.0.245.9"}
+DATABASE = {"address": "10.0.244.40"}
 
 NEEDED = [
     ("anomaly-api", DNS, 53),
@@ -33,7 +34,7 @@ NEEDED = [
 ]
 ON_EKS = [
     ("mlflow", OUTSIDE, 443),
-    ("mlflow", FUNCTION, 5432),
+    ("mlflow", DATABASE, 5432),
     (FUNCTION, "mlflow", 5000),
     (FUNCTION, "anomaly-api", 8082),
 ]
@@ -45,7 +46,9 @@ OF_ONE = {
 DENIED = [
     (SHOP, "anomaly-api", 8080),
     (CLIENT, "anomaly-api", 8082),
+    (SHOP, "anomaly-api", 8082),
     (SHOP, "mlflow", 5000),
+    ("collector", "mlflow", 5000),
     (SHOP, "remediation-operator", 8084),
     (NEIGHBOUR, "anomaly-api", 8080),
     ("collector", "anomaly-api", 8082),

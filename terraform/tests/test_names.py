@@ -90,7 +90,7 @@ def test_region_network_zone_and_machine_are_the_same(outputs):
     assert set(re.findall(r"AWS_REGION=(\S+)", TEXT)) == {outputs["region"]}
     (store,) = (one for one in documents() if one.get("kind") == "ClusterSecretStore")
     assert store["spec"]["provider"]["aws"]["region"] == outputs["region"]
-    assert set(re.findall(r"\b10\.[\d./]+", TEXT)) == {outputs["vpc_cidr"]}
+    assert set(re.findall(r"\b10\.[\d./]+", TEXT)) == {outputs["services_cidr"]}
     assert set(re.findall(r"arn:aws:states:\S+", TEXT)) == {outputs["state_machine_arn"]}
     hosts = re.findall(r"external-dns.alpha.kubernetes.io/hostname: ([\w.-]+)", TEXT)
     assert len(hosts) == 2

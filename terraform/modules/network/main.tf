@@ -1,4 +1,5 @@
-# A VPC with public subnets for load balancers and NAT, and private ones for nodes, functions and the database.
+# A VPC with public subnets for load balancers and NAT, private ones for nodes and pods, and others for what pods talk to: functions and
+# the database. NetworkPolicies let in by addresses, and no pod may have one of theirs.
 
 data "aws_availability_zones" "available" {
   # checkov:skip=CKV_AWS_394:the first by name are taken, and a new zone's name comes last
@@ -16,7 +17,10 @@ locals {
   # Of a /16: private subnets of 4,091 addresses each, since every pod has one; public ones of 251 at the end.
   private = { for i, zone in local.zones : zone => cidrsubnet(var.cidr, 4, i) }
   public  = { for i, zone in local.zones : zone => cidrsubnet(var.cidr, 8, 240 + i) }
-  gateway = { for i, zone in local.zones : zone => var.nat_per_zone ? zone : local.zones[0] }
+  # Together a block of its own, 10.0.244.0/22.
+  services      = { for i, zone in local.zones : zone => cidrsubnet(local.services_cidr, 2, i) }
+  services_cidr = cidrsubnet(var.cidr, 6, 61)
+  gateway       = { for i, zone in local.zones : zone => var.nat_per_zone ? zone : local.zones[0] }
 }
 
 resource "aws_vpc" "this" {
@@ -58,6 +62,15 @@ resource "aws_subnet" "private" {
     Name                              = "${var.name}-private-${each.key}"
     "kubernetes.io/role/internal-elb" = "1"
   }
+}
+
+resource "aws_subnet" "services" {
+  for_each = local.services
+
+  vpc_id            = aws_vpc.this.id
+  availability_zone = each.key
+  cidr_block        = each.value
+  tags              = { Name = "${var.name}-services-${each.key}" }
 }
 
 resource "aws_route_table" "public" {
@@ -112,6 +125,13 @@ resource "aws_route" "nat" {
 
 resource "aws_route_table_association" "private" {
   for_each = aws_subnet.private
+
+  subnet_id      = each.value.id
+  route_table_id = aws_route_table.private[each.key].id
+}
+
+resource "aws_route_table_association" "services" {
+  for_each = aws_subnet.services
 
   subnet_id      = each.value.id
   route_table_id = aws_route_table.private[each.key].id

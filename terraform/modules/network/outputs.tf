@@ -4,8 +4,18 @@ output "vpc_id" {
 }
 
 output "private_subnet_ids" {
-  description = "Subnets without addresses of their own on the internet, one a zone."
+  description = "Subnets of nodes and pods, without addresses of their own on the internet, one a zone."
   value       = [for subnet in aws_subnet.private : subnet.id]
+}
+
+output "services_subnet_ids" {
+  description = "Subnets of functions and the database, one a zone."
+  value       = [for subnet in aws_subnet.services : subnet.id]
+}
+
+output "services_cidr" {
+  description = "Their addresses, which the NetworkPolicies name."
+  value       = local.services_cidr
 }
 
 output "public_subnet_ids" {
