@@ -302,6 +302,27 @@ fn what_a_repository_says_cannot_write_on_a_terminal() {
 }
 
 /// As with `onnxd status --json | head -1`.
+/// What is written must be read again by everybody.
+#[test]
+fn a_reason_that_the_pointer_has_no_room_for_changes_nothing() {
+    let repo = Repo::serving("good", Some("other"));
+    let before = fs::read(repo.path().join("anomaly/aliases.json")).expect("a pointer");
+    let (long, name, escaped) = ("a".repeat(100_000), "b".repeat(2_000), "\u{1}".repeat(16_000));
+    for (args, said) in [
+        (["promote", "2", "--reason", &long], "reason has 100000 bytes, 16384 are the most"),
+        (["promote", "2", "--by", &name], "by has 2000 bytes, 1024 are the most"),
+        (["promote", "2", "--reason", &escaped], "give a shorter reason"),
+    ] {
+        let errors = refused(repo.path(), &args, 1);
+        assert!(errors.contains(said), "{errors}");
+    }
+    assert_eq!(fs::read(repo.path().join("anomaly/aliases.json")).expect("a pointer"), before);
+    // The longest that there may be.
+    done(repo.path(), &["promote", "2", "--reason", &"c".repeat(16_384)]);
+    done(repo.path(), &["rollback", "--reason", &"c".repeat(16_384)]);
+    assert_eq!(pointer(repo.path(), "anomaly")["champion"], "1");
+}
+
 #[test]
 fn a_reader_that_leaves_is_no_failure() {
     let repo = Repo::serving("good", None);

@@ -17,6 +17,9 @@ use crate::model::manifest::Manifest;
 use crate::source::aliases::{ALIASES, ALIASES_BYTES, Aliases, MOST_CHALLENGERS};
 use crate::source::{Condition, MANIFEST, MANIFEST_BYTES, Object, Source, Written, is_model_name, is_version, sha256};
 
+/// What stands in `aliases.json` of who changed it and why, in bytes: all of the file must be read again.
+const BY_BYTES: usize = 1 << 10;
+const REASON_BYTES: usize = 16 << 10;
 /// A record is small, its evidence included.
 const RECORD_BYTES: u64 = 1 << 20;
 /// Whoever changed a pointer less than this ago may still be writing its record.
@@ -143,6 +146,11 @@ pub fn change(
     if !is_model_name(model) {
         return Err(ChangeError::Refused(format!("{model:?} is not a model's name")));
     }
+    for (what, text, most) in [("by", &author.by, BY_BYTES), ("reason", &author.reason, REASON_BYTES)] {
+        if text.len() > most {
+            return Err(ChangeError::Refused(format!("{what} has {} bytes, {most} are the most", text.len())));
+        }
+    }
     let present = present(source, model)?;
     let (before, tag) = present.map_or((None, None), |(aliases, tag)| (Some(aliases), Some(tag)));
     if expected.is_some_and(|epoch| before.as_ref().map_or(0, |aliases| aliases.epoch) != epoch) {
@@ -185,6 +193,14 @@ pub fn change(
         next.promoted_at.clone_from(&next.updated_at);
     }
     (next.by, next.reason) = (author.by.clone(), author.reason.clone());
+    // JSON writes some characters with six.
+    let bytes = next.to_bytes().len() as u64;
+    if bytes > ALIASES_BYTES {
+        let message = format!(
+            "{model}/{ALIASES} would have {bytes} bytes, of which {ALIASES_BYTES} are read: give a shorter reason"
+        );
+        return Err(ChangeError::Refused(message));
+    }
     let mut record = Record {
         model: model.into(),
         epoch: next.epoch,
