@@ -45,6 +45,18 @@ fn a_run_is_stopped_at_the_requests_deadline() {
     wait_for("an empty queue", || (server.metric("onnxd_queue_rows{model=\"anomaly\"}") == Some(0.0)).then_some(()));
 }
 
+/// So is one of the challenger, of which clients see nothing. It has only time that nobody else wants, which the tests of
+/// overload leave none of.
+#[test]
+fn a_challengers_run_is_stopped_as_well() {
+    let repo = Repo::serving("good", Some("hang-sometimes"));
+    let server = Server::start(repo.path(), &["--shadow-cpu", "1"]);
+    server.predict(&json!({"cpu_zscore": 60, "memory_zscore": 1}));
+    wait_for("the challenger to be stopped", || server.shadow()["lost"]["deadline"].as_u64());
+    server.predict(&json!({"cpu_zscore": 3, "memory_zscore": 1}));
+    wait_for("a pair", || (server.shadow()["pairs"].as_u64()? > 0).then_some(()));
+}
+
 #[test]
 fn a_header_that_cannot_be_read_is_named() {
     let repo = Repo::serving("good", None);
