@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub(super) struct Connections {
     unread: Duration,
     start: Instant,
     /// Milliseconds since the start, as of the last look.
-    now: AtomicU32,
+    now: AtomicU64,
 }
 
 /// What one connection waits for.
@@ -53,9 +53,9 @@ pub(super) struct Pulse {
     /// Whether a part of the next request has arrived.
     has_begun: AtomicBool,
     /// Since when it waits for that request, or for its rest.
-    since: AtomicU32,
+    since: AtomicU64,
     /// Since when the socket takes no more of the answers; 0 when it does.
-    blocked: AtomicU32,
+    blocked: AtomicU64,
     /// The answers that an HTTP/2 client leaves unread.
     pub(super) unread: Arc<Unread>,
     fate: AtomicU8,
@@ -64,7 +64,7 @@ pub(super) struct Pulse {
 
 impl Connections {
     pub(super) fn new(unread: Duration) -> Arc<Self> {
-        Arc::new(Self { all: Mutex::default(), unread, start: Instant::now(), now: AtomicU32::new(1) })
+        Arc::new(Self { all: Mutex::default(), unread, start: Instant::now(), now: AtomicU64::new(1) })
     }
 
     /// One more.
@@ -75,8 +75,8 @@ impl Connections {
             asked: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
-            since: AtomicU32::new(self.now()),
-            blocked: AtomicU32::new(0),
+            since: AtomicU64::new(self.now()),
+            blocked: AtomicU64::new(0),
             unread: Arc::new(Unread::new()),
             fate: AtomicU8::new(GOES_ON),
             task: AtomicWaker::new(),
@@ -87,7 +87,7 @@ impl Connections {
 
     /// Cuts off those whose time is over. `is_full` says that there is no place for another one.
     pub(super) fn look(&self, is_full: bool) {
-        let now = u32::try_from(self.start.elapsed().as_millis()).unwrap_or(u32::MAX).max(1);
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         self.now.store(now, Ordering::Relaxed);
         self.all().retain(|pulse| {
             let Some(pulse) = pulse.upgrade() else { return false };
@@ -114,7 +114,7 @@ impl Connections {
         self.all().iter().filter_map(Weak::upgrade).any(|pulse| pulse.open.load(Ordering::Relaxed) > 0)
     }
 
-    fn now(&self) -> u32 {
+    fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
 
@@ -153,8 +153,8 @@ impl Pulse {
     }
 
     /// Why it is not waited for any longer.
-    fn overdue(&self, now: u32, is_full: bool) -> Option<&'static str> {
-        let waited = |since: u32| Duration::from_millis(now.saturating_sub(since).into());
+    fn overdue(&self, now: u64, is_full: bool) -> Option<&'static str> {
+        let waited = |since: u64| Duration::from_millis(now.saturating_sub(since));
         let unread = self.connections.unread;
         let blocked = self.blocked.load(Ordering::Relaxed);
         if (blocked > 0 && waited(blocked) > unread) || self.unread.waited() > unread {
@@ -284,7 +284,7 @@ mod tests {
 
     /// Whether it is cut off when this long has passed since the connections' last look.
     fn is_overdue(pulse: &Pulse, after: Duration, is_full: bool) -> bool {
-        let after = u32::try_from(after.as_millis()).expect("short");
+        let after = u64::try_from(after.as_millis()).expect("short");
         pulse.overdue(pulse.connections.now() + after, is_full).is_some()
     }
 
@@ -298,6 +298,16 @@ mod tests {
         pulse.connections.now.store(5000, Ordering::Relaxed);
         pulse.received();
         assert!(is_overdue(&pulse, HEADER_TIMEOUT, false));
+    }
+
+    #[test]
+    fn after_months_nobody_is_waited_for_longer() {
+        let connections = Connections::new(UNREAD);
+        // 32 bits of milliseconds are 49.7 days.
+        connections.now.store(u64::from(u32::MAX) * 3, Ordering::Relaxed);
+        let pulse = connections.add();
+        assert!(!is_overdue(&pulse, HEADER_TIMEOUT, false));
+        assert!(is_overdue(&pulse, HEADER_TIMEOUT * 2, false));
     }
 
     #[test]
