@@ -150,7 +150,7 @@ fn serve(engine: Engine) -> Result<SocketAddr> {
     let limits = http::serve::Limits { connections: 2, unread: PATIENCE };
     std::thread::Builder::new().name("http".into()).spawn(move || {
         let (_stop, stopped) = watch::channel(false);
-        runtime.block_on(http::serve::serve(listener, door, limits, stopped));
+        runtime.block_on(http::serve::serve(listener, None, door, limits, stopped));
     })?;
     Ok(address)
 }

@@ -12,8 +12,10 @@ use tokio::sync::{oneshot, watch};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::http::serve::Limits;
+use crate::http::tls::Tls;
 use crate::http::{self, Doors, State};
 use crate::model::providers::listed;
+use crate::process;
 use crate::shutdown::{Reason, Signals};
 
 /// Models that load for longer than this are never reported as late.
@@ -22,12 +24,17 @@ const LONGEST_START: Duration = Duration::from_secs(24 * 3600);
 const BLOCKING: usize = 8;
 /// Connections of the operations port.
 const OPS_CONNECTIONS: usize = 256;
+/// Files that are open beside connections: models, libraries, what is read from the repository, peers.
+const OTHER_FILES: usize = 64;
+/// Connections of a data port at least, however few files may be open.
+const LEAST_CONNECTIONS: usize = 16;
 
 /// Serves until a signal asks to end, and returns when every accepted request is answered.
 ///
 /// # Errors
 /// One sentence: what could not be started, or that the grace period was too short.
 pub fn run(config: Config) -> Result<(), String> {
+    let tls = config.tls.as_ref().map(Tls::open).transpose()?;
     let data = runtime(config.engine.threads.http, "http")?;
     // Health and metrics have a thread of their own: they answer however busy the requests keep theirs.
     let ops = runtime(1, "ops")?;
@@ -53,19 +60,23 @@ pub fn run(config: Config) -> Result<(), String> {
     if let Some(listener) = ops_listener {
         let door = http::operations(Arc::clone(&state));
         let limits = Limits { connections: OPS_CONNECTIONS, unread: config.engine.request_timeout };
-        ops.spawn(http::serve::serve(listener, door, limits, ops_stopped));
+        ops.spawn(http::serve::serve(listener, None, door, limits, ops_stopped));
+    }
+    if let Some(tls) = &tls {
+        ops.spawn(Arc::clone(tls).watch());
     }
     let (done, served) = oneshot::channel();
-    let limits = Limits { connections: config.max_connections, unread: config.engine.request_timeout };
+    let limits = Limits { connections: connections(&config), unread: config.engine.request_timeout };
     let (door, shared) = (http::data(Arc::clone(&state)), Arc::clone(&state));
     let serving = move || {
         let grpc = async {
             if let Some(listener) = grpc_listener {
                 let door = http::grpc::door(shared, stopped.clone());
-                http::serve::serve(listener, door, limits, stopped.clone()).await;
+                http::serve::serve(listener, tls.clone(), door, limits, stopped.clone()).await;
             }
         };
-        data.block_on(async { tokio::join!(http::serve::serve(http_listener, door, limits, stopped.clone()), grpc) });
+        let http = http::serve::serve(http_listener, tls.clone(), door, limits, stopped.clone());
+        data.block_on(async { tokio::join!(http, grpc) });
         // Nobody waits any more when the grace period has ended.
         let _ = done.send(());
     };
@@ -82,6 +93,23 @@ pub fn run(config: Config) -> Result<(), String> {
     ops.shutdown_background();
     std::mem::forget(state);
     outcome
+}
+
+/// Connections of each data port: what is configured, unless the files that may be open would be used up by them. Then nobody
+/// could ask how the server is.
+fn connections(config: &Config) -> usize {
+    let wanted = config.max_connections;
+    let Some(files) = process::allow_open_files().and_then(|files| usize::try_from(files).ok()) else { return wanted };
+    let ports = 1 + usize::from(config.grpc.is_some());
+    let most = (files.saturating_sub(OPS_CONNECTIONS + OTHER_FILES) / ports).max(LEAST_CONNECTIONS);
+    if most < wanted {
+        tracing::warn!(
+            files,
+            connections = most,
+            "fewer connections than --max-connections are served at a time: this process may not open more files (ulimit -Hn)"
+        );
+    }
+    wanted.min(most)
 }
 
 /// A single thread needs none of the locks with which several share their tasks.
@@ -123,6 +151,7 @@ fn announce(
         http,
         grpc,
         ops,
+        tls = config.tls.is_some(),
         repository = %config.engine.source.repository.display(),
         version = env!("CARGO_PKG_VERSION"),
         "listening"

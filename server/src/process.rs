@@ -33,6 +33,16 @@ pub(crate) fn open_files() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
 }
 
+/// Lets this process open as many files as the system allows, since connections are files and shells allow 1,024. Gives how
+/// many that are; `None` where nothing bounds them.
+pub(crate) fn allow_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // What is refused leaves the number that was.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if raised.is_ok() { limit.maximum } else { limit.current }
+}
+
 impl Stat {
     /// When the process was started, in seconds since 1970.
     pub(crate) fn start_time(&self) -> Option<f64> {

@@ -2,11 +2,12 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
 
 use common::http::{Client, raw, request};
 use common::repo::Repo;
-use common::{PATIENCE, Server};
+use common::{PATIENCE, Server, wait_for};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
@@ -39,6 +40,26 @@ fn a_refused_request_does_not_end_its_connection() {
         let next = client.post("/predict", ROW).unwrap_or_else(|e| panic!("after {path} {header:?}: {e}"));
         assert_eq!(next.status, 200, "after {path} {header:?}");
     }
+}
+
+/// Connections are files; so is that of whoever asks how the server is.
+#[cfg(target_os = "linux")]
+#[test]
+fn clients_leave_room_to_ask_for_health() {
+    let repo = Repo::serving("good", None);
+    let server = Server::launch_after("ulimit -n 400", repo.path(), &[]);
+    wait_for("readiness", || (server.ops("/readyz").status == 200).then_some(()));
+    assert!(server.log().contains("this process may not open more files"), "{}", server.log());
+    // 40 have a place, and keep it until they are idle for as long as a request's head may take; others wait.
+    let mut kept: Vec<Client> = (0..100).map(|_| Client::connect(server.http).expect("connected")).collect();
+    for client in &mut kept[..20] {
+        assert_eq!(client.post("/predict", ROW).expect("answered").status, 200);
+    }
+    assert_eq!(server.ops("/readyz").status, 200);
+    let open = fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("its files").count();
+    assert!(open < 200, "{open} files are open");
+    let last = kept.last_mut().expect("100 clients");
+    assert_eq!(last.post("/predict", ROW).expect("answered in the end").status, 200);
 }
 
 /// A client may send its next requests before it has the answers; these come in the order of the requests.

@@ -2,6 +2,7 @@
 
 mod platform;
 pub mod settings;
+mod tls;
 pub(crate) mod verdict;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use clap::{Arg, ArgAction, Command};
 use crate::batch;
 use crate::engine::Options;
 use crate::http::Vertex;
+use crate::http::tls::Files;
 use crate::model::Threads;
 use crate::model::providers::Provider;
 use crate::probe::Probe;
@@ -41,6 +43,8 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Where health, metrics and status are told; `None` for nowhere.
     pub ops: Option<SocketAddr>,
+    /// What encrypts `http` and `grpc`.
+    pub tls: Option<Files>,
     /// Where to write the bound addresses.
     pub ports_file: Option<PathBuf>,
     /// The model behind `/predict`.
@@ -232,20 +236,6 @@ impl Raw {
         if reader.mistakes.is_empty() { Ok(is_on) } else { Err(reader.mistakes) }
     }
 
-    /// Where a server of this machine with these settings says whether it is ready: `--ops`, or `--http` where that is off.
-    ///
-    /// # Errors
-    /// One sentence for each value that cannot be used.
-    pub fn readiness(&self) -> Result<SocketAddr, Vec<String>> {
-        let mut reader = Reader { raw: self, mistakes: vec![] };
-        let address = reader.address("ops").or_else(|| reader.address("http"));
-        match address {
-            _ if !reader.mistakes.is_empty() => Err(reader.mistakes),
-            Some(address) if address.port() > 0 => Ok(address),
-            _ => Err(vec!["where the server answers is not known: name its port with --ops or --http".into()]),
-        }
-    }
-
     /// Checks every setting.
     ///
     /// # Errors
@@ -291,6 +281,7 @@ impl Raw {
             }),
             grpc: r.address("grpc"),
             ops: r.address("ops"),
+            tls: r.tls(),
             ports_file: r.optional("ports-file").map(PathBuf::from),
             default_model: r.optional("default-model"),
             max_connections: r.count("max-connections"),

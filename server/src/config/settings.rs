@@ -71,6 +71,9 @@ settings! {
         "http" "ADDRESS" = "127.0.0.1:8080", "Where requests are taken. Port 0 takes any free one; containers need 0.0.0.0:8080.";
         "grpc" "ADDRESS" = "127.0.0.1:8081", "Where gRPC requests are taken (Open Inference Protocol, health, reflection). 'off' closes it.";
         "ops" "ADDRESS" = "127.0.0.1:8082", "Where health, metrics and status are told. 'off' closes it.";
+        "tls-cert" "FILE" = "", "The certificate of --http and --grpc, with those between it and its authority, in PEM: both then take TLS alone (1.2 or 1.3). Read again when it is another one.";
+        "tls-key" "FILE" = "", "The private key of --tls-cert, in PEM; read again too.";
+        "tls-client-ca" "FILE" = "", "Certificates of authorities, in PEM: --http and --grpc then serve only clients with a certificate that one of them signed. Read again too.";
         "admin-token-file" "FILE" = "", "Its text is the bearer token for POST /models/{model}/promote, /rollback and /reload on the operations port; read at each call. Without it they are refused.";
         "predict-route" "PATH" = "", "One more path for predictions, which takes and gives what Vertex AI does. Vertex AI names it in AIP_PREDICT_ROUTE.";
         "health-route" "PATH" = "", "One more path for readiness. Vertex AI names it in AIP_HEALTH_ROUTE.";

@@ -22,6 +22,7 @@ mod ops;
 mod origin;
 pub mod serve;
 mod target;
+pub mod tls;
 mod unread;
 mod verdict;
 mod wishes;

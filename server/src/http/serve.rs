@@ -15,10 +15,12 @@ use hyper_util::server::conn::auto;
 use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_util::either::Either;
 
 use super::Door;
 use super::connection::{Connections, HEADER_TIMEOUT, Open, Socket, Timed};
+use super::tls::Tls;
 use super::unread::Watched;
 
 /// Requests in parallel on one HTTP/2 connection.
@@ -36,6 +38,8 @@ const LAST_LOOK: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often the log says so.
+const REFUSALS: Duration = Duration::from_secs(10);
 
 /// What the clients of a listener may do.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +50,15 @@ pub struct Limits {
     pub unread: Duration,
 }
 
-/// Serves until `stop` becomes true, then stops accepting and returns when every request in progress is answered.
-pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut stop: watch::Receiver<bool>) {
+/// Serves until `stop` becomes true, then stops accepting and returns when every request in progress is answered. With `tls`,
+/// connections are encrypted, and others end.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    door: impl Door,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = Connections::new(limits.unread);
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -58,6 +69,7 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
         .max_concurrent_streams(STREAMS)
         .keep_alive_interval(PING)
         .keep_alive_timeout(HEADER_TIMEOUT);
+    let builder = Arc::new(builder);
     let connect = |stream: TcpStream, permit: Option<OwnedSemaphorePermit>| {
         // Only a latency hint; the connection works without it.
         let _ = stream.set_nodelay(true);
@@ -72,15 +84,26 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
                 Ok::<_, Infallible>(answer.await?.map(watch))
             }
         });
-        let socket = TokioIo::new(Socket::new(stream, Arc::clone(&pulse)));
-        let connection = Timed::new(builder.serve_connection(socket, service).into_owned(), pulse);
+        let socket = Socket::new(stream, Arc::clone(&pulse));
+        let (builder, tls) = (Arc::clone(&builder), tls.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            if let Err(e) = connection.await {
+            let socket = match tls {
+                None => Either::Left(socket),
+                // Whoever takes longer to agree on keys than another one for a request's head is cut off.
+                Some(tls) => match timeout(HEADER_TIMEOUT, tls.accept(socket)).await {
+                    Ok(Ok(socket)) => Either::Right(Box::new(socket)),
+                    Ok(Err(e)) => return tracing::debug!("a connection did not become one of TLS: {e}"),
+                    Err(_) => return tracing::debug!("a connection did not become one of TLS in time"),
+                },
+            };
+            let connection = builder.serve_connection(TokioIo::new(socket), service).into_owned();
+            if let Err(e) = Timed::new(connection, pulse).await {
                 tracing::debug!("a connection ended: {e}");
             }
         });
     };
+    let mut refused = None;
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -99,7 +122,12 @@ pub async fn serve(listener: TcpListener, door: impl Door, limits: Limits, mut s
         match accepted {
             Ok((stream, _)) => connect(stream, permit),
             Err(e) => {
-                tracing::warn!("a connection could not be accepted: {e}");
+                if refused.is_none_or(|at: Instant| at.elapsed() > REFUSALS) {
+                    tracing::warn!("connections cannot be accepted: {e}");
+                    refused = Some(Instant::now());
+                }
+                // No descriptor is left: what idle connections have is room too.
+                connections.look(true);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
@@ -14,7 +15,12 @@ use onnxd::http::grpc::proto::infer_parameter::ParameterChoice;
 use onnxd::http::grpc::proto::model_infer_request::InferInputTensor;
 use onnxd::http::grpc::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::runtime::{self, Runtime};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic::codegen::http::{self, HeaderMap, Uri};
@@ -41,13 +47,17 @@ impl Client {
 
     fn over(address: SocketAddr, runtime: &mut runtime::Builder) -> Self {
         let runtime = runtime.enable_all().build().expect("a runtime");
+        let send = runtime.block_on(async { begin(connect(address).await).await });
+        Self { runtime, channel: Channel { send, address } }
+    }
+
+    /// The same, encrypted.
+    #[track_caller]
+    pub fn connect_by_tls(address: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let send = runtime.block_on(async {
-            let stream = tokio::net::TcpStream::connect(address).await.expect("the server accepts");
-            stream.set_nodelay(true).expect("a socket");
-            let (send, connection) =
-                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
-            tokio::spawn(connection);
-            send
+            let name = ServerName::IpAddress(address.ip().into());
+            begin(TlsConnector::from(config).connect(name, connect(address).await).await.expect("TLS")).await
         });
         Self { runtime, channel: Channel { send, address } }
     }
@@ -106,6 +116,18 @@ impl Client {
             (head.headers, body.to_bytes().to_vec(), trailers)
         })
     }
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.expect("the server accepts");
+    stream.set_nodelay(true).expect("a socket");
+    stream
+}
+
+async fn begin(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> http2::SendRequest<Body> {
+    let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    send
 }
 
 /// What a client's calls go through; its clones share the connection.

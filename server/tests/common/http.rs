@@ -34,14 +34,25 @@ impl Reply {
 }
 
 /// A connection that stays open.
-pub struct Client(BufReader<TcpStream>);
+pub struct Client<S: Read = TcpStream>(BufReader<S>);
+
+/// A socket on which nobody is waited for longer than a minute.
+pub fn socket(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    Ok(stream)
+}
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        Ok(Self(BufReader::new(stream)))
+        socket(address).map(Self::over)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub fn over(stream: S) -> Self {
+        Self(BufReader::new(stream))
     }
 
     pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<()> {
