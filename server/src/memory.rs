@@ -20,6 +20,12 @@ impl Memory {
         Self { limit: limit.or_else(system) }
     }
 
+    /// What is left beside what this process uses; `None` where the system does not tell.
+    #[must_use]
+    pub fn left(self) -> Option<u64> {
+        Some(self.limit?.saturating_sub(process::stat("self")?.resident_bytes))
+    }
+
     /// Whether there is room for what is only convenient. Where the system does not tell, there is.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a rough share")]

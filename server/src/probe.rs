@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Memory;
 use crate::model::check::{self, Profile, Rejection, Stage};
 use crate::model::derive::{self, Derived};
 use crate::model::manifest::Manifest;
@@ -43,6 +44,14 @@ pub(crate) const PASSED_ON: [&str; 16] = [
     "ROCR_VISIBLE_DEVICES",
 ];
 
+/// What a child may use at most where nobody says how much.
+const MOST_MEMORY: u64 = 4 << 30;
+/// What it may use at least: the program and ONNX Runtime are a part of it.
+const LEAST_MEMORY: u64 = 256 << 20;
+/// KiB that the allocator takes from the system at a time. Its own choice is a gigabyte of addresses, which would be most of
+/// what a child in a small container may have.
+const ARENA_KIB: &str = "32768";
+
 /// How models are probed.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -50,8 +59,10 @@ pub struct Probe {
     pub executable: Option<PathBuf>,
     /// Wall-clock limit.
     pub timeout: Duration,
-    /// Address space of the child in bytes; with GPUs, the memory that it may write to.
-    pub memory: u64,
+    /// Address space of the child in bytes; with GPUs, the memory that it may write to. `None` for most of what is left.
+    pub memory: Option<u64>,
+    /// What this process and the child may use together: where a container has more, all of its processes end.
+    pub room: Memory,
 }
 
 /// What the child is told before the bytes.
@@ -104,6 +115,25 @@ impl Probe {
         }
     }
 
+    /// What the child may use.
+    fn memory(&self) -> Result<u64, Rejection> {
+        let left = || {
+            // An eighth is for what this process needs meanwhile.
+            let left = self.room.left().map_or(MOST_MEMORY, |left| left - left / 8);
+            if left < LEAST_MEMORY {
+                let reason = format!(
+                    "{} MiB of memory are left, and a model is tried out with {} at least: raise the limit of the container or \
+                     --memory-limit",
+                    left >> 20,
+                    LEAST_MEMORY >> 20
+                );
+                return Err(Stage::Probe.not_yet(reason));
+            }
+            Ok(left.min(MOST_MEMORY))
+        };
+        self.memory.map_or_else(left, Ok)
+    }
+
     fn in_child<T: DeserializeOwned>(
         &self,
         executable: &Path,
@@ -115,12 +145,14 @@ impl Probe {
         let failed = |what: &str, e: &dyn std::fmt::Display| {
             Stage::Probe.not_yet(format!("{what} {} probe: {e}", executable.display()))
         };
+        let memory = self.memory()?;
         let mut child = Command::new(executable)
             .arg("probe")
             // What runs in it is not trusted with the server's secrets.
             .env_clear()
             .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .env("ORT_DISABLE_TELEMETRY", "1")
+            .env("MIMALLOC_ARENA_RESERVE", ARENA_KIB)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -130,7 +162,7 @@ impl Probe {
             id: artifact.id.clone(),
             onnxruntime: runtime.path().into(),
             providers: runtime.providers().asked().to_vec(),
-            memory: self.memory,
+            memory,
             cpu_seconds: self.timeout.as_secs().max(1),
             manifest: manifest.map(<[u8]>::len),
             onnx: artifact.onnx.len(),
@@ -272,5 +304,7 @@ fn limit(head: &Head, devices: bool) {
         for (resource, most) in [(memory, head.memory), (Resource::Cpu, head.cpu_seconds), (Resource::Core, 0)] {
             let _ = setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
         }
+        // Should there be too little for all that, the kernel ends this one first.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     }
 }

@@ -5,10 +5,10 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use common::repo::fixture;
 use common::{Server, root};
+use onnxd::Options;
 use onnxd::model::manifest::Manifest;
 use onnxd::model::runtime::Runtime;
 use onnxd::model::{Artifact, External, ModelId};
@@ -23,7 +23,7 @@ fn derive(file: &Path, external: Vec<External>, name: &str) -> Value {
     let id = ModelId { name: name.into(), version: "1".into(), sha256, manifest_sha256: None };
     let artifact = Artifact { id, onnx: onnx.into(), external, manifest: None };
     let executable = Some(PathBuf::from(env!("CARGO_BIN_EXE_onnxd")));
-    let probe = Probe { executable, timeout: Duration::from_secs(30), memory: 4 << 30 };
+    let probe = Probe { executable, ..Options::new(".").probe };
     let (profile, derived) = probe.derive(&runtime, &artifact, None).expect("derived");
     derived.manifest(&artifact, &profile, "2026-11-24T00:00:00Z")
 }

@@ -174,6 +174,25 @@ fn a_bad_model_never_serves_and_the_reason_is_told() {
     assert_eq!(status["previous"]["version"], json!("1"));
 }
 
+/// What server and candidate use together is bounded: where a container has more, all of its processes end.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_candidate_may_use_what_memory_is_left() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "hungry-little");
+    let server = Server::start(repo.path(), &["--memory-limit", "600MiB"]);
+    let status = settled(&server, repo.point(2, None));
+    assert_eq!(status["champion"]["version"], json!("1"));
+    assert_eq!(status["rejected"][0]["version"], json!("2"), "{status}");
+    server.predict(&row(3));
+    // With more it serves.
+    let server = Server::start(repo.path(), &["--memory-limit", "3GiB"]);
+    assert_eq!(server.model_status("anomaly")["champion"]["version"], json!("2"));
+    // And with too little for any model that is the reason.
+    let server = Server::launch(repo.path(), &["--memory-limit", "200MiB"]);
+    wait_for("the reason", || server.log().contains("of memory are left").then_some(()));
+}
+
 /// A model whose child process dies, of whatever, is refused with the signal's name.
 #[cfg(target_os = "linux")]
 #[test]

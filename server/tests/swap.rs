@@ -316,7 +316,7 @@ fn a_default_that_does_not_fit_its_type_is_refused() {
 fn a_rollback_works_without_room_for_the_champion_before() {
     let repo = Repo::serving("good", None);
     repo.install(2, "other");
-    let server = Server::start(repo.path(), &["--memory-limit", "1MiB"]);
+    let server = Server::start(repo.path(), &["--probe-memory", "1GiB", "--memory-limit", "1MiB"]);
     let before = server.predict(&row(3));
     let status = settled(&server, repo.point(2, None));
     assert_eq!((&status["previous"], &status["guard"]), (&json!(null), &json!(null)));

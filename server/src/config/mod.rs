@@ -17,6 +17,7 @@ use crate::batch;
 use crate::engine::Options;
 use crate::http::Vertex;
 use crate::http::tls::Files;
+use crate::memory::Memory;
 use crate::model::Threads;
 use crate::model::providers::Provider;
 use crate::probe::Probe;
@@ -265,7 +266,7 @@ impl Raw {
                 },
                 poll_interval: r.duration("poll-interval", Duration::from_millis(100)),
                 allow_signature_change: r.parse("allow-signature-change", "true or false", bool::from_str),
-                memory_limit: if r.text("memory-limit") == "auto" { None } else { Some(r.size("memory-limit")) },
+                memory_limit: r.memory_limit(),
                 guard_period: r.duration("guard-period", Duration::ZERO),
                 compare_previous: r.duration("compare-previous", Duration::ZERO),
                 event_time: r.parse("event-time", "true or false", bool::from_str),
@@ -322,7 +323,12 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn probe(&mut self) -> Probe {
         let timeout = self.duration("probe-timeout", Duration::from_secs(1));
-        Probe { executable: None, timeout, memory: self.size("probe-memory") }
+        let memory = if self.text("probe-memory") == "auto" { None } else { Some(self.size("probe-memory")) };
+        Probe { executable: None, timeout, memory, room: Memory::new(self.memory_limit()) }
+    }
+
+    fn memory_limit(&mut self) -> Option<u64> {
+        if self.text("memory-limit") == "auto" { None } else { Some(self.size("memory-limit")) }
     }
 
     fn providers(&mut self) -> Vec<Provider> {

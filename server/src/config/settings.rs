@@ -114,7 +114,7 @@ settings! {
     }
     "Trying out new models" {
         "probe-timeout" "DURATION" = "30s", "How long the child process that first loads a model may take.";
-        "probe-memory" "SIZE" = "4GiB", "Address space of that process; with other --providers than cpu, the memory that it may write to.";
+        "probe-memory" "SIZE" = "auto", "Address space of that process; with other --providers than cpu, the memory that it may write to. auto: most of what --memory-limit leaves beside what this process uses, 4 GiB at most.";
     }
     "Stopping" {
         "drain-delay" "DURATION" = "5s", "After SIGTERM, how long requests are still taken while /readyz says no, so that load balancers notice. Ctrl-C skips it.";

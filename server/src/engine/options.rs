@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::memory::Memory;
 use crate::model::Threads;
 use crate::model::providers::Provider;
 use crate::probe::Probe;
@@ -76,7 +77,7 @@ impl Options {
             event_time: false,
             state: None,
             record: None,
-            probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: 4 << 30 },
+            probe: Probe { executable: None, timeout: Duration::from_secs(30), memory: None, room: Memory::new(None) },
             verdict: judge::Settings::default(),
         }
     }
