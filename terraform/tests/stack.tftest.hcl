@@ -1,4 +1,5 @@
-# What is made without an image of the functions, and with one: `terraform -chdir=terraform init`, then `test`.
+# What is made without an image of the functions, and with one; and what a user may type wrong, and that Terraform says so:
+# `terraform -chdir=terraform init`, then `test`.
 
 # Nothing is asked of AWS: the provider's checks of values are made, and plans, but nothing else.
 provider "aws" {
@@ -95,4 +96,74 @@ run "two_zones_with_a_gateway_each" {
     condition     = length(module.network.private_subnet_ids) == 2
     error_message = "Two zones were asked for."
   }
+}
+
+run "an_address_is_no_block" {
+  command = plan
+
+  variables {
+    api_cidrs = ["203.0.113.7"]
+  }
+
+  expect_failures = [var.api_cidrs]
+}
+
+run "a_vpc_is_too_small" {
+  command = plan
+
+  variables {
+    vpc_cidr = "10.0.0.0/26"
+  }
+
+  expect_failures = [var.vpc_cidr]
+}
+
+run "kubernetes_is_too_old" {
+  command = plan
+
+  variables {
+    kubernetes_version = "1.29"
+  }
+
+  expect_failures = [var.kubernetes_version]
+}
+
+run "fewer_nodes_than_at_least" {
+  command = plan
+
+  variables {
+    nodes = { min = 3, desired = 2, max = 6 }
+  }
+
+  expect_failures = [var.nodes]
+}
+
+run "a_schedule_of_cron" {
+  command = plan
+
+  variables {
+    retraining_schedule = "0 3 * * *"
+  }
+
+  expect_failures = [var.retraining_schedule]
+}
+
+run "more_days_than_are_kept" {
+  command = plan
+
+  variables {
+    retraining_days = 100
+  }
+
+  expect_failures = [var.retraining_days]
+}
+
+run "a_time_that_logs_cannot_be_kept" {
+  command = plan
+
+  variables {
+    log_retention_days = 100
+  }
+
+  expect_failures = [var.log_retention_days]
 }
