@@ -188,37 +188,29 @@ $(s3): server/tests/requirements.lock $(training) | tools
 
 # An environment of its own: they name other versions of what training needs, and nobody but the tests wants them.
 $(clients)/.installed: server/tests/clients/requirements.lock | tools
-	@echo "==> the clients of other servers into $(clients), checked by their hashes"
-	@test -x $(clients)/bin/pip || $(PYTHON) -m venv $(clients) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
-	$(clients)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
-	@touch $@
+	$(call environment,the clients of other servers)
 
 # What builds releases, and what checks how they are built: apart, since zig is large and no test needs it.
 $(release)/.tools-installed: .github/release/requirements.lock | tools
-	$(release-environment)
+	$(call environment,the tools of $<)
 
 $(release)/.checks-installed: .github/release/tests/requirements.lock | tools
-	$(release-environment)
+	$(call environment,the tools of $<)
 
-define release-environment
-	@echo "==> the tools of $< into $(release), checked by their hashes"
-	@test -x $(release)/bin/pip || $(PYTHON) -m venv $(release) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
-	@$(release)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
+# Kept between lock files: one names all that it needs, and others may share the folder.
+define environment
+	@echo "==> $(1) into $(@D), checked by their hashes"
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
+	@$(@D)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
 	@touch $@
 endef
 
 # What checks manifests, rules, dashboards, applications and Terraform's code.
 $(cluster)/.installed: k8s/tests/requirements.lock | tools
-	@echo "==> the checks of k8s/, gitops/ and terraform/ into $(cluster), checked by their hashes"
-	@test -x $(cluster)/bin/pip || $(PYTHON) -m venv $(cluster) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
-	$(cluster)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
-	@touch $@
+	$(call environment,the checks of k8s/ with those of gitops/ and terraform/)
 
 $(checkov)/.installed: terraform/tests/checkov.lock | tools
-	@echo "==> checkov into $(checkov), checked by its hashes (290 MB, two minutes)"
-	@test -x $(checkov)/bin/pip || $(PYTHON) -m venv $(checkov) || { echo "a Python environment cannot be made: install python3-venv" >&2; exit 1; }
-	$(checkov)/bin/pip install --disable-pip-version-check --quiet --require-hashes --requirement $<
-	@touch $@
+	$(call environment,checkov (290 MB and two minutes))
 
 $(kubernetes): k8s/tests/kubernetes/build.sh k8s/tests/kubernetes/go.lock | tools
 	@echo "==> kube-apiserver and kube-controller-manager into target/kubernetes (five minutes, once)"
