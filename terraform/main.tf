@@ -29,6 +29,8 @@ locals {
   zone          = "ml-anomaly.internal"
   state_machine = "ml-anomaly-eks-retraining"
   secret_prefix = "ml-anomaly/"
+  # As in backend.tf.example.
+  state = { bucket = "ml-anomaly-terraform-${data.aws_caller_identity.current.account_id}", key = "ml-anomaly-eks/terraform.tfstate" }
 }
 
 module "network" {
@@ -97,6 +99,16 @@ module "identity" {
   zone_arn          = module.network.zone_arn
   secret_prefix     = local.secret_prefix
   tokens_version    = var.secrets_version
+}
+
+module "github" {
+  source = "./modules/github"
+  count  = var.github_repository == null ? 0 : 1
+
+  name                  = local.name
+  repository            = var.github_repository
+  state                 = local.state
+  image_repository_arns = module.registry.arns
 }
 
 module "retraining" {

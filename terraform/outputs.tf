@@ -43,6 +43,16 @@ output "role_arns" {
   value       = module.identity.role_arns
 }
 
+output "plan_role_arn" {
+  description = "AWS_PLAN_ROLE_ARN of the repository on GitHub; null without github_repository."
+  value       = one(module.github[*].role_arns.plan)
+}
+
+output "push_role_arn" {
+  description = "AWS_PUSH_ROLE_ARN of the repository on GitHub; null without github_repository."
+  value       = one(module.github[*].role_arns.push)
+}
+
 output "secret_names" {
   description = "Secrets that External Secrets reads. ml-anomaly/alertmanager is empty until you put Slack's and PagerDuty's values in."
   value       = sort(concat(module.identity.secret_names, ["${local.secret_prefix}mlflow-database"]))

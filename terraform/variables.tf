@@ -129,13 +129,13 @@ variable "secrets_version" {
 }
 
 variable "training_image_tag" {
-  description = "Tag of onnxd-training in ECR, which the functions of retraining run. Without it there is no retraining in AWS: the first apply comes before the image can be pushed."
+  description = "Tag of onnxd-training in ECR, which the functions of retraining run: of an image for x86-64 alone, since Lambda takes none of several machines. That is 0.1.0 where you pushed it, and 0.1.0-amd64 of a release. Without it there is no retraining in AWS: the first apply comes before the image can be pushed."
   type        = string
   default     = null
 
   validation {
-    condition     = var.training_image_tag == null || can(regex("^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", var.training_image_tag))
-    error_message = "A tag, such as 0.1.0."
+    condition     = var.training_image_tag == null || can(regex("^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", var.training_image_tag)) && try(!endswith(var.training_image_tag, "-arm64"), false)
+    error_message = "A tag of an image for x86-64, such as 0.1.0; of a release, 0.1.0-amd64."
   }
 }
 
@@ -180,6 +180,17 @@ variable "pull_accounts" {
   validation {
     condition     = alltrue([for account in var.pull_accounts : can(regex("^[0-9]{12}$", account))])
     error_message = "An account is 12 digits."
+  }
+}
+
+variable "github_repository" {
+  description = "OWNER/NAME on GitHub, whose pull requests may plan and whose releases may push images; OWNER@ID/NAME@ID of one made since July 2026 (docs/deploy.md#github). Without it no workflow may do anything here."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.github_repository == null || can(regex("^([A-Za-z0-9_-]+/[A-Za-z0-9._-]+|[A-Za-z0-9_-]+@[0-9]+/[A-Za-z0-9._-]+@[0-9]+)$", var.github_repository))
+    error_message = "OWNER/NAME, such as octocat/onnxd; or octocat@1/onnxd@2, with GitHub's numbers of both."
   }
 }
 

@@ -126,10 +126,10 @@ def applied(block: Block, values: Block, kind: str, path: str = "") -> Block:
 class Provider(rpc.ProviderServicer):
     """One provider, by its part of `schemas.json`."""
 
-    def __init__(self, schemas: Block, written: list[tuple[str, str, Any]]) -> None:
-        """Serves these schemas, and nothing else, and tells in `written` what was given to be written only."""
+    def __init__(self, schemas: Block, running: "Running") -> None:
+        """Serves these schemas, and nothing else, and tells there what was written only, and what was opened."""
         self.schemas = schemas
-        self.written = written
+        self.running = running
 
     def GetProviderSchema(self, request, context):
         """All that this provider knows."""
@@ -188,7 +188,7 @@ class Provider(rpc.ProviderServicer):
             given = _unpack(request.config)
             for name, said in block["attributes"].items():
                 if said.get("write_only") and given[name] is not None:
-                    self.written.append((request.type_name, name, given[name]))
+                    self.running.written.append((request.type_name, name, given[name]))
             values = applied(block, values, request.type_name)
         return pb.ApplyResourceChange.Response(new_state=_pack(values))
 
@@ -200,6 +200,7 @@ class Provider(rpc.ProviderServicer):
 
     def OpenEphemeralResource(self, request, context):
         """Made up too."""
+        self.running.opened.append(request.type_name)
         block = self.schemas["ephemeral_resource_schemas"][request.type_name]["block"]
         state = applied(block, planned(block, _unpack(request.config)), f"ephemeral.{request.type_name}")
         return pb.OpenEphemeralResource.Response(result=_pack(state))
@@ -220,10 +221,12 @@ class Running:
     Attributes:
         environment: what makes Terraform take them in the place of its own.
         written: resource type, argument and value of all that was written without being kept.
+        opened: types of the ephemeral resources, one each time that one was opened.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
     written: list[tuple[str, str, Any]] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -235,7 +238,7 @@ def serve() -> Iterator[Running]:
         for source, schemas in json.loads(SCHEMAS.read_text())["provider_schemas"].items():
             socket = f"{folder}/{source.rsplit('/', 1)[1]}"
             server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
-            rpc.add_ProviderServicer_to_server(Provider(schemas, running.written), server)
+            rpc.add_ProviderServicer_to_server(Provider(schemas, running), server)
             server.add_insecure_port(f"unix:{socket}")
             server.start()
             servers.append(server)

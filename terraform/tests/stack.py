@@ -12,7 +12,12 @@ from provider import Running
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = ROOT.parent
-GIVEN = {"api_cidrs": '["203.0.113.7/32"]', "training_image_tag": "0.1.0", "alarm_email": "oncall@example.com"}
+GIVEN = {
+    "api_cidrs": '["203.0.113.7/32"]',
+    "training_image_tag": "0.1.0",
+    "github_repository": "octocat@1/onnxd@2",
+    "alarm_email": "oncall@example.com",
+}
 
 
 @dataclass

@@ -66,6 +66,11 @@ run "without_an_image_there_is_no_retraining" {
   }
 
   assert {
+    condition     = output.plan_role_arn == null && output.push_role_arn == null && length(module.github) == 0
+    error_message = "Nobody on GitHub was named, and somebody may do something."
+  }
+
+  assert {
     condition     = output.cluster_name == "ml-anomaly-eks"
     error_message = "The runbook names it."
   }
@@ -81,6 +86,19 @@ run "with_an_image_there_is" {
   assert {
     condition     = length(module.retraining) == 1
     error_message = "An image was named, and there is no retraining."
+  }
+}
+
+run "a_workflow_may_something_where_its_repository_is_named" {
+  command = plan
+
+  variables {
+    github_repository = "octocat/onnxd"
+  }
+
+  assert {
+    condition     = length(module.github) == 1
+    error_message = "A repository was named, and there are no roles for it."
   }
 }
 
@@ -166,4 +184,24 @@ run "a_time_that_logs_cannot_be_kept" {
   }
 
   expect_failures = [var.log_retention_days]
+}
+
+run "a_repository_is_no_pattern" {
+  command = plan
+
+  variables {
+    github_repository = "octocat/*"
+  }
+
+  expect_failures = [var.github_repository]
+}
+
+run "an_image_that_the_functions_cannot_run" {
+  command = plan
+
+  variables {
+    training_image_tag = "0.1.0-arm64"
+  }
+
+  expect_failures = [var.training_image_tag]
 }

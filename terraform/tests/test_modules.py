@@ -22,7 +22,17 @@ def blocks(kind: str, text: str) -> dict[str, str]:
 
 
 def test_the_modules_are_these():
-    assert MODULES == ["chaos", "eks", "identity", "mlflow-db", "network", "registry", "retraining", "storage"]
+    assert MODULES == [
+        "chaos",
+        "eks",
+        "github",
+        "identity",
+        "mlflow-db",
+        "network",
+        "registry",
+        "retraining",
+        "storage",
+    ]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
@@ -78,7 +88,7 @@ def test_the_code_is_valid(initialised):
 
 
 def test_terraforms_own_tests_pass(initialised):
-    assert "10 passed, 0 failed" in replace(initialised, given={}).terraform("test", "-no-color").stdout
+    assert "13 passed, 0 failed" in replace(initialised, given={}).terraform("test", "-no-color").stdout
 
 
 def test_a_second_apply_changes_nothing(applied):
@@ -119,6 +129,13 @@ def test_the_database_gets_the_password_that_its_secret_holds(applied):
     assert ("aws_db_instance", "password_wo", json.loads(SECRET)["password"]) in written
     (secret,) = {value for kind, _, value in written if kind == "aws_secretsmanager_secret_version" and "host" in value}
     assert json.loads(secret).keys() == {"username", "password", "host"}
+
+
+def test_a_plan_opens_no_secret(applied):
+    """Who may only plan may not read any: a workflow on GitHub."""
+    before = len(applied.providers.opened)
+    applied.plan()
+    assert set(applied.providers.opened[before:]) == {"random_password"}  # made up anew, and used for nothing
 
 
 def test_the_first_apply_needs_no_image(initialised):

@@ -14,6 +14,7 @@ MANIFESTS = {path: path.read_text() for path in PRODUCTION.rglob("*.yaml") if pa
 TEXT = "\n".join(MANIFESTS.values())
 KUBERNETES = (REPOSITORY / "docs/kubernetes.md").read_text()
 MACHINE_README = (REPOSITORY / "training/statemachine/README.md").read_text()
+SUBJECT = ["token.actions.githubusercontent.com:sub"]
 DEFINITION = (REPOSITORY / "training/statemachine/retraining.asl.json").read_text()
 
 
@@ -173,24 +174,36 @@ def test_argo_cd_is_of_the_version_that_its_values_are_for(made):
     assert release["values"] == [values]
 
 
-def test_the_guide_has_every_variable_with_its_default():
-    guide = (REPOSITORY / "docs/deploy.md").read_text()
-    table = guide[guide.index("| variable | default |") :].split("\n\n")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+)`? \|", table, re.MULTILINE))
-    text = (ROOT / "variables.tf").read_text()
-    blocks = dict(re.findall(r'^variable "(\w+)" {\n(.*?)^}', text, re.MULTILINE | re.DOTALL))
-    assert rows.keys() == blocks.keys()
-    for name, body in blocks.items():
-        found = re.search(r"^  default +=+ (.+)$", body, re.MULTILINE)
-        default = found[1].strip('"') if found and found[1] != "null" else "none"
-        assert rows[name] == ("3, 3, 6" if default == "{ min = 3, desired = 3, max = 6 }" else default), name
+def test_workflows_take_roles_that_are_for_them(made, outputs):
+    """Of each job that takes one: what GitHub says of it, and which variable of the repository has the role."""
+    found = {}
+    for path in (REPOSITORY / ".github/workflows").glob("*.yml"):
+        workflow = yaml.load(path.read_text(), yaml.BaseLoader)  # noqa: S506 - or the key `on` is a truth value
+        for job in workflow["jobs"].values():
+            for step in job["steps"]:
+                if role := step.get("with", {}).get("role-to-assume"):
+                    assert "environment" in job or workflow["on"].keys() == {"pull_request"}
+                    said = f"environment:{job['environment']}" if "environment" in job else "pull_request"
+                    found[re.search(r"vars\.(\w+)", role)[1]] = said
+    arns = {"AWS_PLAN_ROLE_ARN": outputs["plan_role_arn"], "AWS_PUSH_ROLE_ARN": outputs["push_role_arn"]}
+    trusts = {role["arn"]: json.loads(role["assume_role_policy"]) for role in of(made, "aws_iam_role")}
+    assert found.keys() == arns.keys()
+    for variable, arn in arns.items():
+        (subject,) = (trusts[arn]["Statement"][0]["Condition"]["StringEquals"][key] for key in SUBJECT)
+        assert subject == f"repo:octocat@1/onnxd@2:{found[variable]}"
 
 
-def test_the_guide_asks_for_outputs_and_secrets_that_are_there(outputs):
-    guide = (REPOSITORY / "docs/deploy.md").read_text()
-    asked = set(re.findall(r"output -raw (\w+)", guide))
-    assert asked == {"model_repository", "experiment_template_id", "state_machine_arn"}
-    assert asked <= outputs.keys()
-    assert set(re.findall(r"ml-anomaly/[a-z-]+", guide)) <= set(outputs["secret_names"])
-    properties = set(re.findall(r"key: ml-anomaly/alertmanager, property: ([\w-]+)", TEXT))
-    assert properties == set(re.findall(r'"([a-z-]+)": \$[sp]', guide))
+def test_workflows_plan_and_push_what_is_there(outputs):
+    steps = (REPOSITORY / ".github/workflows/terraform.yml").read_text()
+    # Without these it would ask AWS for everything, the cluster's API for Argo CD, and for a lock: the role may do none of it.
+    assert "plan -input=false -lock=false -refresh=false" in steps
+    release = yaml.safe_load((REPOSITORY / ".github/workflows/release.yml").read_text())
+    assert set(release["jobs"]["images"]["strategy"]["matrix"]["image"]) == outputs["image_repositories"].keys()
+
+
+def test_the_plan_reads_the_state_that_the_example_names(made):
+    example = dict(re.findall(r'^ +(bucket|key) += "(.+)"$', (ROOT / "backend.tf.example").read_text(), re.MULTILINE))
+    (policy,) = (one["policy"] for one in of(made, "aws_iam_role_policy") if one["role"] == "ml-anomaly-eks-github-plan")
+    state = f"arn:aws:s3:::{example['bucket']}"
+    resources = {s["Sid"]: s["Resource"] for s in json.loads(policy)["Statement"]}
+    assert (resources["State"], resources["Workspaces"]) == ([f"{state}/{example['key']}"], [state])

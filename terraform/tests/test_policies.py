@@ -8,7 +8,7 @@ import pytest
 from moto import mock_aws
 
 from policies import allowed, many, trusted
-from stack import resources
+from stack import GIVEN, resources
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports pkg_resources
@@ -24,6 +24,9 @@ MACHINE = f"arn:aws:states:{HERE}:stateMachine:{NAME}-retraining"
 NODE = f"arn:aws:ec2:{HERE}:instance/i-0123456789"
 SECRET = f"arn:aws:secretsmanager:{HERE}:secret:ml-anomaly/alertmanager-AbCdEf"
 STRESS = "arn:aws:ssm:eu-west-1::document/AWSFIS-Run-CPU-Stress"
+IMAGES = [f"arn:aws:ecr:{HERE}:repository/{i}" for i in ("onnxd", "collector", "remediation-operator", "onnxd-training")]
+STATE = f"arn:aws:s3:::ml-anomaly-terraform-{ACCOUNT}"
+PUSH = ["BatchCheckLayerAvailability", "InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage"]
 LAMBDA = f"arn:aws:lambda:{HERE}:function:{NAME}-retraining"
 YES, NO = True, False
 TLS = {"aws:SecureTransport": "true"}
@@ -89,6 +92,33 @@ RIGHTS = [
     ("fis", NO, "ec2:TerminateInstances", NODE, {"ssm:resourceTag/eks:cluster-name": NAME}),
     ("flow-logs", NO, "logs:PutLogEvents", f"arn:aws:logs:{HERE}:log-group:/aws/fis/{NAME}:log-stream:x", {}),
     ("flow-logs", YES, "logs:PutLogEvents", f"arn:aws:logs:{HERE}:log-group:/aws/vpc/{NAME}:log-stream:x", {}),
+    ("github-plan", YES, "s3:GetObject", f"{STATE}/{NAME}/terraform.tfstate", {}),
+    ("github-plan", YES, "s3:ListBucket", STATE, {"s3:prefix": "env:/"}),
+    ("github-plan", YES, "ec2:DescribeAvailabilityZones", "*", {}),
+    ("github-plan", YES, "states:ValidateStateMachineDefinition", "*", {}),
+    ("github-plan", NO, "s3:GetObject", f"{STATE}/another/terraform.tfstate", {}),
+    ("github-plan", NO, "s3:PutObject", f"{STATE}/{NAME}/terraform.tfstate", {}),
+    ("github-plan", NO, "s3:PutObject", f"{STATE}/{NAME}/terraform.tfstate.tflock", {}),
+    ("github-plan", NO, "s3:DeleteObject", f"{STATE}/{NAME}/terraform.tfstate", {}),
+    ("github-plan", NO, "s3:GetObject", f"{MODELS}/models/anomaly/1/model.onnx", {}),
+    ("github-plan", NO, "s3:GetObject", f"{METRICS}/rows/date=2026-11-28/a.parquet", {}),
+    ("github-plan", NO, "secretsmanager:GetSecretValue", SECRET, {}),
+    ("github-plan", NO, "eks:DescribeCluster", f"arn:aws:eks:{HERE}:cluster/{NAME}", {}),
+    ("github-plan", NO, "states:StartExecution", MACHINE, {}),
+    ("github-plan", NO, "ecr:PutImage", IMAGES[0], {}),
+    ("github-plan", NO, "sts:AssumeRole", f"arn:aws:iam::{ACCOUNT}:role/{NAME}-github-push", {}),
+    ("github-push", YES, "ecr:GetAuthorizationToken", "*", {}),
+    *(("github-push", YES, f"ecr:{action}", image, {}) for image in IMAGES for action in PUSH),
+    ("github-push", YES, "ecr:BatchGetImage", IMAGES[0], {}),
+    ("github-push", YES, "ecr:GetDownloadUrlForLayer", IMAGES[0], {}),
+    ("github-push", NO, "ecr:PutImage", f"arn:aws:ecr:{HERE}:repository/another", {}),
+    ("github-push", NO, "ecr:BatchDeleteImage", IMAGES[0], {}),
+    ("github-push", NO, "ecr:PutImageTagMutability", IMAGES[0], {}),
+    ("github-push", NO, "ecr:SetRepositoryPolicy", IMAGES[0], {}),
+    ("github-push", NO, "ecr:DeleteRepository", IMAGES[0], {}),
+    ("github-push", NO, "lambda:UpdateFunctionCode", f"{LAMBDA}-pipeline", {}),
+    ("github-push", NO, "s3:GetObject", f"{STATE}/{NAME}/terraform.tfstate", {}),
+    ("github-push", NO, "secretsmanager:GetSecretValue", SECRET, {}),
 ]
 
 # Service accounts of the cluster, and who else may take a role.
@@ -118,6 +148,9 @@ SERVICES = {
     "fis": ("fis", {"aws:SourceAccount": ACCOUNT, "aws:SourceArn": f"arn:aws:fis:{HERE}:experiment/EXP1"}),
 }
 
+# What GitHub says of a workflow's job, after the repository.
+SUBJECTS = {"github-plan": "pull_request", "github-push": "environment:release"}
+
 # AWS' own policies, which are wide: for the cluster's own parts only.
 MANAGED = {
     "cluster": {"AmazonEKSClusterPolicy"},
@@ -139,6 +172,8 @@ EVERYTHING = {
     "logs:StopQuery": "ends a query; AWS knows no resource for it",
     "ec2:DescribeInstances": LISTS,
     "ec2:DescribeAvailabilityZones": LISTS,
+    "ecr:GetAuthorizationToken": "a password for what else is allowed; AWS knows no resource for it",
+    "states:ValidateStateMachineDefinition": "looks at a text; AWS knows no resource for it",
     "route53:ListHostedZones": LISTS,
     "ssm:ListCommands": LISTS,
     "ssm:CancelCommand": "ends what FIS began; AWS knows no resource for it",
@@ -270,12 +305,19 @@ def test_awss_own_policies_are_for_the_clusters_own_parts(made):
 
 
 def test_every_role_is_for_somebody(trusts):
-    assert trusts.keys() == ACCOUNTS.keys() | SERVICES.keys()
+    assert trusts.keys() == ACCOUNTS.keys() | SERVICES.keys() | SUBJECTS.keys()
+
+
+def identity_provider(made, host: str) -> str:
+    """The ARN of what vouches for identities of this host, of which there is one."""
+    found = [one.values["arn"] for one in made if one.type == "aws_iam_openid_connect_provider"]
+    (arn,) = (arn for arn in found if f"/{host}" in arn)
+    return arn
 
 
 @pytest.mark.parametrize("role", ACCOUNTS)
 def test_a_role_is_for_one_service_account_of_this_cluster(trusts, made, role):
-    (cluster,) = (one.values["arn"] for one in made if one.type == "aws_iam_openid_connect_provider")
+    cluster = identity_provider(made, "oidc.eks.")
     host = cluster.split("oidc-provider/")[1]
 
     def may(provider: str, audience: str, account: str) -> bool:
@@ -288,6 +330,28 @@ def test_a_role_is_for_one_service_account_of_this_cluster(trusts, made, role):
     assert not may(cluster, "sts.amazonaws.com", own + "-x")
     assert not may(cluster, "another", own)
     assert not may(cluster.replace("0123", "3210"), "sts.amazonaws.com", own)
+    assert not trusted(trusts[role], ("AWS", f"arn:aws:iam::{ACCOUNT}:root"))
+
+
+@pytest.mark.parametrize("role", SUBJECTS)
+def test_a_workflows_role_is_for_its_jobs_of_this_repository(trusts, made, role):
+    host = "token.actions.githubusercontent.com"
+    github = identity_provider(made, host)
+    repository = GIVEN["github_repository"]
+
+    def may(subject: str, audience: str = "sts.amazonaws.com", provider: str = github) -> bool:
+        return trusted(trusts[role], ("Federated", provider), {f"{host}:aud": audience, f"{host}:sub": subject})
+
+    assert may(f"repo:{repository}:{SUBJECTS[role]}")
+    assert not may(f"repo:{repository}:{SUBJECTS[role]}", audience="https://github.com/octocat")
+    assert not may(f"repo:{repository}:{SUBJECTS[role]}", provider=identity_provider(made, "oidc.eks."))
+    others = {"pull_request", "environment:release", "environment:pypi", "ref:refs/heads/main", "ref:refs/tags/v1.0.0"}
+    for other in others - {SUBJECTS[role]}:
+        assert not may(f"repo:{repository}:{other}")
+    for fork in ("mallory@3/onnxd@4", "octocat@1/onnxd@20", "octocat/onnxd", "octocat@1/onnxd-x@2", "*"):
+        assert not may(f"repo:{fork}:{SUBJECTS[role]}")
+    context = {f"{host}:aud": "sts.amazonaws.com"}
+    assert not trusted(trusts[role], ("Federated", github), context)
     assert not trusted(trusts[role], ("AWS", f"arn:aws:iam::{ACCOUNT}:root"))
 
 

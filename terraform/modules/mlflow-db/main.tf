@@ -26,8 +26,9 @@ resource "aws_secretsmanager_secret_version" "this" {
   secret_string_wo_version = var.password_version
 }
 
+# What time it is is not known before the apply. So a plan does not open the secret, and who only plans need not be able to read it.
 ephemeral "aws_secretsmanager_secret_version" "this" {
-  secret_id = aws_secretsmanager_secret_version.this.secret_id
+  secret_id = timestamp() == "" ? "" : aws_secretsmanager_secret_version.this.secret_id
 }
 
 resource "aws_security_group" "this" {
