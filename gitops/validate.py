@@ -307,16 +307,17 @@ def _needs(part: Part, made: dict[Thing, Part]) -> Iterator[Thing]:
         read_by_it = volumes + [one["secretKeyRef"]["name"] for one in variables if "secretKeyRef" in one]
         yield from (("secret", namespace(pod), name) for name in read_by_it)
     # A chart's values name secrets in fields of many names: whatever is called as one of ours is meant.
-    words = set(_words(part.values))
-    yield from (what for what in made if what[0] == "secret" and what[1] == part.place and what[2] in words)
+    named = set(words(part.values))
+    yield from (what for what in made if what[0] == "secret" and what[1] == part.place and what[2] in named)
 
 
-def _words(values: Any) -> Iterator[str]:  # noqa: ANN401 - as YAML has it
+def words(values: Any) -> Iterator[str]:  # noqa: ANN401 - as YAML has it
+    """The texts that are values of a document."""
     if isinstance(values, dict):
         values = list(values.values())
     if isinstance(values, list):
         for value in values:
-            yield from _words(value)
+            yield from words(value)
     elif isinstance(values, str):
         yield values
 

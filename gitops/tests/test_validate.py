@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import manifests
+import monitoring
 import validate
 from validate import CHECKS, ENVIRONMENTS, ROOT, BrokenError, Environment, Part, alike, charts, load, schemas
 
@@ -64,7 +65,7 @@ def test_services_are_called_what_others_ask(prod: Environment) -> None:
     stack, grafana = _part(prod, "prometheus"), _part(prod, "grafana")
     assert stack.sources[0]["helm"]["releaseName"] == "prometheus"
     assert not any("fullnameOverride" in values or "nameOverride" in values for values in stack.values)
-    assert [values["fullnameOverride"] for values in grafana.values if values] == ["grafana"]
+    assert [values["fullnameOverride"] for values in grafana.values if "fullnameOverride" in values] == ["grafana"]
     asked = "http://prometheus-kube-prometheus-prometheus.monitoring.svc"
     assert [values["prometheus"]["url"] for values in _part(prod, "prometheus-adapter").values if values] == [asked]
 
@@ -436,10 +437,41 @@ def test_the_documentation_deletes_in_the_reverse_order() -> None:
     assert waves == {}
 
 
-def test_the_documentation_names_roles_and_the_default_project_does_nothing(prod: Environment) -> None:
-    for name in ("external-secrets", "external-dns"):
-        account = _spec(prod, name)["source"]["helm"]["valuesObject"]["serviceAccount"]
-        assert f"`{account['annotations']['eks.amazonaws.com/role-arn'].rpartition('/')[2]}`" in DOCUMENT
+@pytest.mark.parametrize(("name", "account"), [("prod", "111122223333"), ("dev", "444455556666")])
+def test_service_accounts_of_charts_take_the_roles_that_the_documentation_names(name: str, account: str) -> None:
+    table = dict(re.findall(r"^\| `([\w-]+/[\w-]+)` \| `(ml-anomaly-eks-[\w-]+)` \|", DOCUMENT, flags=re.MULTILINE))
+    roles = [
+        word
+        for part in loaded(name).parts
+        if any("chart" in source for source in part.sources)
+        for word in validate.words(part.values)
+        if word.startswith("arn:aws:iam:")
+    ]
+    assert sorted(roles) == sorted(f"arn:aws:iam::{account}:role/{role}" for role in table.values())
+
+
+def test_grafanas_sidecar_finds_the_second_datasource(prod: Environment) -> None:
+    values = _part(prod, "grafana").values
+    (sidecar,) = (one["sidecar"]["datasources"] for one in values if "sidecar" in one)
+    ((datasource,),) = (one["extraObjects"] for one in values if "extraObjects" in one)
+    assert datasource["metadata"]["labels"] == {sidecar["label"]: sidecar["labelValue"]}
+    names = [
+        source["uid"]
+        for text in [*datasource["data"].values(), (ROOT / "k8s" / "grafana" / "datasource.yaml").read_text()]
+        for source in yaml.safe_load(text)["datasources"]
+    ]
+    assert sorted(names) == ["cloudwatch", "prometheus"]
+
+
+def test_prometheus_takes_the_job_of_hosts_outside(prod: Environment, tmp_path: Path) -> None:
+    (spec,) = (one["prometheus"]["prometheusSpec"] for one in _part(prod, "prometheus").values if "kubeEtcd" in one)
+    file = tmp_path / "prometheus.yml"
+    file.write_text(yaml.safe_dump({"scrape_configs": spec["additionalScrapeConfigs"]}))
+    done = monitoring.run("promtool", "check", "config", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_default_project_does_nothing(prod: Environment) -> None:
     assert not any(
         _project(prod, "default")[key] for key in ("sourceRepos", "destinations", "clusterResourceWhitelist")
     )

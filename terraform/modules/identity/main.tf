@@ -73,12 +73,12 @@ locals {
       ]
     }
     prometheus = {
-      # To find exporters on hosts outside of the cluster, and name their zone (ec2_sd_configs).
+      # To find exporters on hosts outside of the cluster, and name their zone (ec2_sd_configs in gitops/apps/prometheus.yaml).
       account    = "monitoring:prometheus-kube-prometheus-prometheus"
       statements = [{ Sid = "Discover", Action = ["ec2:DescribeInstances", "ec2:DescribeAvailabilityZones"], Resource = ["*"] }]
     }
     grafana = {
-      # CloudWatch as a data source: what Step Functions, Lambda, RDS and FIS tell.
+      # CloudWatch as a data source (gitops/apps/grafana.yaml): what Step Functions, Lambda, RDS and FIS tell.
       account = "monitoring:grafana"
       statements = [
         {
@@ -96,7 +96,8 @@ locals {
           Action   = ["logs:StartQuery", "logs:GetQueryResults", "logs:GetLogGroupFields"]
           Resource = [for name in ["lambda", "vendedlogs/states", "fis"] : "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:/aws/${name}/${var.name}*"]
         },
-        { Sid = "EndQuery", Action = ["logs:StopQuery"], Resource = ["*"] },
+        # Names, to choose from, and the end of a query.
+        { Sid = "LogGroups", Action = ["logs:DescribeLogGroups", "logs:StopQuery"], Resource = ["*"] },
       ]
     }
   }
