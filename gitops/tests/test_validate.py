@@ -471,6 +471,28 @@ def test_prometheus_takes_the_job_of_hosts_outside(prod: Environment, tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_documentation_forwards_ports_of_services_that_are_there(prod: Environment) -> None:
+    # Of charts, as they call what is theirs.
+    known = {
+        ("monitoring", "grafana", "80"),
+        ("monitoring", "prometheus-kube-prometheus-prometheus", "9090"),
+        ("argocd", "argocd-server", "443"),
+    }
+    for service in manifests.of(prod.documents, "Service"):
+        name = (manifests.namespace(service), service["metadata"]["name"])
+        known |= {(*name, str(port["port"])) for port in service["spec"]["ports"]}
+    named = {
+        (place, service, pair.rpartition(":")[2])
+        for page in (ROOT / "docs").glob("*.md")
+        for place, service, pairs in re.findall(
+            r"-n (\S+) port-forward\s+(?:service|svc)/(\S+)((?: \d+(?::\d+)?)+)", page.read_text()
+        )
+        for pair in pairs.split()
+    }
+    assert len(named) >= 6
+    assert named <= known
+
+
 def test_the_default_project_does_nothing(prod: Environment) -> None:
     assert not any(
         _project(prod, "default")[key] for key in ("sourceRepos", "destinations", "clusterResourceWhitelist")

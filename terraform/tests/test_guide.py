@@ -1,31 +1,134 @@
-"""What docs/deploy.md tells a user to type and to expect, as far as it is of Terraform."""
+"""What docs/deploy.md and the pages that it leads to tell a user to type, held to the code."""
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from stack import REPOSITORY, ROOT
 
-GUIDE = (REPOSITORY / "docs/deploy.md").read_text()
+DOCS = REPOSITORY / "docs"
+GUIDE = (DOCS / "deploy.md").read_text()
+PAGES = [
+    DOCS / f"{name}.md" for name in ("deploy", "gitops", "install", "kubernetes", "images", "operations", "training")
+]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+SECRETS = (REPOSITORY / "k8s/overlays/production/secrets/secrets.yaml").read_text()
+VARIABLES = dict(
+    re.findall(r'^variable "(\w+)" {\n(.*?)^}', (ROOT / "variables.tf").read_text(), re.MULTILINE | re.DOTALL)
+)
+
+
+@pytest.fixture(scope="module")
+def outputs(applied) -> dict:
+    return {name: one["value"] for name, one in applied.shown()["values"]["outputs"].items()}
+
+
+def table(head: str) -> dict[str, str]:
+    """The first two columns of the table that begins so."""
+    lines = GUIDE[GUIDE.index(head) :].split("\n\n")[0]
+    return dict(re.findall(r"^\| `(.+?)` \| (.+?) \|", lines, re.MULTILINE))
+
+
+def commands(beginning: str) -> list[str]:
+    """The guide's lines of commands that begin so."""
+    return re.findall(rf"^{beginning}.*$", GUIDE, re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links may name in a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
 
 def test_the_guide_has_every_variable_with_its_default():
-    guide = (REPOSITORY / "docs/deploy.md").read_text()
-    table = guide[guide.index("| variable | default |") :].split("\n\n")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+)`? \|", table, re.MULTILINE))
-    text = (ROOT / "variables.tf").read_text()
-    blocks = dict(re.findall(r'^variable "(\w+)" {\n(.*?)^}', text, re.MULTILINE | re.DOTALL))
-    assert rows.keys() == blocks.keys()
-    for name, body in blocks.items():
+    rows = table("| variable | default |")
+    assert rows.keys() == VARIABLES.keys()
+    for name, body in VARIABLES.items():
         found = re.search(r"^  default +=+ (.+)$", body, re.MULTILINE)
         default = found[1].strip('"') if found and found[1] != "null" else "none"
-        assert rows[name] == ("3, 3, 6" if default == "{ min = 3, desired = 3, max = 6 }" else default), name
+        assert rows[name].strip("`") == ("3, 3, 6" if default == "{ min = 3, desired = 3, max = 6 }" else default), name
 
 
-def test_the_guide_asks_for_outputs_and_secrets_that_are_there(outputs):
-    guide = (REPOSITORY / "docs/deploy.md").read_text()
-    asked = set(re.findall(r"output -raw (\w+)", guide))
-    assert asked == {"model_repository", "experiment_template_id", "state_machine_arn"}
-    assert asked <= outputs.keys()
-    assert set(re.findall(r"ml-anomaly/[a-z-]+", guide)) <= set(outputs["secret_names"])
-    properties = set(re.findall(r"key: ml-anomaly/alertmanager, property: ([\w-]+)", TEXT))
-    assert properties == set(re.findall(r'"([a-z-]+)": \$[sp]', guide))
+def test_the_guide_has_every_module():
+    assert table("| module | what it makes |").keys() == {path.name for path in (ROOT / "modules").iterdir()}
+
+
+def test_the_guide_names_outputs_variables_and_resources_that_are_there(outputs, made):
+    asked = set(re.findall(r"output -raw (\w+)", TEXT))
+    assert len(asked) >= 6
+    assert all(isinstance(outputs[name], str) for name in asked), "-raw tells texts only"
+    assert {"account_id", "region", "services_cidr"} <= outputs.keys()  # what goes into the manifests
+    assert set(re.findall(r"-var (\w+)=", TEXT)) <= VARIABLES.keys()
+    addresses = {one.address for one in made}
+    named = re.findall(r"-target=([\w.]+)|import '([^']+)'|state rm ([\w.]+)", GUIDE)
+    assert len(named) == 4
+    for name in ("".join(one) for one in named):
+        assert any(address == name or address.startswith(f"{name}.") for address in addresses), name
+
+
+def test_the_guide_asks_for_secrets_that_are_there(outputs):
+    assert set(re.findall(r"ml-anomaly/[a-z-]+", GUIDE)) <= set(outputs["secret_names"])
+    properties = set(re.findall(r"key: ml-anomaly/alertmanager, property: ([\w-]+)", SECRETS))
+    assert properties == set(re.findall(r'"([a-z-]+)": \$[sp]', GUIDE))
+
+
+def test_the_guide_sets_the_variables_that_workflows_read():
+    workflows = "\n".join(path.read_text() for path in (REPOSITORY / ".github/workflows").glob("*.yml"))
+    read = set(re.findall(r"\bvars\.(\w+)", workflows))
+    assert read == set(re.findall(r"^gh variable set (\w+)", GUIDE, re.MULTILINE))
+    assert all(f"`{name}`" in (DOCS / "install.md").read_text() for name in read)
+
+
+def test_the_commands_that_write_files_write_what_terraform_takes(spoilt):
+    lines = commands('sed "s/') + commands("echo '")
+    assert len(lines) == 4
+    theirs = "curl() { echo 198.51.100.9; }; account=999900001111; AWS_REGION=eu-north-1"
+    script = "\n".join([theirs, *lines])
+    subprocess.run(["bash", "-eu"], input=script, cwd=spoilt.root.parent, text=True, check=True)
+    backend = (spoilt.root / "backend.tf").read_text()
+    assert re.findall(r'= "(.+)"', backend) == [
+        "ml-anomaly-terraform-999900001111",
+        "ml-anomaly-eks/terraform.tfstate",
+        "eu-north-1",
+    ]
+    # Terraform would ask AWS for it.
+    (spoilt.root / "backend.tf").unlink()
+    values = spoilt.root / "terraform.tfvars"
+    values.write_text(values.read_text().replace("OWNER@ID/NAME@ID", "octocat@1/onnxd@2"))
+    spoilt.given = {}
+    spoilt.terraform("init", "-backend=false")
+    given = {name: one["value"] for name, one in spoilt.plan()["variables"].items()}
+    assert given["region"] == "eu-north-1"
+    assert given["api_cidrs"] == ["198.51.100.9/32"]
+    assert (given["training_image_tag"], given["github_repository"]) == ("0.1.0", "octocat@1/onnxd@2")
+
+
+def test_the_guide_pushes_the_images_under_the_tag_that_manifests_name(outputs):
+    (names,) = re.findall(r"^for image in (.*); do\n  skopeo", GUIDE, re.MULTILINE)
+    assert set(names.split()) == outputs["image_repositories"].keys()
+    (tag,) = re.findall(r"skopeo copy \S+ docker://\$registry/\$image:(\S+)", GUIDE)
+    images = (REPOSITORY / "k8s/overlays/production/images/kustomization.yaml").read_text()
+    assert set(re.findall(r"newTag: (\S+)", images)) == {tag}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text())
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("name", ["deploy", "gitops", "install", "operations"])
+def test_commands_are_bash(name):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", (DOCS / f"{name}.md").read_text(), re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in fenced if not language]
+    assert blocks
+    for block in blocks:
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, block + done.stderr

@@ -178,7 +178,7 @@ def test_workflows_take_roles_that_are_for_them(made, outputs):
     """Of each job that takes one: what GitHub says of it, and which variable of the repository has the role."""
     found = {}
     for path in (REPOSITORY / ".github/workflows").glob("*.yml"):
-        workflow = yaml.load(path.read_text(), yaml.BaseLoader)  # noqa: S506 - or the key `on` is a truth value
+        workflow = yaml.load(path.read_text(), yaml.BaseLoader)  # or the key `on` would be a truth value
         for job in workflow["jobs"].values():
             for step in job["steps"]:
                 if role := step.get("with", {}).get("role-to-assume"):
@@ -195,7 +195,7 @@ def test_workflows_take_roles_that_are_for_them(made, outputs):
 
 def test_workflows_plan_and_push_what_is_there(outputs):
     steps = (REPOSITORY / ".github/workflows/terraform.yml").read_text()
-    # Without these it would ask AWS for everything, the cluster's API for Argo CD, and for a lock: the role may do none of it.
+    # Without these it would ask AWS for everything, the cluster's API for Argo CD, and for a lock: its role may not.
     assert "plan -input=false -lock=false -refresh=false" in steps
     release = yaml.safe_load((REPOSITORY / ".github/workflows/release.yml").read_text())
     assert set(release["jobs"]["images"]["strategy"]["matrix"]["image"]) == outputs["image_repositories"].keys()
@@ -203,7 +203,9 @@ def test_workflows_plan_and_push_what_is_there(outputs):
 
 def test_the_plan_reads_the_state_that_the_example_names(made):
     example = dict(re.findall(r'^ +(bucket|key) += "(.+)"$', (ROOT / "backend.tf.example").read_text(), re.MULTILINE))
-    (policy,) = (one["policy"] for one in of(made, "aws_iam_role_policy") if one["role"] == "ml-anomaly-eks-github-plan")
+    (policy,) = (
+        one["policy"] for one in of(made, "aws_iam_role_policy") if one["role"] == "ml-anomaly-eks-github-plan"
+    )
     state = f"arn:aws:s3:::{example['bucket']}"
     resources = {s["Sid"]: s["Resource"] for s in json.loads(policy)["Statement"]}
     assert (resources["State"], resources["Workspaces"]) == ([f"{state}/{example['key']}"], [state])

@@ -24,7 +24,9 @@ MACHINE = f"arn:aws:states:{HERE}:stateMachine:{NAME}-retraining"
 NODE = f"arn:aws:ec2:{HERE}:instance/i-0123456789"
 SECRET = f"arn:aws:secretsmanager:{HERE}:secret:ml-anomaly/alertmanager-AbCdEf"
 STRESS = "arn:aws:ssm:eu-west-1::document/AWSFIS-Run-CPU-Stress"
-IMAGES = [f"arn:aws:ecr:{HERE}:repository/{i}" for i in ("onnxd", "collector", "remediation-operator", "onnxd-training")]
+IMAGES = [
+    f"arn:aws:ecr:{HERE}:repository/{i}" for i in ("onnxd", "collector", "remediation-operator", "onnxd-training")
+]
 STATE = f"arn:aws:s3:::ml-anomaly-terraform-{ACCOUNT}"
 PUSH = ["BatchCheckLayerAvailability", "InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage"]
 LAMBDA = f"arn:aws:lambda:{HERE}:function:{NAME}-retraining"
