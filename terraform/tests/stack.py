@@ -37,17 +37,23 @@ class Stack:
         providers: the running providers.
         root: the copy.
         given: values of variables.
+        more: what else is in the environment.
     """
 
     providers: Running
     root: Path
     given: dict[str, str] = field(default_factory=lambda: dict(GIVEN))
+    more: dict[str, str] = field(default_factory=dict)
 
     def terraform(self, *arguments: str, good: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs Terraform, and fails with what it says unless that is what the caller is after."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
         environment |= {f"TF_VAR_{k}": v for k, v in self.given.items()} | self.providers.environment
-        environment |= {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": os.devnull}
+        environment |= self.more | {
+            "TF_IN_AUTOMATION": "1",
+            "CHECKPOINT_DISABLE": "1",
+            "TF_CLI_CONFIG_FILE": os.devnull,
+        }
         done = subprocess.run(
             ["terraform", f"-chdir={self.root}", *arguments],
             env=environment,
