@@ -356,6 +356,7 @@ def test_chaos_mesh_is_taken_in_by_a_line(tree: Path) -> None:
     part = _part(taken, "chaos-mesh")
     assert part.values[0]["clusterScoped"] is False
     assert part.values[0]["controllerManager"]["targetNamespace"] == "ml"
+    assert [(one["kind"], one["metadata"]["namespace"]) for one in part.documents] == [("ServiceMonitor", part.place)]
     assert [mistake for check in CHECKS for mistake in check(taken)] == []
     # The component comes before what all have in common.
     assert part.application["spec"]["syncPolicy"]["automated"]["prune"] is True
