@@ -70,7 +70,19 @@ def metrics() -> str:
                 lines[FAULTS].append(f'{{{who},kind="cpu_stress"}} {int(loaded)} {at}')
     for minute in range(10):
         lines[FAULTS].append(f'{{namespace="ops",pod="gone",kind="cpu_stress"}} 1 {START + 60 * minute}')
-    return openmetrics(lines)
+    return openmetrics(lines | experiment())
+
+
+def experiment() -> dict[str, list[str]]:
+    """The same fault as kube-state-metrics and Chaos Mesh tell of it; another pod's label outlived its experiment."""
+    times = [START + 60 * minute for minute in (*FAULT, FAULT[-1] + 1)]
+    pods = [
+        f'{{namespace="shop",pod="{pod}",label_onnxd_dev_chaos="{kind}"}} 1 {at}'
+        for pod, kind in (("cart", "StressChaos"), ("pay", "IOChaos"))
+        for at in times
+    ]
+    runs = [f'{{namespace="shop",kind="StressChaos",phase="running"}} {int(at < times[-1])} {at}' for at in times]
+    return {"kube_pod_labels": pods, "chaos_controller_manager_chaos_experiments": runs}
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +147,13 @@ def test_chaos_gauge_gives_labelled_faults_with_an_end(day: Day) -> None:
     assert minutes[event == 0].tolist() == list(range(FAULT[0], FAULT[-1] + 2)), "rates over two minutes"
     assert minutes[~judged].tolist() == [FAULT[0] - 1, FAULT[-1] + 2]
     assert any("1 faults are on series without samples" in note for note in day.notes)
+
+
+def test_experiments_of_chaos_mesh_are_faults_unless_another_query_is_given(url: str, day: Day) -> None:
+    by_default = ask(url, faults=Queries.faults)
+    (fault,), (told,) = by_default.faults, day.faults
+    assert fault == replace(told, kind="fault")
+    assert not ask(url, faults="").faults
 
 
 def test_ranges_over_the_servers_limits_are_read_in_parts(url: str, day: Day) -> None:

@@ -109,6 +109,9 @@ def test_rows_without_labels_get_injected_faults(tmp_path: Path, fleet: Day) -> 
     rows.write(str(tmp_path / "labelled"), fleet, CONFIG)
     labelled = prepare(text.replace("?", "/labelled?"), CONFIG)
     assert {f.kind for f in labelled.train[0].faults} == {rows.KIND}
+    rows.write(str(tmp_path / "few"), replace(fleet, faults=fleet.faults[:3]), CONFIG)
+    few = prepare(text.replace("?", "/few?"), CONFIG)
+    assert {f.kind for f in few.train[0].faults} - {injected.UNEXPLAINED} == {rows.KIND, injected.KIND}
 
 
 def test_fingerprint_knows_contents_only(fleet: Day) -> None:

@@ -133,6 +133,51 @@ fn faults_become_labels_when_they_end() {
     crate::process::wait_for("the label at the server", || (world.onnxd.metric(joined) >= 2.0).then_some(()));
 }
 
+/// What kube-state-metrics and Chaos Mesh's controller manager export: who has the label, and an experiment of `shop` in a phase.
+fn exported(phase: &str) -> String {
+    let label = |value: &str| format!(",label_onnxd_dev_chaos=\"{value}\"");
+    let pods = [
+        ("shop", "pay", label("StressChaos")),
+        // Of these none is hit: the label names another kind, there is none, nothing runs in the namespace.
+        ("shop", "ship", label("IOChaos")),
+        ("shop", "cart", String::new()),
+        ("ops", "batch", label("StressChaos")),
+    ];
+    let experiments =
+        [("shop", "StressChaos", phase), ("shop", "NetworkChaos", "running"), ("ml", "StressChaos", "running")];
+    let mut out = "# TYPE kube_pod_labels gauge\n".to_owned();
+    for (namespace, pod, label) in pods {
+        out += &format!("kube_pod_labels{{namespace=\"{namespace}\",pod=\"{pod}\",uid=\"8c2e-{pod}\"{label}}} 1\n");
+    }
+    out += "# TYPE chaos_controller_manager_chaos_experiments gauge\n";
+    for (namespace, kind, phase) in experiments {
+        let labels = format!("kind=\"{kind}\",namespace=\"{namespace}\",phase=\"{phase}\"");
+        out += &format!("chaos_controller_manager_chaos_experiments{{{labels}}} 1\n");
+    }
+    out
+}
+
+#[test]
+fn the_default_query_makes_a_label_of_an_experiment_of_chaos_mesh() {
+    let Some(world) = World::start(&["ops/batch", "shop/cart", "shop/pay", "shop/ship"]) else { return };
+    let mut collector = world.collector_with_default_faults();
+    // Most clusters have neither metric: nothing is said of that.
+    collector.until("collector_queries_total{channel=\"faults\",outcome=\"empty\"}", |queries| queries >= 2.0);
+    assert_eq!(collector.said("pods: faults", ""), 0, "{}", collector.program.log());
+    let seen = "collector_queries_total{channel=\"faults\",outcome=\"ok\"}";
+    world.fleet.others(&exported("injecting"));
+    collector.ticks("ok", 3.0);
+    assert_eq!(collector.value(seen), None, "it does not run yet");
+    world.fleet.others(&exported("running"));
+    collector.until(seen, |queries| queries >= 4.0);
+    assert_eq!(collector.value("collector_feedback_total{outcome=\"ok\"}"), Some(0.0));
+    world.fleet.others(&exported("finished"));
+    // One pod was hit. Labels of others would end, and be sent, with its own.
+    collector.until("collector_feedback_total{outcome=\"ok\"}", |labels| labels == 1.0);
+    let joined = "onnxd_feedback_total{model=\"anomaly\",source=\"chaos\",outcome=\"joined\"}";
+    crate::process::wait_for("the label at the server", || (world.onnxd.metric(joined) >= 2.0).then_some(()));
+}
+
 /// Half an hour of kubelet's and node-exporter's metrics, until now: half a core and 100 MB are the limits.
 fn kubelet() -> String {
     let times: Vec<i64> = (0..60).rev().map(|ago| now() - 30 * ago).collect();
@@ -185,10 +230,10 @@ fn the_default_queries_measure_pods_and_nodes() {
 
 #[test]
 fn the_pods_queries_are_those_that_training_asks() {
-    let script = "import json; from training.data.prometheus import Queries as Q; print(json.dumps([Q.cpu, Q.memory, Q.disk_io, list(Q.labels)]))";
+    let script = "import json; from training.data.prometheus import Queries as Q; print(json.dumps([Q.cpu, Q.memory, Q.disk_io, Q.faults, list(Q.labels)]))";
     let Some(text) = python(script, &[]) else { return };
     let sources = collector::sources::Sources::parse(collector::sources::DEFAULT).expect("the default");
     let pods = &sources.sources[0];
-    let ours = serde_json::json!([pods.cpu, pods.memory, pods.disk_io, pods.labels]);
+    let ours = serde_json::json!([pods.cpu, pods.memory, pods.disk_io, pods.faults, pods.labels]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), ours);
 }

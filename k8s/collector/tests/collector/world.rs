@@ -36,6 +36,8 @@ type Pods = BTreeMap<String, ([f64; 3], bool)>;
 /// Pods that are scraped. They end with the process.
 pub struct Fleet {
     pods: Arc<Mutex<Pods>>,
+    /// What others export, beside the pods.
+    others: Arc<Mutex<String>>,
     pub port: u16,
 }
 
@@ -45,12 +47,13 @@ impl Fleet {
         let pods = Arc::new(Mutex::new(pods.collect::<Pods>()));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let shared = Arc::clone(&pods);
+        let others = Arc::new(Mutex::new(String::new()));
+        let (shared, more) = (Arc::clone(&pods), Arc::clone(&others));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { continue };
                 let _ = stream.read(&mut [0; 4096]);
-                let body = page(&shared.lock().expect("pods"), now());
+                let body = page(&shared.lock().expect("pods"), now()) + more.lock().expect("a page").as_str();
                 let _ = write!(
                     stream,
                     "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -58,7 +61,7 @@ impl Fleet {
                 );
             }
         });
-        Self { pods, port }
+        Self { pods, others, port }
     }
 
     /// Changes what a pod shows.
@@ -68,6 +71,11 @@ impl Fleet {
 
     pub fn fault(&self, pod: &str, fault: bool) {
         self.pods.lock().expect("pods").get_mut(pod).expect("a pod").1 = fault;
+    }
+
+    /// Changes what others export: lines of the text format.
+    pub fn others(&self, page: &str) {
+        *self.others.lock().expect("a page") = page.to_owned();
     }
 
     /// A pod without a past.
@@ -164,6 +172,14 @@ impl World {
         let collector = Collector::start(self.path(), &all);
         self.prometheus.scrape(collector.ops.port());
         collector
+    }
+
+    /// The same, with faults by the default's query.
+    pub fn collector_with_default_faults(&self) -> Collector {
+        let default = collector::sources::Sources::parse(collector::sources::DEFAULT).expect("the default");
+        let sources = SOURCES.replace("max by (namespace, pod) (test_fault)", &default.sources[0].faults);
+        fs::write(self.path().join("faults.toml"), sources).expect("a file");
+        self.collector_by("faults.toml", &[])
     }
 
     /// The same, without the readback of alerts.

@@ -30,6 +30,12 @@ LIMITS = 'sum by (namespace, pod) (kube_pod_container_resource_limits{{resource=
 CPU = f"100 * {BY.format('rate(container_cpu_usage_seconds_total', '[2m])')} / {LIMITS.format('cpu')}"
 MEMORY = f"100 * {BY.format('container_memory_working_set_bytes', '')} / {LIMITS.format('memory')}"
 DISK_IO = " + ".join(BY.format(f"rate(container_fs_{what}_total", "[2m])") for what in ("reads", "writes"))
+FAULTS = (
+    'max by (namespace, pod) (label_replace(kube_pod_labels{label_onnxd_dev_chaos!=""}, "kind", "$1", '
+    '"label_onnxd_dev_chaos", "(.+)") and on (namespace, kind) '
+    '(chaos_controller_manager_chaos_experiments{phase="running"} > 0))'
+)
+"""Pods whose label onnxd.dev/chaos names a kind of Chaos Mesh's experiments, while one runs beside them."""
 
 Samples = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Time, int64 [T], Unix seconds, and values, float64 [T]."""
@@ -45,13 +51,14 @@ class Queries:
         disk_io: Disk operations a second.
         faults: A series is faulty while its sample is above 0, such as `ALERTS{alertstate="firing"}` or a chaos tool's
             gauge; the fault's kind is the label `kind`, else `alertname`, else `fault`. Empty: nobody knows of faults.
+            By default Chaos Mesh's experiments, which most clusters have none of.
         labels: They name a series: their values with `/` between.
     """
 
     cpu: str = CPU
     memory: str = MEMORY
     disk_io: str = DISK_IO
-    faults: str = ""
+    faults: str = FAULTS
     labels: tuple[str, ...] = ("namespace", "pod")
 
 
@@ -246,7 +253,7 @@ def _faults(asked: _Asked, query: str, span: tuple[int, int], series: list[Serie
                 absent += 1
     if absent:
         asked.note(f"{absent} faults are on series without samples: ignored")
-    if not faults:
+    if not faults and query != FAULTS:
         asked.note(f"faults: the query found none: {query}")
     return faults
 

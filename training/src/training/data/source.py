@@ -22,11 +22,13 @@ FORMS = """\
 Options, after ? with & between:
   all but nezha   days=14  share=0.8 of the time trains
   prometheus, rows   end=2026-01-31T00:00:00Z (default: now)
-                     inject=auto|on|off: faults that are made (auto: where there are no labels)
+                     inject=auto|on|off: faults that are made (auto: where fewer than 10 are labelled)
   prometheus   step=60  timeout=60  token_file=FILE (or PROMETHEUS_TOKEN)  queries=FILE.toml
                or each by itself, percent-encoded: cpu= memory= disk_io= faults= labels=namespace,pod
   synthetic   seed=0  pods=6  start=2026-01-05  drift_day=N  drift=level,limits,persistence
                kinds=cpu_stress,cpu_step,memory_leak,disk_storm  weekend=0.6 of the load of other days"""
+FEWEST_LABELLED = 10
+"""Fewer, as of a chaos experiment now and then, would leave one or two to test with: others are injected as well."""
 CONTINUOUS = {"days", "share"}
 STORED = CONTINUOUS | {"end", "inject"}
 OPTIONS = {
@@ -124,7 +126,7 @@ def prepare(text: str, config: Config, told: Told = nobody) -> Prepared:
     """Reads a source and splits it.
 
     Nezha is split by its days: `config.train_day` trains, `config.holdout_days` test. All others are split by time, see
-    `split`; where nobody labelled anything, faults are injected first (`injected.py`), unless `inject=off`.
+    `split`; where few or no faults are labelled, others are injected first (`injected.py`), unless `inject=off`.
 
     Raises:
         DataError: The text, the data or an option is not usable.
@@ -145,7 +147,7 @@ def prepare(text: str, config: Config, told: Told = nobody) -> Prepared:
 
 
 def _labelled(days: list[Day]) -> bool:
-    return any(fault.labelled_channel is not None for day in days for fault in day.faults)
+    return sum(fault.labelled_channel is not None for day in days for fault in day.faults) >= FEWEST_LABELLED
 
 
 def split(day: Day, config: Config, share: float) -> Prepared:
