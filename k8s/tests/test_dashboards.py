@@ -84,6 +84,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[panels.View]:
         addresses = monitoring.wait_for("onnxd's ports", lambda: ports.exists() and yaml.safe_load(ports.read_text()))
         http, ops = f"http://{addresses['http']}", addresses["ops"]
         monitoring.wait_for("onnxd is ready", lambda: requests.get(f"http://{ops}/readyz", timeout=5).ok)
+        models = lambda: requests.get(f"http://{ops}/status", timeout=5).json()["models"]  # noqa: E731
+        monitoring.wait_for("the challenger", lambda: not any(model["trying"] for model in models()))
         session = requests.Session()
         day = list(rows.Day().ticks())
         for tick in day:

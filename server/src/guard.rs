@@ -20,6 +20,10 @@ const FLOOR: f64 = 0.01;
 const TIMES: f64 = 3.0;
 /// Natural logarithm of the odds against chance, for one look; 600 looks (one a second in 10 minutes) make 5e-4.
 const EVIDENCE: f64 = 14.0;
+/// The same for looks at failures after the period; 86,400 looks (a day) make 5e-4.
+const LATE_EVIDENCE: f64 = 19.0;
+/// After the period failures are counted anew this often, so that hours without any hide none.
+const WINDOW: Duration = Duration::from_secs(600);
 /// Retries before they say whose fault it was.
 const RETRIES: u64 = 4;
 /// Runs before their times are compared, and by how much a run must be longer to matter.
@@ -69,6 +73,10 @@ pub struct Retried {
 }
 
 impl Retried {
+    const fn since(self, before: Self) -> Self {
+        Self { answered: self.answered - before.answered, failed: self.failed - before.failed }
+    }
+
     /// Of `bad` requests on which the champion failed, those that are its own fault. The shadow does not come to all.
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
     fn own(self, bad: u64) -> u64 {
@@ -134,6 +142,18 @@ impl Tally {
 }
 
 impl Counts {
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            answered: self.answered - before.answered,
+            failed: self.failed - before.failed,
+            not_finite: self.not_finite - before.not_finite,
+            unanswered: self.unanswered - before.unanswered,
+            runs: self.runs - before.runs,
+            rows: self.rows - before.rows,
+            seconds: self.seconds - before.seconds,
+        }
+    }
+
     const fn requests(&self) -> u64 {
         self.answered + self.failed + self.not_finite + self.unanswered
     }
@@ -166,8 +186,9 @@ pub struct Guard {
     pub previous: Arc<Challenger>,
     baseline: Counts,
     since: Instant,
-    /// How long it watches, and how long the champion before is compared at all.
-    period: Duration,
+    /// How long it watches for everything; never for anything without.
+    period: Option<Duration>,
+    /// How long it watches for failures, and the champion before is compared at all.
     compared: Duration,
     state: Mutex<State>,
     /// Mirrors `state` for the threads that serve.
@@ -177,9 +198,19 @@ pub struct Guard {
 #[derive(Debug)]
 enum State {
     Watching,
+    /// For failures only, as counted since then.
+    Failures(Window),
     /// Tripped; it is tried again then, if it is not done before.
     Tripped(Box<Evidence>, Instant, u32),
     Ended,
+}
+
+/// Where counting began.
+#[derive(Debug)]
+struct Window {
+    since: Instant,
+    counts: Counts,
+    retried: [Retried; 2],
 }
 
 /// What `/status` tells of a guard.
@@ -187,24 +218,24 @@ enum State {
 pub struct GuardStatus {
     /// The version it is compared with.
     pub against: String,
-    /// watching, tripped or ended.
+    /// watching, `watching_failures` after the period, tripped or ended.
     pub state: &'static str,
     /// Why it tripped.
     pub evidence: Option<Evidence>,
 }
 
 impl Guard {
-    /// A guard that begins now and watches for a period. `baseline` is what was counted of the one before, which is compared
-    /// for at least as long.
+    /// A guard that begins now. `baseline` is what was counted of the one before. It watches for all faults for a period, and for
+    /// failures as long as the one before is compared, at least as long; without a period it only compares.
     #[must_use]
-    pub fn new(previous: Arc<Challenger>, baseline: &Tally, period: Duration, compared: Duration) -> Self {
+    pub fn new(previous: Arc<Challenger>, baseline: &Tally, period: Option<Duration>, compared: Duration) -> Self {
         Self {
             previous,
             baseline: baseline.counts(),
             since: Instant::now(),
             period,
-            compared: compared.max(period),
-            state: Mutex::new(if period.is_zero() { State::Ended } else { State::Watching }),
+            compared: compared.max(period.unwrap_or_default()),
+            state: Mutex::new(if period.is_some() { State::Watching } else { State::Ended }),
             active: true.into(),
         }
     }
@@ -217,11 +248,10 @@ impl Guard {
     /// What `/status` tells; nothing of one that only compares.
     #[must_use]
     pub fn status(&self) -> Option<GuardStatus> {
-        if self.period.is_zero() {
-            return None;
-        }
+        self.period?;
         let (state, evidence) = match &*self.lock() {
             State::Watching => ("watching", None),
+            State::Failures(_) => ("watching_failures", None),
             State::Tripped(evidence, ..) => ("tripped", Some((**evidence).clone())),
             State::Ended => ("ended", None),
         };
@@ -240,15 +270,42 @@ impl Guard {
         let mut state = self.lock();
         match &mut *state {
             State::Ended => None,
-            State::Watching if self.since.elapsed() >= self.period => {
+            State::Watching | State::Failures(_) if self.since.elapsed() >= self.compared => {
                 *state = State::Ended;
                 None
             }
-            State::Watching => {
+            State::Watching if self.period.is_none_or(|period| self.since.elapsed() >= period) => {
+                let (since, counts) = (Instant::now(), tally.counts());
+                *state = State::Failures(Window { since, counts, retried: self.previous.retried() });
+                None
+            }
+            State::Failures(window) if window.since.elapsed() >= WINDOW => {
+                *window = Window { since: Instant::now(), counts: tally.counts(), retried: self.previous.retried() };
+                None
+            }
+            State::Watching | State::Failures(_) => {
                 // The shadow's thread may be off the CPU for long while it holds them: then the next look sees them.
                 let pairs = self.previous.try_statistics()?;
                 let (now, retried) = (tally.counts(), self.previous.retried());
-                let evidence = judge(&now, &self.baseline, &pairs, retried, self.since.elapsed())?;
+                let found = match &*state {
+                    State::Failures(Window { counts, retried: before, .. }) => {
+                        let retried = [retried[0].since(before[0]), retried[1].since(before[1])];
+                        judge_failures(&now.since(counts), &self.baseline, retried, LATE_EVIDENCE)
+                            .map(|found| (found, now.since(counts), retried))
+                    }
+                    _ => judge(&now, &self.baseline, &pairs, retried).map(|found| (found, now, retried)),
+                };
+                let ((test, finding), champion, [retried_failed, retried_not_finite]) = found?;
+                let evidence = Evidence {
+                    test,
+                    finding,
+                    champion,
+                    previous: self.baseline,
+                    retried_failed,
+                    retried_not_finite,
+                    decisions: pairs.decisions,
+                    after_seconds: self.since.elapsed().as_secs_f64(),
+                };
                 *state = State::Tripped(Box::new(evidence.clone()), Instant::now() + SILENT, 0);
                 Some(evidence)
             }
@@ -277,40 +334,33 @@ impl Guard {
     }
 }
 
+/// The test that a champion fails beside the one before, and a sentence.
+type Finding = (&'static str, String);
+
 /// Compares a champion with the one before.
-fn judge(
-    now: &Counts,
-    before: &Counts,
-    pairs: &Statistics,
-    [failed, not_finite]: [Retried; 2],
-    after: Duration,
-) -> Option<Evidence> {
+fn judge(now: &Counts, before: &Counts, pairs: &Statistics, retried: [Retried; 2]) -> Option<Finding> {
+    judge_failures(now, before, retried, EVIDENCE).or_else(|| slower(now, before)).or_else(|| alerts(pairs))
+}
+
+/// Compares how often they fail.
+fn judge_failures(now: &Counts, before: &Counts, [failed, not_finite]: [Retried; 2], evidence: f64) -> Option<Finding> {
     let rates = [
         ("errors", "failed in the model", failed.own(now.failed), before.failed),
         ("not_finite", "got an answer that was not finite", not_finite.own(now.not_finite), before.not_finite),
     ];
-    let rate = rates.into_iter().find_map(|(test, what, bad, bad_before)| {
+    rates.into_iter().find_map(|(test, what, bad, bad_before)| {
         let usual = share(bad_before, before.requests());
-        exceeds(bad, now.requests(), (TIMES * usual).max(FLOOR)).then(|| {
+        exceeds(bad, now.requests(), (TIMES * usual).max(FLOOR), evidence).then(|| {
             let (all, percent) = (now.requests(), 100.0 * share(bad, now.requests()));
-            let usual = 100.0 * usual;
+            let usual = match before.requests() {
+                0 => String::new(),
+                _ => format!(", which failed on {:.1} % in its time", 100.0 * usual),
+            };
             let text = format!(
-                "{percent:.1} % of the requests {what} ({bad} of {all}) and do not with the champion before, which failed on \
-                 {usual:.1} % in its time"
+                "{percent:.1} % of the requests {what} ({bad} of {all}) and do not with the champion before{usual}"
             );
             (test, text)
         })
-    });
-    let found = rate.or_else(|| slower(now, before)).or_else(|| alerts(pairs))?;
-    Some(Evidence {
-        test: found.0,
-        finding: found.1,
-        champion: *now,
-        previous: *before,
-        retried_failed: failed,
-        retried_not_finite: not_finite,
-        decisions: pairs.decisions.clone(),
-        after_seconds: after.as_secs_f64(),
     })
 }
 
@@ -319,21 +369,21 @@ fn share(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }
 
-/// Whether `bad` of `all` shows a rate above `rate`: the chance of so many under that rate is below e^-[`EVIDENCE`] by
+/// Whether `bad` of `all` shows a rate above `rate`: the chance of so many under that rate is below e^-`evidence` by
 /// Chernoff's bound, P(X >= k) <= exp(-n KL(k/n || rate)).
 #[expect(clippy::cast_precision_loss, reason = "exact for 2^53")]
-fn exceeds(bad: u64, all: u64, rate: f64) -> bool {
+fn exceeds(bad: u64, all: u64, rate: f64, evidence: f64) -> bool {
     let (observed, rate) = (share(bad, all), rate.min(0.99));
     if observed <= rate {
         return false;
     }
     let term = |p: f64, q: f64| if p > 0.0 { p * (p / q).ln() } else { 0.0 };
-    all as f64 * (term(observed, rate) + term(1.0 - observed, 1.0 - rate)) > EVIDENCE
+    all as f64 * (term(observed, rate) + term(1.0 - observed, 1.0 - rate)) > evidence
 }
 
 /// Runs of the same size that take far longer.
 #[expect(clippy::cast_precision_loss, reason = "exact for 2^53")]
-fn slower(now: &Counts, before: &Counts) -> Option<(&'static str, String)> {
+fn slower(now: &Counts, before: &Counts) -> Option<Finding> {
     if now.runs < RUNS || before.runs < RUNS {
         return None;
     }
@@ -349,7 +399,7 @@ fn slower(now: &Counts, before: &Counts) -> Option<(&'static str, String)> {
 }
 
 /// Decisions on the same rows of which one model makes far more.
-fn alerts(pairs: &Statistics) -> Option<(&'static str, String)> {
+fn alerts(pairs: &Statistics) -> Option<Finding> {
     let count = |key: &str| pairs.decisions.get(key).copied().unwrap_or(0);
     let (both, only_now, only_before) = (count("true>true"), count("true>false"), count("false>true"));
     if pairs.decided < PAIRS || only_now + only_before < DIFFERENT {
@@ -377,7 +427,7 @@ mod tests {
 
     fn test(now: Counts, before: Counts, pairs: &Statistics) -> Option<&'static str> {
         let answered = Retried { answered: 10, failed: 0 };
-        judge(&now, &before, pairs, [answered; 2], Duration::ZERO).map(|evidence| evidence.test)
+        judge(&now, &before, pairs, [answered; 2]).map(|(test, _)| test)
     }
 
     #[test]
@@ -390,12 +440,24 @@ mod tests {
         assert_eq!(test(counts(700, 300), counts(950, 50), &none), Some("errors"));
         let not_finite = Counts { not_finite: 50, ..counts(50, 0) };
         assert_eq!(test(not_finite, Counts::default(), &none), Some("not_finite"));
-        let judged = |retried| judge(&counts(5000, 1000), &counts(1000, 0), &none, [retried; 2], Duration::ZERO);
+        let judged = |retried| judge(&counts(5000, 1000), &counts(1000, 0), &none, [retried; 2]);
         assert_eq!(judged(Retried { answered: 0, failed: 100 }), None, "any client can send what no model takes");
         assert_eq!(judged(Retried::default()), None, "nothing was tried with the one before");
         assert!(judged(Retried { answered: 50, failed: 50 }).is_some(), "half of them are its own");
         let overload = Counts { unanswered: 900, ..counts(100, 0) };
         assert_eq!(test(overload, counts(1000, 0), &none), None, "a busy hour");
+    }
+
+    #[test]
+    fn failures_after_the_period_need_more_evidence_and_are_counted_anew() {
+        let (day, bad) = (counts(9_000_000, 100), counts(9_000_000, 105));
+        let retried = [Retried { answered: 5, failed: 0 }; 2];
+        let late = |now: &Counts| judge_failures(now, &Counts::default(), retried, LATE_EVIDENCE).map(|(test, _)| test);
+        assert_eq!(late(&bad), None, "beside a day without any");
+        assert_eq!(late(&bad.since(&day)), Some("errors"));
+        assert_eq!(late(&counts(0, 4)), None, "enough for one of 600 looks, not for one of a day");
+        let (_, text) = judge_failures(&counts(0, 5), &Counts::default(), retried, LATE_EVIDENCE).expect("a finding");
+        assert_eq!(text, "100.0 % of the requests failed in the model (5 of 5) and do not with the champion before");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -65,6 +65,34 @@ pub struct Probe {
     pub room: Memory,
 }
 
+/// What a trial waits for.
+enum Heard {
+    Answer(String),
+    Stop,
+}
+
+/// Where a trial listens.
+pub(crate) struct Line {
+    heard: Receiver<Heard>,
+    answer: Sender<Heard>,
+}
+
+/// Ends a trial in a child, from another thread.
+pub(crate) struct Stop(Sender<Heard>);
+
+impl Stop {
+    pub(crate) fn stop(&self) {
+        // It has ended otherwise.
+        let _ = self.0.send(Heard::Stop);
+    }
+}
+
+/// A line, and what ends the trial at its other end.
+pub(crate) fn line() -> (Stop, Line) {
+    let (answer, heard) = channel();
+    (Stop(answer.clone()), Line { heard, answer })
+}
+
 /// What the child is told before the bytes.
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -93,8 +121,19 @@ impl Probe {
         artifact: &Artifact,
         manifest: Option<&[u8]>,
     ) -> Result<Profile, Rejection> {
+        self.examine_until(runtime, artifact, manifest, &line().1)
+    }
+
+    /// The same, but that it may be stopped.
+    pub(crate) fn examine_until(
+        &self,
+        runtime: &Runtime,
+        artifact: &Artifact,
+        manifest: Option<&[u8]>,
+        line: &Line,
+    ) -> Result<Profile, Rejection> {
         match &self.executable {
-            Some(executable) => self.in_child(executable, runtime, artifact, manifest, false),
+            Some(executable) => self.in_child(executable, runtime, artifact, manifest, line, false),
             None => check::examine(runtime, artifact),
         }
     }
@@ -110,7 +149,7 @@ impl Probe {
         manifest: Option<&[u8]>,
     ) -> Result<(Profile, Derived), Rejection> {
         match &self.executable {
-            Some(executable) => self.in_child(executable, runtime, artifact, manifest, true),
+            Some(executable) => self.in_child(executable, runtime, artifact, manifest, &line().1, true),
             None => derive::derive(runtime, artifact),
         }
     }
@@ -140,6 +179,7 @@ impl Probe {
         runtime: &Runtime,
         artifact: &Artifact,
         manifest: Option<&[u8]>,
+        line: &Line,
         derive: bool,
     ) -> Result<T, Rejection> {
         let failed = |what: &str, e: &dyn std::fmt::Display| {
@@ -172,7 +212,7 @@ impl Probe {
         let mut message = serde_json::to_vec(&head).map_err(|e| failed("cannot describe the model to", &e))?;
         message.push(b'\n');
         message.extend_from_slice(manifest.unwrap_or_default());
-        let output = self.converse(&mut child, message, artifact);
+        let output = self.converse(&mut child, message, artifact, line);
         let used = process::stat(&child.id().to_string()).map(|stat| stat.cpu);
         if output.as_ref().is_none_or(|(answer, _)| !answer.is_empty()) {
             // It has answered, or never will. Killing one that has just ended fails, and that is fine.
@@ -195,10 +235,10 @@ impl Probe {
         }
     }
 
-    /// Sends the model and reads what the child says on both its outputs; `None` when it takes too long.
-    fn converse(&self, child: &mut Child, head: Vec<u8>, artifact: &Artifact) -> Option<(String, String)> {
+    /// Sends the model and reads what the child says on both its outputs; `None` when it takes too long, or is stopped.
+    fn converse(&self, child: &mut Child, head: Vec<u8>, artifact: &Artifact, line: &Line) -> Option<(String, String)> {
         let (mut input, mut output, mut errors) = (child.stdin.take()?, child.stdout.take()?, child.stderr.take()?);
-        let (done, ended) = channel();
+        let done = line.answer.clone();
         let (onnx, external) = (artifact.onnx.clone(), artifact.external.clone());
         std::thread::spawn(move || {
             // A child that dies early closes the pipe; its exit status tells why.
@@ -218,11 +258,13 @@ impl Probe {
         std::thread::spawn(move || {
             let mut text = vec![];
             let _ = output.by_ref().take(1 << 20).read_to_end(&mut text);
-            let _ = done.send(String::from_utf8_lossy(&text).into_owned());
+            let _ = done.send(Heard::Answer(String::from_utf8_lossy(&text).into_owned()));
         });
-        match ended.recv_timeout(self.timeout) {
-            Ok(answer) => Some((answer, complaint.recv_timeout(Duration::from_secs(1)).unwrap_or_default())),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        match line.heard.recv_timeout(self.timeout) {
+            Ok(Heard::Answer(answer)) => {
+                Some((answer, complaint.recv_timeout(Duration::from_secs(1)).unwrap_or_default()))
+            }
+            Ok(Heard::Stop) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
         }
     }
 }

@@ -215,3 +215,48 @@ fn the_champion_before_is_compared_after_a_restart_too() {
     assert_eq!(refused["version"], json!("1"), "{refused}");
     assert_eq!((server.predict(&row(1)).is_object(), previous(&server)), (true, json!(null)));
 }
+
+/// Trials of a server that run in children of its own.
+fn children(server: &Server) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server runs");
+    let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    children.map(|pids| pids.split_whitespace().count()).sum()
+}
+
+/// While it is tried out, which takes longer than any test waits, everything else goes on.
+#[test]
+fn a_challenger_that_hangs_holds_nothing_up() {
+    let repo = Repo::new();
+    for (version, name) in [(1, "good"), (2, "hang"), (3, "other"), (4, "good"), (5, "other")] {
+        repo.install(version, name);
+    }
+    repo.point(1, Some(2));
+    let server = Server::launch(repo.path(), &["--probe-timeout", "10m"]);
+    serves(&server, 1);
+    let trying = |server: &Server| server.model_status("anomaly")["trying"].clone();
+    assert_eq!(trying(&server), json!(["2"]));
+    assert_eq!(server.ops("/readyz").status, 200);
+    server.predict(&row(1));
+
+    // A new version is tried out in its place, and it begins anew.
+    repo.point(3, Some(2));
+    serves(&server, 3);
+    wait_for("the second trial", || {
+        let lines =
+            server.log().lines().filter(|line| line.contains("trying out a model") && line.contains("\"2\"")).count();
+        (lines == 2).then_some(())
+    });
+    // Going back needs no trial.
+    repo.point(1, Some(2));
+    serves(&server, 1);
+    assert_eq!((trying(&server), children(&server)), (json!(["2"]), 1));
+
+    // Other challengers wait, and go on when it is not wanted any more.
+    point(&repo, 4, &[2, 4, 5]);
+    wait_for("the others", || (trying(&server) == json!(["2", "4", "5"])).then_some(()));
+    point(&repo, 5, &[4, 5]);
+    wait_for("the others", || (roles(&server).len() == 2).then_some(()));
+    assert_eq!((trying(&server), children(&server)), (json!([]), 0));
+    assert_eq!(server.model_status("anomaly")["rejected"], json!([]));
+    server.predict(&row(2));
+}

@@ -15,6 +15,7 @@ async fn an_engine_predicts_shadows_and_swaps_in_process() {
     let options = Options { poll_interval: Duration::from_secs(1), ..Options::new(repo.path()) };
     let engine = Engine::open(options).expect("opened");
     engine.wait(Duration::from_secs(30)).expect("serving");
+    wait_for("the challenger", || engine.shadow("anomaly"));
     let body = br#"{"cpu_zscore": 3, "memory_zscore": 1}"#;
     let good: Value = serde_json::from_slice(&engine.predict("anomaly", body).await.expect("an answer")).expect("JSON");
     assert_eq!(good["anomaly"], json!(false));

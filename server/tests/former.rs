@@ -33,7 +33,7 @@ fn a_champion_before_that_hangs_holds_nothing_up() {
     repo.point(1, None);
     repo.point(2, None);
     just_promoted(&repo);
-    let server = Server::start(repo.path(), &["--probe-timeout", "3s"]);
+    let server = Server::launch(repo.path(), &["--probe-timeout", "3s"]);
     let trying = |server: &Server| server.log().lines().filter(|line| line.contains("trying out a model")).count();
     wait_for("its trial", || (trying(&server) == 2).then_some(()));
     assert_eq!(server.model_status("anomaly")["rejected"], json!([]), "it is not known yet");

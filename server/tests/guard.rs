@@ -96,7 +96,9 @@ fn an_incident_after_a_promotion_is_no_reason_to_go_back() {
     settled(&server, repo.point(2, None));
     assert_eq!(server.model_status("anomaly")["guard"]["state"], "watching");
     let incident = load(&server, 12.0);
-    wait_for("the end of the watch", || (server.model_status("anomaly")["guard"]["state"] == "ended").then_some(()));
+    wait_for("the end of the period", || {
+        (server.model_status("anomaly")["guard"]["state"] == "watching_failures").then_some(())
+    });
     let (answered, problems) = incident.finish();
     assert!(problems.is_empty() && answered > 500, "{answered}: {problems:?}");
     let status = server.model_status("anomaly");
@@ -116,7 +118,9 @@ fn rows_that_no_model_takes_are_no_reason_to_go_back() {
     let server = Server::start(repo.path(), &["--guard-period", "4s"]);
     settled(&server, repo.point(2, None));
     let load = load(&server, 55.0);
-    wait_for("the end of the watch", || (server.model_status("anomaly")["guard"]["state"] == "ended").then_some(()));
+    wait_for("the end of the period", || {
+        (server.model_status("anomaly")["guard"]["state"] == "watching_failures").then_some(())
+    });
     let (answered, _) = load.finish();
     assert!(answered > 100, "{answered}");
     assert_eq!(server.model_status("anomaly")["champion"]["version"], json!("2"));
@@ -145,11 +149,11 @@ fn a_new_challenger_does_not_keep_the_guard_from_rolling_back() {
     let repo = S3Repo::serving("good", None);
     repo.install(2, "fails-sometimes");
     let token = tempfile::NamedTempFile::new().expect("a file");
-    fs::write(token.path(), "secret").expect("written");
+    fs::write(token.path(), "a-secret-of-the-tests").expect("written");
     let token = token.path().to_str().expect("text");
     let server = repo.serve(&["--models", "anomaly", "--poll-interval", "1h", "--admin-token-file", token]);
     repo.point(2, None);
-    let headers = [("authorization", "Bearer secret")];
+    let headers = [("authorization", "Bearer a-secret-of-the-tests")];
     let reload = common::http::request(server.ops, "POST", "/models/anomaly/reload", &headers, b"");
     assert_eq!(reload.status, 200, "{}", reload.text());
     assert_eq!(server.model_status("anomaly")["guard"]["state"], "watching");
@@ -211,4 +215,49 @@ fn of_two_replicas_one_rolls_back_and_both_follow() {
     wait_for("the record", || written(epoch + 1).then_some(()));
     assert!(!written(epoch + 2));
     assert_eq!(first.post("/predict", &row(1).to_string()).header("x-model-version"), "1");
+}
+
+/// A server that starts after the promotion has the champion before to compare with, too.
+#[test]
+fn a_champion_that_was_promoted_before_the_start_is_watched() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "fails-sometimes");
+    let arguments = ["promote", "2", "--repository", repo.path().to_str().expect("text")];
+    let (code, _, errors) = common::onnxd(&arguments);
+    assert_eq!(code, 0, "{errors}");
+    let server = Server::start(repo.path(), &[]);
+    let guard =
+        wait_for("the guard", || Some(server.model_status("anomaly")["guard"].clone()).filter(Value::is_object));
+    assert_eq!((&guard["against"], &guard["state"]), (&json!("1"), &json!("watching")));
+    let load = load(&server, 55.0);
+    serves(&server, 1);
+    drop(load.finish());
+    let record = record(&repo, repo.aliases()["epoch"].as_u64().expect("a number"));
+    assert_eq!(
+        (&record["evidence"]["test"], &record["evidence"]["previous"]["answered"]),
+        (&json!("errors"), &json!(0))
+    );
+}
+
+/// The champion fails only after the period.
+#[test]
+fn failures_are_watched_as_long_as_the_one_before_is_compared() {
+    let repo = Repo::serving("good", None);
+    repo.install(2, "fails-sometimes");
+    let server = Server::start(repo.path(), &["--guard-period", "1s"]);
+    settled(&server, repo.point(2, None));
+    let quiet = load(&server, 0.0);
+    wait_for("the end of the period", || {
+        (server.model_status("anomaly")["guard"]["state"] == "watching_failures").then_some(())
+    });
+    drop(quiet.finish());
+    let failing = load(&server, 55.0);
+    let status = serves(&server, 1);
+    drop(failing.finish());
+    let record = record(&repo, status["epoch"].as_u64().expect("a number"));
+    assert_eq!(record["evidence"]["test"], "errors", "{record}");
+    assert!(record["evidence"]["after_seconds"].as_f64().is_some_and(|seconds| seconds > 1.0), "{record}");
+    // What was answered in the period is no part of it.
+    let champion = &record["evidence"]["champion"];
+    assert!(champion["failed"].as_u64() > champion["answered"].as_u64(), "{record}");
 }

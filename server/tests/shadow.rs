@@ -144,6 +144,7 @@ fn a_challenger_that_only_fails_is_paused() {
 #[cfg(target_os = "linux")]
 #[test]
 fn only_shadow_and_loading_step_back() {
+    const LOADING: [&str; 2] = ["load", "trial"];
     let repo = Repo::serving("good", Some("other"));
     let server = Server::start(repo.path(), &[]);
     let threads = || -> Vec<(String, bool, String)> {
@@ -161,12 +162,13 @@ fn only_shadow_and_loading_step_back() {
     // It is the first thing that these threads do, which may be after the server is ready.
     let threads = wait_for("threads that step back", || {
         let threads = threads();
-        let back =
-            |(name, idle, nice): &&(String, bool, String)| name == "shadow" && *idle || name == "load" && nice == "5";
-        (threads.iter().filter(back).count() == 2).then_some(threads)
+        let back = |(name, idle, nice): &&(String, bool, String)| {
+            name == "shadow" && *idle || LOADING.contains(&&**name) && nice == "5"
+        };
+        (threads.iter().filter(back).count() == 3).then_some(threads)
     });
     for (name, idle, nice) in threads {
         assert_eq!(idle, name == "shadow", "{name} has an idle policy");
-        assert_eq!(nice, if name == "load" { "5" } else { "0" }, "nice of {name}");
+        assert_eq!(nice, if LOADING.contains(&&*name) { "5" } else { "0" }, "nice of {name}");
     }
 }

@@ -77,7 +77,7 @@ struct Shared {
     kept: Option<Arc<Kept>>,
     /// How many looks were asked for by someone who waits, and how many of these were answered.
     asked: AtomicU64,
-    answered: Mutex<u64>,
+    answered: Mutex<Answered>,
     looked_again: Condvar,
     looked: Mutex<bool>,
     first_look: Condvar,
@@ -86,6 +86,14 @@ struct Shared {
     judging: judging::Judging,
     /// Labels on their way to the other servers.
     passing: passing::Passing,
+}
+
+/// What is known of the looks that were asked for.
+#[derive(Default)]
+struct Answered {
+    looks: u64,
+    /// The models of which a version is being tried out.
+    trying: BTreeSet<String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -149,7 +157,7 @@ impl Engine {
             reading: Mutex::default(),
             kept,
             asked: AtomicU64::new(0),
-            answered: Mutex::new(0),
+            answered: Mutex::default(),
             looked_again: Condvar::new(),
             looked: Mutex::new(false),
             first_look: Condvar::new(),
@@ -160,7 +168,7 @@ impl Engine {
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| format!("cannot start a thread: {e}"))
         };
-        let swapper = Swapper::new(context).map_err(|e| format!("cannot start a thread: {e}"))?;
+        let swapper = Swapper::new(context, hints.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
         let swapping = Arc::clone(&shared);
         let swap = start(
             "swap",
@@ -196,7 +204,7 @@ impl Engine {
         Ok(Self { shared, hints, threads })
     }
 
-    /// Waits until every model of the repository was tried once.
+    /// Waits until every champion of the repository was tried once; challengers may still be on their way.
     ///
     /// # Errors
     /// What was refused, when no model serves or when it takes longer than `limit`.
@@ -340,14 +348,15 @@ impl Engine {
         let _ = self.hints.send(Hint::Changed);
     }
 
-    /// Reads the repository now and waits until that was done, for `limit` at most; `false` when it took longer.
+    /// Reads the repository now and waits until that was done and the versions of a model that it found are tried out, for `limit`
+    /// at most; `false` when it took longer.
     #[must_use]
-    pub fn look_and_wait(&self, limit: Duration) -> bool {
+    pub fn look_and_wait(&self, name: &str, limit: Duration) -> bool {
         let ticket = self.shared.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.look();
         let until = Instant::now() + limit;
         let mut answered = lock(&self.shared.answered);
-        while *answered < ticket {
+        while answered.looks < ticket || answered.trying.contains(name) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -390,7 +399,7 @@ impl Shared {
         loop {
             // Who asks counts first and hints then: whoever is counted here is answered by this look.
             let asked = self.asked.load(Ordering::SeqCst);
-            if asked > *lock(&self.answered) {
+            if asked > lock(&self.answered).looks {
                 hint = Some(Hint::Changed);
             }
             // One look answers all hints that came before it.
@@ -403,11 +412,11 @@ impl Shared {
             swapper.step(self, hint.take());
             *lock(&self.reading) = swapper.reading();
             // A model that takes long to come does not keep those that serve from being used.
-            if swapper.has_tried_all() || self.is_serving() {
+            if swapper.has_tried(self.is_serving()) {
                 *lock(&self.looked) = true;
                 self.first_look.notify_all();
             }
-            *lock(&self.answered) = asked;
+            *lock(&self.answered) = Answered { looks: asked, trying: swapper.trying() };
             self.looked_again.notify_all();
             swapper.release();
             match hints.recv_timeout(swapper.next_step()) {
@@ -416,7 +425,7 @@ impl Shared {
                     hint = Some(Hint::Changed);
                     std::thread::sleep(HINTS);
                 }
-                Ok(Hint::Fetched) => hint = Some(Hint::Fetched),
+                Ok(Hint::Done) => hint = Some(Hint::Done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }

@@ -12,14 +12,14 @@ impl Engine {
     #[must_use]
     pub fn unload(&self, name: &str, limit: Duration) -> bool {
         lock(&self.shared.held).insert(name.into());
-        self.look_and_wait(limit)
+        self.look_and_wait(name, limit)
     }
 
     /// Reads the repository now, and serves a model again that was unloaded. Waits as [`Engine::unload`] does.
     #[must_use]
     pub fn load(&self, name: &str, limit: Duration) -> bool {
         lock(&self.shared.held).remove(name);
-        self.look_and_wait(limit)
+        self.look_and_wait(name, limit)
     }
 
     /// Whether a model is not served because of [`Engine::unload`].

@@ -146,15 +146,19 @@ pub(super) fn permit(room: &'static Semaphore) -> Result<SemaphorePermit<'static
 }
 
 pub(super) async fn look(state: &Arc<State>, model: &str) -> Result<Response, Problem> {
-    let shared = Arc::clone(state);
+    let (shared, name) = (Arc::clone(state), model.to_owned());
     let permit = permit(&RELOADS)?;
     let looked = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        shared.engine.look_and_wait(PATIENCE)
+        shared.engine.look_and_wait(&name, PATIENCE)
     });
     let looked = looked.await;
     if !looked.map_err(|_| Problem::internal())? {
-        let detail = format!("the repository was not read within {} s; it is tried again", PATIENCE.as_secs());
+        let seconds = PATIENCE.as_secs();
+        let detail = format!(
+            "the repository was not read, or a model not tried out, within {seconds} s; it goes on: GET /status on the \
+             operations port tells how it ends"
+        );
         return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, detail));
     }
     if let Some(error) = state.engine.reading().error {

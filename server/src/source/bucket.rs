@@ -324,7 +324,7 @@ impl Bucket {
             // Nobody waits for it any more when the server stops.
             let _ = sender.send(result);
             if let Some(hints) = hints {
-                let _ = hints.send(Hint::Fetched);
+                let _ = hints.send(Hint::Done);
             }
         });
         Fetching { done, handle: handle.abort_handle(), progress }
@@ -332,10 +332,8 @@ impl Bucket {
 
     /// Ends the fetches that neither the listing nor `served`, which is what may serve instead, asks for.
     pub(super) fn keep_only(&self, listing: &Listing, served: &BTreeMap<String, Wanted>) {
-        let names = |wanted: &Wanted, task: &Task| {
-            let mut all = wanted.challengers.iter().chain(&wanted.previous).chain([&wanted.champion]);
-            all.any(|revision| Task::of(&task.model, revision) == *task)
-        };
+        let names =
+            |wanted: &Wanted, task: &Task| wanted.all().any(|revision| Task::of(&task.model, revision) == *task);
         self.fetcher.cache.touch_notes(&self.fetcher.id, listing.keys().cloned().collect());
         lock(&self.tasks).retain(|task, fetching| {
             let wanted = match listing.get(&task.model) {

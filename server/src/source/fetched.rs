@@ -11,6 +11,7 @@ use crate::model::manifest::Manifest;
 use crate::model::{Artifact, External, ModelId};
 
 /// A version's bytes, verified.
+#[derive(Clone)]
 pub struct Fetched {
     /// The model.
     pub artifact: Artifact,

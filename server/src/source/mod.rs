@@ -90,6 +90,11 @@ impl Wanted {
     pub const fn of(champion: Revision) -> Self {
         Self { champion, challengers: vec![], misnamed: vec![], previous: None, promoted_at: None, epoch: 0 }
     }
+
+    /// Every version that it names.
+    pub fn all(&self) -> impl Iterator<Item = &Revision> {
+        [&self.champion].into_iter().chain(&self.challengers).chain(&self.previous)
+    }
 }
 
 /// Every model of a repository with what is wanted of it, or why that cannot be told.
@@ -100,8 +105,8 @@ pub type Listing = BTreeMap<String, Result<Wanted, String>>;
 pub enum Hint {
     /// The repository may have changed.
     Changed,
-    /// A download ended.
-    Fetched,
+    /// A download or a trial ended.
+    Done,
 }
 
 /// Where a repository is and how it is read.
@@ -250,7 +255,7 @@ impl Source {
         Ok(Some(Wanted::of(Revision::pinned(version, &sha256(&manifest.bytes)))))
     }
 
-    /// Reads and verifies one version; `None` while it is being downloaded, which ends with [`Hint::Fetched`].
+    /// Reads and verifies one version; `None` while it is being downloaded, which ends with [`Hint::Done`].
     ///
     /// # Errors
     /// At `fetch` when it cannot be read (worth another try), at `verify` when it is not what it should be.

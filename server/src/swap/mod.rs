@@ -4,12 +4,14 @@
 //! Either the new set serves, or the old one goes on as if nothing had happened and the reason is in one log line, one
 //! metric and the status. A bad champion refuses the whole set; a bad challenger only leaves its own place empty, since a
 //! challenger must never hold the champion back. One thread does all of it, the heavy parts at low priority,
-//! away from requests.
+//! away from requests; what may take long, downloads and trials, goes on beside it, and the set is looked at again at their end.
 
 mod recall;
 mod transact;
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,7 +21,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::model::check::{Profile, Rejection, Stage};
 use crate::model::runtime::Runtime;
-use crate::model::{ModelId, Threads};
+use crate::model::{Duty, ModelId, Threads};
 use crate::probe::Probe;
 use crate::record::{self, Recording};
 use crate::serving::ServingSet;
@@ -27,11 +29,15 @@ use crate::shadow;
 use crate::shadow::kept::Kept;
 use crate::source::{Hint, Listing, Source, Wanted};
 use crate::threads::LowPriority;
+use trial::Trials;
 
 /// Profiles that are remembered, so that going back to a version does not probe it again.
 const KNOWN_PROFILES: usize = 64;
 /// The first pause before a fetch that failed is tried again; doubled each time, up to the poll interval.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
+
+/// How long the thread sleeps at most while it waits for the end of a trial, which wakes it.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Why a name does not serve that is held.
 const UNLOADED: &str = "it was unloaded by a call: load it to serve it again";
@@ -60,6 +66,8 @@ pub struct Report {
     pub wanted: Option<Wanted>,
     /// What was refused of it.
     pub rejected: Vec<Rejected>,
+    /// Versions that are being tried out, or wait for that.
+    pub trying: Vec<String>,
     /// Why the repository's wish cannot be read.
     pub error: Option<String>,
 }
@@ -85,6 +93,7 @@ pub(crate) struct Context {
 pub(crate) struct Swapper {
     context: Arc<Context>,
     loader: LowPriority,
+    trials: Trials,
     attempts: HashMap<String, Attempt>,
     profiles: HashMap<ModelId, Profile>,
     /// Files in which requests are recorded, by model.
@@ -111,14 +120,33 @@ pub struct Reading {
     pub from_cache: bool,
 }
 
+/// What a version is wanted as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Champion,
+    Challenger,
+    /// The champion before.
+    Previous,
+}
+
+impl Role {
+    const fn duty(self) -> Duty {
+        match self {
+            // A rollback then loads nothing.
+            Self::Champion | Self::Previous => Duty::Serve,
+            Self::Challenger => Duty::Shadow,
+        }
+    }
+}
+
 /// The last try for one name.
 #[derive(Default)]
 struct Attempt {
     wanted: Option<Result<Wanted, String>>,
     /// When it is tried again, and how often it was.
     retry: Option<(Instant, u32)>,
-    /// Whether a version of it is being downloaded.
-    fetching: bool,
+    /// Whether a version of it is being downloaded or tried out.
+    coming: bool,
     /// Whether that is the champion.
     waits: bool,
     /// The reasons that were logged.
@@ -129,9 +157,9 @@ struct Attempt {
 #[derive(Default)]
 struct Outcome {
     rejected: Vec<Rejected>,
-    /// The champion is being downloaded: what serves goes on.
+    /// The champion is being downloaded or tried out: what serves goes on.
     champion_comes: bool,
-    /// A challenger, or the champion before, is being downloaded.
+    /// A challenger, or the champion before, is.
     challenger_comes: bool,
     /// There is more to do once this serves.
     more: bool,
@@ -156,13 +184,15 @@ pub(crate) trait Lanes {
 }
 
 impl Swapper {
-    pub(crate) fn new(context: Context) -> std::io::Result<Self> {
+    pub(crate) fn new(context: Context, hints: Sender<Hint>) -> std::io::Result<Self> {
         let read_at = context.source.last_read();
         let served = context.source.last_served();
         let (context, loader) = (Arc::new(context), LowPriority::start()?);
+        let trials = Trials::start(Arc::clone(&context), hints)?;
         Ok(Self {
             context,
             loader,
+            trials,
             attempts: HashMap::new(),
             profiles: HashMap::new(),
             recordings: HashMap::new(),
@@ -178,7 +208,7 @@ impl Swapper {
     /// Reads the repository when it is time to, and brings each name to what is wanted of it. While the repository cannot
     /// be read, what serves goes on; a process that never read it serves what its cache says served last.
     pub(crate) fn step(&mut self, lanes: &impl Lanes, hint: Option<Hint>) {
-        let look = hint == Some(Hint::Changed) || Instant::now() >= self.next_look;
+        let look = hint == Some(Hint::Changed) || (!self.waits_for_trials() && Instant::now() >= self.next_look);
         if look {
             self.look(lanes, hint == Some(Hint::Changed));
         }
@@ -208,6 +238,7 @@ impl Swapper {
                 self.state.read_at = Some(SystemTime::now());
                 // A folder that comes back is tried anew. What serves goes on without its folder.
                 self.attempts.retain(|name, _| listing.contains_key(name));
+                self.trials.keep_names(&|name| listing.contains_key(name));
                 lanes.forget(&listing);
                 source.keep_only(&listing, &self.served);
                 let outcome = if self.listing.as_ref() == Some(&listing) { "unchanged" } else { "changed" };
@@ -239,14 +270,15 @@ impl Swapper {
         }
         lanes.withdraw(name);
         self.retired.extend(set);
+        self.trials.keep_only(name, &|_| false);
         let wanted = tried.and_then(|tried| tried.wanted?.ok());
-        lanes.report(name, Report { wanted, rejected: vec![], error: Some(UNLOADED.into()) });
+        lanes.report(name, Report { wanted, error: Some(UNLOADED.into()), ..Report::default() });
         tracing::info!(model = name, "unloaded by a call");
     }
 
     fn is_due(&self, name: &str, wanted: &Result<Wanted, String>) -> bool {
         self.attempts.get(name).is_none_or(|last| {
-            last.fetching
+            last.coming
                 || last.wanted.as_ref() != Some(wanted)
                 || last.retry.is_some_and(|(at, _)| Instant::now() >= at)
         })
@@ -256,8 +288,14 @@ impl Swapper {
     pub(crate) fn next_step(&self) -> Duration {
         let now = Instant::now();
         let retries = self.attempts.values().filter_map(|a| a.retry).map(|(at, _)| at);
-        let next = retries.chain([self.next_look]).min().unwrap_or(now).saturating_duration_since(now);
+        let next_look = if self.waits_for_trials() { now + LONGEST_WAIT } else { self.next_look };
+        let next = retries.chain([next_look]).min().unwrap_or(now).saturating_duration_since(now);
         if self.retired.is_empty() { next } else { next.min(FIRST_RETRY) }
+    }
+
+    /// A repository that fails may keep this thread for seconds at each look: what is being tried out is served before.
+    fn waits_for_trials(&self) -> bool {
+        self.failures > 0 && !self.trials.names().is_empty()
     }
 
     /// Drops the sets that nobody uses any more.
@@ -265,14 +303,20 @@ impl Swapper {
         self.retired.retain(|set| Arc::strong_count(set) > 1);
     }
 
+    /// The models of which a version is being tried out, or waits for that.
+    pub(crate) fn trying(&self) -> BTreeSet<String> {
+        self.trials.names()
+    }
+
     /// How reading the repository goes.
     pub(crate) fn reading(&self) -> Reading {
         self.state.clone()
     }
 
-    /// Whether every champion was tried, none of them is still on its way.
-    pub(crate) fn has_tried_all(&self) -> bool {
-        !self.attempts.values().any(|attempt| attempt.waits)
+    /// Whether every champion was tried: none of them is still on its way, or, where others serve already, none but those that are
+    /// downloaded.
+    pub(crate) fn has_tried(&self, is_serving: bool) -> bool {
+        if is_serving { !self.trials.has_champions() } else { !self.attempts.values().any(|attempt| attempt.waits) }
     }
 
     /// The epoch of the pointer by which a name serves, or served before this process started.
@@ -285,7 +329,13 @@ impl Swapper {
 
     fn attempt(&mut self, name: &str, wanted: Result<Wanted, String>, lanes: &impl Lanes) -> Report {
         let mut attempt = Attempt { wanted: Some(wanted.clone()), ..Attempt::default() };
-        let last = self.attempts.remove(name).filter(|last| last.wanted == attempt.wanted).unwrap_or_default();
+        let last = self.attempts.remove(name).filter(|last| last.wanted == attempt.wanted).unwrap_or_else(|| {
+            let served = self.served.get(name).map(Ok);
+            let may_serve: Vec<&Wanted> = [Some(wanted.as_ref()), served].into_iter().flatten().flatten().collect();
+            self.trials
+                .keep_only(name, &|revision| may_serve.iter().any(|wanted| wanted.all().any(|one| one == revision)));
+            Attempt::default()
+        });
         // A pointer that is gone, or hidden by a wrong answer, must not promote whatever has the highest number.
         let wanted = wanted.and_then(|wanted| {
             let gone = wanted.epoch == 0 && self.pointer(name, lanes) > 0;
@@ -303,7 +353,7 @@ impl Swapper {
             }
             Ok(wanted) => {
                 let Outcome { rejected, champion_comes, challenger_comes, more } = self.transact(name, &wanted, lanes);
-                (attempt.fetching, attempt.waits) = (champion_comes || challenger_comes, champion_comes);
+                (attempt.coming, attempt.waits) = (champion_comes || challenger_comes, champion_comes);
                 if more {
                     attempt.retry = Some((Instant::now(), 0));
                 }
@@ -318,10 +368,16 @@ impl Swapper {
                     self.tell(name, rejection, &last.told);
                 }
                 attempt.told = rejected.iter().map(|r| r.reason.clone()).collect();
-                if champion_comes || rejected.iter().any(|r| r.role == "champion") {
+                // A trial is over soon, a download is not.
+                let is_far = champion_comes && !self.trials.is_open(name, &wanted.champion);
+                if is_far || rejected.iter().any(|r| r.role == "champion") {
                     self.fall_back(name, Some(&wanted), &mut attempt, lanes);
                 }
-                Report { wanted: Some(wanted), rejected, error: None }
+                if !attempt.coming && attempt.retry.is_none() {
+                    // Nobody will ask for them.
+                    self.trials.keep_only(name, &|_| false);
+                }
+                Report { wanted: Some(wanted), rejected, trying: self.trials.of(name), error: None }
             }
         };
         self.attempts.insert(name.into(), attempt);
@@ -347,7 +403,7 @@ impl Swapper {
                 return;
             }
             if champion_comes {
-                (attempt.fetching, attempt.waits) = (true, true);
+                (attempt.coming, attempt.waits) = (true, true);
                 return;
             }
             for Rejected { reason, .. } in rejected {

@@ -5,9 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Lanes, Outcome, Swapper};
-use crate::guard::Guard;
-use crate::model::Duty;
+use super::{Lanes, Outcome, Role, Swapper};
+use crate::guard::{Guard, Tally};
 use crate::model::check::Stage;
 use crate::serving::ServingSet;
 use crate::shadow::PREVIOUS;
@@ -34,7 +33,7 @@ impl Swapper {
         let Some((revision, left)) = self.forgotten(&set, wanted) else { return };
         let version = &revision.version;
         // A rollback then loads nothing.
-        let model = match self.obtain(name, revision, Duty::Serve, Some(&set)) {
+        let model = match self.obtain(name, revision, Role::Previous, Some(&set)) {
             Ok(Some(model)) => model,
             Ok(None) => return outcome.challenger_comes = true,
             Err(rejection) => return outcome.rejected.push(rejection.of("previous", version)),
@@ -49,8 +48,10 @@ impl Swapper {
                 return outcome.rejected.push(rejection.of("previous", version));
             }
         };
-        // What the champion did before the restart is not known, so that nothing is left to guard it by.
-        let guard = Guard::new(former, &set.tally, Duration::ZERO, left);
+        // What the one before did in its time is not known any more, so that runs have nothing to be longer than.
+        let (period, age) = (self.context.guard_period, self.context.compare_previous.saturating_sub(left));
+        let period = (!period.is_zero()).then(|| period.saturating_sub(age));
+        let guard = Guard::new(former, &Tally::default(), period, left);
         let set = ServingSet {
             champion: Arc::clone(&set.champion),
             challengers: set.challengers.clone(),

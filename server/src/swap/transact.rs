@@ -1,19 +1,20 @@
 //! The transaction: fetch, verify, probe, load, publish.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::{Context, KNOWN_PROFILES, Lanes, Outcome, Swapper};
+use super::trial::Found;
+use super::{Context, KNOWN_PROFILES, Lanes, Outcome, Role, Swapper};
 use crate::guard::Guard;
 use crate::metrics::ModelMetrics;
 use crate::model::check::{Profile, Rejection, Stage};
-use crate::model::{Duty, Model, ModelId};
+use crate::model::{Model, ModelId};
+use crate::probe::Line;
 use crate::record::{self, Recording};
 use crate::serving::ServingSet;
 use crate::shadow::{self, Challenger, Observer, PREVIOUS};
 use crate::source::aliases::MOST_CHALLENGERS;
-use crate::source::{Revision, Wanted};
+use crate::source::{Fetched, Revision, Wanted};
 use crate::verdict::drift::Drift;
 use crate::verdict::state::Recorder;
 
@@ -21,45 +22,14 @@ use crate::verdict::state::Recorder;
 const _: () = assert!(shadow::MOST == MOST_CHALLENGERS);
 
 impl Context {
-    /// Fetches, probes and loads; a model in `memory` with the same bytes is taken as it is.
-    fn load(
-        &self,
-        name: &str,
-        wanted: &Revision,
-        duty: Duty,
-        profiles: &mut HashMap<ModelId, Profile>,
-        memory: &[Arc<Model>],
-    ) -> Result<Option<Arc<Model>>, Rejection> {
+    /// Tries out a version that was fetched.
+    pub(super) fn examine(&self, fetched: &Fetched, line: &Line) -> Result<Profile, Rejection> {
+        let ModelId { name, version, .. } = &fetched.artifact.id;
+        tracing::info!(model = name, version, bytes = fetched.artifact.onnx.len(), "trying out a model");
         let start = Instant::now();
-        let Some(fetched) = self.source.fetch(name, wanted)? else { return Ok(None) };
-        self.metrics.stage("fetch", start.elapsed());
-        let id = &fetched.artifact.id;
-        if let Some(model) = memory.iter().find(|model| model.id == *id) {
-            return Ok(Some(Arc::clone(model)));
-        }
-        let profile = match profiles.get(id) {
-            Some(profile) => profile.clone(),
-            None => {
-                let start = Instant::now();
-                tracing::info!(
-                    model = name,
-                    version = id.version,
-                    bytes = fetched.artifact.onnx.len(),
-                    "trying out a model"
-                );
-                let profile = self.probe.examine(&self.runtime, &fetched.artifact, fetched.manifest.as_deref())?;
-                self.metrics.stage("probe", start.elapsed());
-                if profiles.len() >= KNOWN_PROFILES {
-                    profiles.clear();
-                }
-                profiles.insert(id.clone(), profile.clone());
-                profile
-            }
-        };
-        let start = Instant::now();
-        let model = Model::load(&self.runtime, &fetched.artifact, profile, duty, self.threads)?;
-        self.metrics.stage("load", start.elapsed());
-        Ok(Some(Arc::new(model)))
+        let profile = self.probe.examine_until(&self.runtime, &fetched.artifact, fetched.manifest.as_deref(), line)?;
+        self.metrics.stage("probe", start.elapsed());
+        Ok(profile)
     }
 }
 
@@ -148,7 +118,9 @@ impl Swapper {
         for warning in &now.profile.warnings {
             tracing::warn!(model = name, version = champion, "{warning}");
         }
-        self.context.metrics.swap(name, "champion", "published", "publish");
+        if !old.as_ref().is_some_and(|old| same(&old.champion, &now)) {
+            self.context.metrics.swap(name, "champion", "published", "publish");
+        }
         if challengers.is_some() {
             self.context.metrics.swap(name, "challenger", "published", "publish");
         }
@@ -172,6 +144,7 @@ impl Swapper {
         let previous = self.start(name, Arc::clone(&old.champion), PREVIOUS, champion);
         let previous =
             previous.inspect_err(|error| tracing::error!(model = name, %error, "no guard watches the champion"));
+        let period = (!period.is_zero()).then_some(period);
         Some(Arc::new(Guard::new(Arc::new(previous.ok()?), &old.tally, period, compared)))
     }
 
@@ -181,7 +154,7 @@ impl Swapper {
         wanted: &Revision,
         old: Option<&ServingSet>,
     ) -> Result<Option<Arc<Model>>, Rejection> {
-        let Some(champion) = self.obtain(name, wanted, Duty::Serve, old)? else { return Ok(None) };
+        let Some(champion) = self.obtain(name, wanted, Role::Champion, old)? else { return Ok(None) };
         if let Some(old) = old
             && !self.context.allow_signature_change
             // Going back is always allowed, and so is the manifest of what was served without one.
@@ -262,7 +235,7 @@ impl Swapper {
         champion: &Arc<Model>,
         old: Option<&ServingSet>,
     ) -> Result<Option<Arc<Challenger>>, Rejection> {
-        let Some(model) = self.obtain(name, wanted, Duty::Shadow, old)? else { return Ok(None) };
+        let Some(model) = self.obtain(name, wanted, Role::Challenger, old)? else { return Ok(None) };
         model.signature.can_shadow(&champion.signature).map_err(|e| Stage::Verify.reject(e))?;
         // The statistics are of one champion against one challenger: they go on only while both stay.
         let kept = old.filter(|old| Arc::ptr_eq(&old.champion, champion)).into_iter();
@@ -276,12 +249,12 @@ impl Swapper {
             .map_err(|e| Stage::Load.not_yet(format!("cannot start a thread: {e}")))
     }
 
-    /// The model in memory if it is there, else fetched, probed and loaded; `None` while it is being downloaded.
+    /// The model in memory if it is there, else fetched, tried out and loaded; `None` while it is being downloaded or tried out.
     pub(super) fn obtain(
         &mut self,
         name: &str,
         wanted: &Revision,
-        duty: Duty,
+        role: Role,
         old: Option<&ServingSet>,
     ) -> Result<Option<Arc<Model>>, Rejection> {
         let in_memory: Vec<&Arc<Model>> = old
@@ -290,7 +263,7 @@ impl Swapper {
                 let challengers = old.challengers.iter().map(|challenger| challenger.model());
                 [&old.champion].into_iter().chain(challengers).chain(&old.previous)
             })
-            .filter(|model| model.can_do(duty))
+            .filter(|model| model.can_do(role.duty()))
             .collect();
         if let Some(sha256) = &wanted.manifest_sha256
             && let Some(model) = in_memory
@@ -299,16 +272,46 @@ impl Swapper {
         {
             return Ok(Some(Arc::clone(model)));
         }
-        let (context, name, wanted) = (Arc::clone(&self.context), name.to_owned(), wanted.clone());
-        let memory: Vec<Arc<Model>> = in_memory.into_iter().map(Arc::clone).collect();
-        let mut profiles = std::mem::take(&mut self.profiles);
-        let done = self.loader.run(move || {
-            let model = context.load(&name, &wanted, duty, &mut profiles, &memory);
-            (model, profiles)
-        });
-        let (model, profiles) =
-            done.unwrap_or_else(|| (Err(Stage::Load.reject("loading it panicked, see the log")), HashMap::new()));
-        self.profiles = profiles;
-        model
+        let is_champion = role == Role::Champion;
+        let (fetched, profile) = match self.trials.find(name, wanted, is_champion) {
+            Some(Found::Comes) => return Ok(None),
+            Some(Found::Refused(rejection)) => return Err(rejection),
+            Some(Found::Passed(fetched, profile)) => {
+                if self.profiles.len() >= KNOWN_PROFILES {
+                    self.profiles.clear();
+                }
+                self.profiles.insert(fetched.artifact.id.clone(), Profile::clone(&profile));
+                (*fetched, *profile)
+            }
+            None => {
+                let Some(fetched) = self.fetch(name, wanted)? else { return Ok(None) };
+                if let Some(model) = in_memory.iter().find(|model| model.id == fetched.artifact.id) {
+                    return Ok(Some(Arc::clone(model)));
+                }
+                let Some(profile) = self.profiles.get(&fetched.artifact.id).cloned() else {
+                    self.trials.add(name, wanted, is_champion, fetched);
+                    return Ok(None);
+                };
+                (fetched, profile)
+            }
+        };
+        let (context, start) = (Arc::clone(&self.context), Instant::now());
+        let load = move || Model::load(&context.runtime, &fetched.artifact, profile, role.duty(), context.threads);
+        let loaded =
+            self.loader.run(load).unwrap_or_else(|| Err(Stage::Load.reject("loading it panicked, see the log")));
+        let model = loaded?;
+        self.context.metrics.stage("load", start.elapsed());
+        Ok(Some(Arc::new(model)))
+    }
+
+    fn fetch(&self, name: &str, wanted: &Revision) -> Result<Option<Fetched>, Rejection> {
+        let (source, start) = (Arc::clone(&self.context.source), Instant::now());
+        let (name, wanted) = (name.to_owned(), wanted.clone());
+        let fetched = self.loader.run(move || source.fetch(&name, &wanted));
+        let fetched = fetched.unwrap_or_else(|| Err(Stage::Fetch.reject("reading it panicked, see the log")))?;
+        if fetched.is_some() {
+            self.context.metrics.stage("fetch", start.elapsed());
+        }
+        Ok(fetched)
     }
 }

@@ -112,6 +112,7 @@ class Server:
         """Waits until every model of the repository was tried and the server says that it serves."""
         self.ports = until("the ports file", self._read_ports, patience)
         until("readiness", lambda: self._alive() and self.ops("GET", "/readyz").status == 200, patience)
+        until("the challengers", lambda: not any(model["trying"] for model in self.ops("GET", "/status").json()["models"]))
         return self
 
     def _alive(self) -> bool:

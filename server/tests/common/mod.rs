@@ -70,7 +70,17 @@ impl Server {
     pub fn start(repository: &Path, args: &[&str]) -> Self {
         let server = Self::launch(repository, args);
         wait_for("readiness", || (server.ops("/readyz").status == 200).then_some(()));
+        server.wait_for_trials();
         server
+    }
+
+    /// Waits until no version is being tried out.
+    pub fn wait_for_trials(&self) {
+        wait_for("the trials", || {
+            let status = self.ops("/status").json();
+            let mut models = status["models"].as_array().expect("a list").iter();
+            models.all(|model| model["trying"] == Value::Array(vec![])).then_some(())
+        });
     }
 
     /// Starts a server and waits until it listens.

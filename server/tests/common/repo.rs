@@ -121,12 +121,13 @@ impl Repo {
     }
 }
 
-/// Waits until an epoch was taken up: published or refused.
+/// Waits until an epoch was taken up: published or refused, all of it tried out.
 #[track_caller]
 pub fn settled(server: &Server, epoch: u64) -> Value {
     wait_for("the swap", || {
         let status = server.model_status("anomaly");
         let done = status["wanted"]["epoch"] == json!(epoch)
+            && status["trying"] == json!([])
             && (status["epoch"] == json!(epoch) || !status["rejected"].as_array()?.is_empty());
         done.then_some(status)
     })

@@ -229,7 +229,11 @@ impl Onnxd {
         let ops: SocketAddr = program.until("onnxd", || {
             let bound: Value = serde_json::from_str(&fs::read_to_string(&ports).ok()?).ok()?;
             let ops = bound["ops"].as_str()?.parse().ok()?;
-            (get(ops, "/readyz")?.0 == 200).then_some(ops)
+            // The challenger is there too, so that it sees all rows.
+            let status: Value = serde_json::from_str(&get(ops, "/status")?.1).ok()?;
+            let models = status["models"].as_array()?;
+            let tried = models.iter().all(|model| model["trying"] == Value::Array(vec![]));
+            (get(ops, "/readyz")?.0 == 200 && tried).then_some(ops)
         });
         Some(Self { program, port, ops, folder: folder.into(), args })
     }
