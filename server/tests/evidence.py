@@ -41,6 +41,15 @@ def below(events: int, trials: int, limit: float) -> float:
     return logsumexp(ratios) - np.log(64)
 
 
+def ratio(alarms: list[int], limit: float) -> list[float]:
+    """The logarithms of E, of the challenger giving more, and fewer, alarms than `limit` times the champion's: trials of both,
+    the champion alone, the challenger alone."""
+    gains = np.array([1 - limit, -limit, 1])
+    stakes = (np.arange(64) + 0.5) / 64 / max(limit, 1)
+    wealth = [np.log1p(np.outer(sign * stakes, gains)) @ np.array(alarms) for sign in (1, -1)]
+    return [logsumexp(each) - np.log(64) for each in wealth]
+
+
 def averaged(values: list[float]) -> float:
     """The logarithm of the mean of e-values."""
     return np.log(np.mean(np.exp(values)))
@@ -211,8 +220,9 @@ def draws(rows: list[list], labels: list[list]) -> list[int]:
     return np.sum(counts, axis=0).tolist()
 
 
-def scores(champion: list[float], challenger: list[float]) -> float:
-    """PSI of the scores, in bins of their logits, or of their inverse hyperbolic sines outside of 0 to 1."""
+def scores(champion: list[float], challenger: list[float]) -> list[float]:
+    """PSI of the scores, in bins of their logits, or of their inverse hyperbolic sines outside of 0 to 1; the other distances of
+    those inside."""
 
     def binned(values: list[float]) -> np.ndarray:
         x = np.array(values)
@@ -222,7 +232,8 @@ def scores(champion: list[float], challenger: list[float]) -> float:
         bins = np.clip(np.floor((space + 8) * 4), 0, 63).astype(int) + np.where(inside, 0, 64)
         return np.bincount(bins, minlength=128)
 
-    return distances(binned(champion), binned(challenger), 1.0)[0]
+    a, b = binned(champion), binned(challenger)
+    return [distances(a, b, 1.0)[0], *distances(a[:64], b[:64], 0.25)[1:]]
 
 
 def drift(entry: dict, values: list[float | None]) -> list[float]:
@@ -257,7 +268,7 @@ def main() -> None:
     """Answers each case."""
     cases = json.load(sys.stdin)
     several = (improvement, band, more, draws, scores, drift, quantiles, distances)
-    functions = {f.__name__: f for f in (mcnemar, above, below, averaged, differs, *several)}
+    functions = {f.__name__: f for f in (mcnemar, above, below, ratio, averaged, differs, *several)}
     answers = []
     for case in cases:
         answer = functions[case["function"]](*case["arguments"])

@@ -4,7 +4,7 @@ mod common;
 
 use common::peer::{Peer, challenger, champion, compared, state, told, two_days, version};
 use common::repo::Repo;
-use common::{Server, onnxd};
+use common::{Server, onnxd, wait_for};
 use onnxd::shadow::origin::now;
 use onnxd::verdict::state::Evidence;
 use serde_json::{Value, json};
@@ -234,4 +234,28 @@ fn the_command_says_what_was_asked_in_vain() {
     let server = Server::launch(empty.path(), &[]);
     let (code, _, errors) = onnxd(&["verdict", "--peers", &server.ops.to_string()]);
     assert!(code == 1 && errors.contains("no model yet: onnxd push adds one"), "{errors}");
+}
+
+/// One that answers wrongly when it is tried out needs no evidence to lose.
+#[test]
+fn a_challenger_that_servers_refuse_has_lost() {
+    let repo = Repo::serving("good", Some("wrong-golden"));
+    let server = Server::start(repo.path(), &[]);
+    let (peers, repository) = (server.ops.to_string(), repo.path().to_str().expect("text").to_owned());
+    let (code, said, errors) = onnxd(&["verdict", "--peers", &peers, "--repository", &repository, "--explain"]);
+    assert_eq!(code, 11, "{said}{errors}");
+    for part in
+        ["reject: version 2 (challenger)", "refused at golden: ", "the manifest expects", "--apply takes version 2"]
+    {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    let verdict = server.ops("/models/anomaly/verdict").json();
+    assert_eq!((&verdict["verdicts"][0]["decision"], &verdict["previous"]), (&json!("reject"), &json!(null)));
+    drop(server);
+    let server = Server::start(repo.path(), &["--verdict", "auto", "--verdict-interval", "100ms"]);
+    let record = repo.record(2);
+    assert_eq!((&record["action"], &record["champion"]), (&json!("reject"), &json!("1")), "{record}");
+    assert!(record["reason"].as_str().is_some_and(|why| why.starts_with("version 2: refused at golden")), "{record}");
+    wait_for("the new pointer", || (server.model_status("anomaly")["epoch"] == json!(2)).then_some(()));
+    assert_eq!(repo.aliases()["challengers"], json!([]));
 }

@@ -8,10 +8,13 @@ use std::time::Instant;
 
 use super::{Engine, Shared, lock};
 use crate::judge::{self, Judgement, Mode, StepKind};
+use crate::model::check::Stage;
 use crate::promotion::{self, Author, ChangeError};
+use crate::shadow::ROLES;
 use crate::shadow::origin::now;
-use crate::shadow::state::State;
+use crate::shadow::state::{Refused, State};
 use crate::source::Hint;
+use crate::swap::Rejected;
 
 /// Servers of which each may ask all others every time that it judges.
 const OFTEN: usize = 8;
@@ -41,6 +44,12 @@ impl Drop for Busy {
 }
 
 impl Engine {
+    /// The challengers of an epoch that are refused for what they are.
+    #[must_use]
+    pub fn refused(&self, model: &str, epoch: u64) -> Vec<Refused> {
+        self.shared.refused(model, epoch)
+    }
+
     /// The latest verdicts and drifts of models: by what all servers saw, as far as they were asked.
     #[must_use]
     pub fn judgements(&self) -> Vec<Judgement> {
@@ -51,7 +60,22 @@ impl Engine {
 impl Shared {
     fn shadow_state(&self, model: &str) -> Option<State> {
         let set = self.lanes.load().get(model)?.serving.get()?;
-        Some(State::of(model.into(), self.id.clone(), self.options.event_time, &set))
+        let refused = self.refused(model, set.epoch);
+        Some(State::of(model.into(), self.id.clone(), self.options.event_time, &set, refused))
+    }
+
+    /// The challengers of an epoch that are refused for what they are: that they cannot be read says nothing of them.
+    fn refused(&self, model: &str, epoch: u64) -> Vec<Refused> {
+        let reports = lock(&self.reports);
+        let report = reports.get(model).filter(|report| report.wanted.as_ref().is_some_and(|w| w.epoch == epoch));
+        let rejected = report.into_iter().flat_map(|report| &report.rejected);
+        let of_challengers = rejected.filter(|r| r.role == ROLES[0] && r.stage != Stage::Fetch && !r.passing);
+        of_challengers
+            .map(|Rejected { version, stage, reason, .. }| Refused {
+                version: version.clone(),
+                reason: format!("refused at {stage}: {reason}"),
+            })
+            .collect()
     }
 
     /// Judges, if it is time, on a thread of its own: to ask other servers and to write may take long.
@@ -82,7 +106,7 @@ impl Shared {
                 return;
             }
             let Some(own) = self.shadow_state(&name) else { continue };
-            let compared = !own.challengers.is_empty() || own.previous.is_some();
+            let compared = !own.challengers.is_empty() || !own.refused.is_empty() || own.previous.is_some();
             if !compared && own.drift.features.is_empty() {
                 continue;
             }

@@ -230,7 +230,8 @@ pub(super) async fn shadow_state(state: &State, model: &str) -> Result<shadow::s
     let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
     let (name, server) = (lane.name.clone(), state.engine.id().to_owned());
     let event_time = state.engine.options().event_time;
+    let refused = state.engine.refused(&name, set.epoch);
     // The shadow's threads, which get a CPU only when it is idle, may hold what they count.
-    let told = tokio::task::spawn_blocking(move || shadow::state::State::of(name, server, event_time, &set)).await;
-    told.map_err(|_| Problem::internal())
+    let told = move || shadow::state::State::of(name, server, event_time, &set, refused);
+    tokio::task::spawn_blocking(told).await.map_err(|_| Problem::internal())
 }

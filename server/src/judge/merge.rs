@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::shadow::state::{Compared, State, Version};
+use crate::shadow::state::{Compared, Refused, State, Version};
 use crate::shadow::stats::Statistics;
+use crate::shadow::{MOST, ROLES};
 use crate::verdict::drift::Drift;
 use crate::verdict::state::Evidence;
 
@@ -21,6 +22,8 @@ pub(super) struct Merged {
     /// Those that did not, or not of this champion, and why.
     pub(super) missing: Vec<String>,
     pub(super) challengers: Vec<Contender>,
+    /// Challengers that no server runs, and why: those that refused them say so.
+    pub(super) refused: Vec<(Contender, Vec<String>)>,
     pub(super) previous: Option<Contender>,
     /// How inputs differ from those of the champion's training.
     pub(super) drift: Drift,
@@ -62,6 +65,8 @@ impl Merged {
         told.iter().for_each(|state| drift.merge(&state.drift));
         let compared = told.iter().flat_map(|state| state.challengers.iter().chain(&state.previous));
         let recorded = compared.filter_map(|compared| compared.evidence.until).max();
+        let challengers = contenders(&told, |state| state.challengers.iter().collect());
+        let refused = refused(&told, &challengers);
         Ok(Self {
             recorded: recorded.filter(|_| judged.event_time),
             drift,
@@ -71,7 +76,8 @@ impl Merged {
             horizon: judged.horizon_seconds,
             told: told.len(),
             missing,
-            challengers: contenders(&told, |state| state.challengers.iter().collect()),
+            challengers,
+            refused,
             previous: former(&told),
         })
     }
@@ -123,11 +129,44 @@ fn contenders<'a>(told: &[&'a State], run: impl Fn(&'a State) -> Vec<&'a Compare
     for contender in &mut contenders {
         for state in told {
             if !run(state).iter().any(|compared| compared.version == contender.version) {
-                contender.lacking.push(state.server.clone());
+                let refused = state.refused.iter().find(|refused| refused.version == contender.version.version);
+                contender.lacking.push(match refused {
+                    Some(refused) => format!("{} does not run it: {}", state.server, refused.reason),
+                    None => format!("{} does not run it", state.server),
+                });
             }
         }
     }
     contenders
+}
+
+/// The versions that servers refused and none runs, in the places that are left, each with every reason.
+fn refused(told: &[&State], run: &[Contender]) -> Vec<(Contender, Vec<String>)> {
+    let mut free = ROLES[..MOST].iter().filter(|role| !run.iter().any(|one| one.role == **role));
+    let mut all: Vec<(Contender, Vec<String>)> = vec![];
+    for Refused { version, reason } in told.iter().flat_map(|state| &state.refused) {
+        if run.iter().any(|one| one.version.version == *version) {
+            continue;
+        }
+        if let Some((_, reasons)) = all.iter_mut().find(|(known, _)| known.version.version == *version) {
+            if !reasons.contains(reason) {
+                reasons.push(reason.clone());
+            }
+        } else if let Some(role) = free.next() {
+            // Its bytes may be none that anyone could read.
+            let version = Version { version: version.clone(), sha256: String::new() };
+            let contender = Contender {
+                role: (*role).into(),
+                version,
+                statistics: Statistics::default(),
+                evidence: Evidence::default(),
+                drift: Drift::default(),
+                lacking: vec![],
+            };
+            all.push((contender, vec![reason.clone()]));
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -158,9 +197,26 @@ mod tests {
             horizon_seconds: None,
             champion: version("2"),
             challengers,
+            refused: vec![],
             drift: Drift::default(),
             previous,
         }
+    }
+
+    /// What is refused on all servers has lost; what runs on some says who refuses it.
+    #[test]
+    fn who_is_refused_everywhere_is_in_a_place_of_its_own() {
+        let refused = |version: &str, reason: &str| Refused { version: version.into(), reason: reason.into() };
+        let mut states = [state("a", vec![compared("challenger", "3", 5)], None), state("b", vec![], None)];
+        states[0].refused = vec![refused("4", "wrong")];
+        states[1].refused = vec![refused("3", "too large"), refused("4", "wrong"), refused("5", "dead")];
+        let merged = Merged::of(&states, &[]).expect("two told");
+        assert_eq!(merged.challengers[0].lacking, ["b does not run it: too large"]);
+        let told: Vec<_> = merged.refused.iter().map(|(one, why)| (&*one.role, &*one.version.version, why)).collect();
+        assert_eq!(
+            told,
+            [("challenger-2", "4", &vec!["wrong".to_owned()]), ("challenger-3", "5", &vec!["dead".into()])]
+        );
     }
 
     /// A challenger is to run everywhere; the champion before only where it was in memory.
@@ -175,7 +231,7 @@ mod tests {
         let merged = Merged::of(&states, &[]).expect("three told");
         let previous = merged.previous.expect("two compare it");
         assert_eq!((previous.evidence.requests, previous.lacking.as_slice()), (14, [].as_slice()));
-        assert_eq!(merged.challengers[0].lacking, ["started since"]);
+        assert_eq!(merged.challengers[0].lacking, ["started since does not run it"]);
         assert_eq!((merged.told, merged.missing.len()), (3, 0));
         assert!(Merged::of(&states[..1], &[]).expect("one told").previous.is_none());
     }

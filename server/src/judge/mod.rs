@@ -206,7 +206,10 @@ pub fn judge(states: &[State], missing: &[String], settings: &Settings, now: u64
         mode: settings.mode,
         at: now,
         epoch: merged.epoch,
-        verdicts: merged.challengers.iter().map(|one| judged(one, &rule(one), &seen, &merged)).collect(),
+        verdicts: {
+            let run = merged.challengers.iter().map(|one| judged(one, &rule(one), &seen, &merged));
+            run.chain(merged.refused.iter().map(|(one, reasons)| refused(one, reasons, &merged))).collect()
+        },
         previous: merged.previous.as_ref().map(|one| judged(one, &back, &seen, &merged)),
         drift: shown::drift(&merged.drift),
         servers: Servers { told: merged.told, missing: merged.missing },
@@ -228,6 +231,25 @@ fn judged(one: &Contender, rule: &Rule, seen: &Circumstances, merged: &Merged) -
     }
 }
 
+/// What could not be loaded or answered wrongly when it was tried out has lost, without any further evidence.
+fn refused(one: &Contender, reasons: &[String], merged: &Merged) -> Judged {
+    let verdict = Verdict {
+        decision: Decision::Reject,
+        reasons: reasons.to_vec(),
+        improvement: None,
+        conditions: vec![],
+        band: vec![],
+        estimate: vec![],
+    };
+    Judged {
+        role: one.role.clone(),
+        version: one.version.clone(),
+        verdict: complete(verdict, &merged.missing, &one.lacking),
+        shown: Shown::of(one),
+        drift: BTreeMap::new(),
+    }
+}
+
 /// Says who is missing, and holds what would be rejected without them: what they saw may say the opposite.
 fn complete(mut verdict: Verdict, missing: &[String], lacking: &[String]) -> Verdict {
     if missing.is_empty() && lacking.is_empty() {
@@ -239,6 +261,6 @@ fn complete(mut verdict: Verdict, missing: &[String], lacking: &[String]) -> Ver
         verdict.reasons = vec![format!("not all servers have told, else it would be decided: {reasons}")];
     }
     verdict.reasons.extend(missing.iter().cloned());
-    verdict.reasons.extend(lacking.iter().map(|server| format!("{server} does not run it")));
+    verdict.reasons.extend(lacking.iter().cloned());
     verdict
 }

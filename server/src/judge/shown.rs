@@ -9,8 +9,9 @@ use crate::shadow::stats::Statistics;
 use crate::verdict::draws::{Labelled, Told};
 use crate::verdict::drift::{Drift, Feature};
 use crate::verdict::evidence::Alarms;
+use crate::verdict::scores::Distances;
 use crate::verdict::sketch::Sketch;
-use crate::verdict::state::{Events, Evidence, Source};
+use crate::verdict::state::{Events, Evidence, Labels, Source};
 
 /// Counts and shares of one version beside the champion, all servers together.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +30,10 @@ pub struct Shown {
     pub labels: BTreeMap<Source, BTreeMap<&'static str, Counted>>,
     /// How the scores are distributed.
     pub scores: Sides<Vec<u64>>,
+    /// How far apart these are.
+    pub score_distances: Option<Distances>,
+    /// Mean squared difference of the scores from the labels, of rows that have both (Brier).
+    pub brier: Option<Sides<f64>>,
     /// How long both took for the same rows.
     pub latency: Sides<Quantiles>,
     /// Rows that the challenger failed on.
@@ -111,6 +116,8 @@ impl Shown {
             alarms: evidence.draws.alarms().any,
             labels: labels(evidence),
             scores: Sides { champion: scores.champion.counts.clone(), challenger: scores.challenger.counts.clone() },
+            score_distances: scores.distances(),
+            brier: brier(evidence),
             latency: Sides {
                 champion: Quantiles::of(&latency.champion),
                 challenger: Quantiles::of(&latency.challenger),
@@ -120,6 +127,12 @@ impl Shown {
             statistics: statistics.clone(),
         }
     }
+}
+
+fn brier(evidence: &Evidence) -> Option<Sides<f64>> {
+    let mut all = Labels::default();
+    evidence.labels.values().for_each(|labels| all.merge(*labels));
+    all.brier.means().map(|(champion, challenger)| Sides { champion, challenger })
 }
 
 fn labels(evidence: &Evidence) -> BTreeMap<Source, BTreeMap<&'static str, Counted>> {

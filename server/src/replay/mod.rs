@@ -240,6 +240,7 @@ impl Replay {
             horizon_seconds: self.champion.signature.horizon(),
             champion: version(&self.champion),
             challengers: self.contenders.iter().map(compared).collect(),
+            refused: vec![],
             drift: self.drifts.state(),
             previous: None,
         }

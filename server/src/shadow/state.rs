@@ -27,6 +27,9 @@ pub struct State {
     pub champion: Version,
     /// What scores in the shadow, in the order of `aliases.json`.
     pub challengers: Vec<Compared>,
+    /// What should score and was refused for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refused>,
     /// How the values that came differ from those of the champion's training.
     #[serde(default)]
     pub drift: Drift,
@@ -55,6 +58,15 @@ pub struct Version {
     pub sha256: String,
 }
 
+/// A challenger that this server refused, and will refuse again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its number.
+    pub version: String,
+    /// The stage of the swap that refused it, and one sentence.
+    pub reason: String,
+}
+
 /// A version that is compared with the champion.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Compared {
@@ -78,7 +90,7 @@ pub struct Compared {
 impl State {
     /// What a server saw. It may have to wait until the shadow's threads get a CPU.
     #[must_use]
-    pub fn of(model: String, server: String, event_time: bool, set: &ServingSet) -> Self {
+    pub fn of(model: String, server: String, event_time: bool, set: &ServingSet, refused: Vec<Refused>) -> Self {
         Self {
             event_time,
             model,
@@ -87,6 +99,7 @@ impl State {
             horizon_seconds: set.champion.signature.horizon(),
             champion: Version::of(&set.champion),
             challengers: set.challengers.iter().map(|challenger| Compared::of(challenger)).collect(),
+            refused,
             drift: set.observer.as_ref().map(|observer| observer.drift()).unwrap_or_default(),
             previous: set.former().map(|former| Compared::of(former)),
         }

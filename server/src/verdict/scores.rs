@@ -8,6 +8,8 @@ use super::histogram::Histogram;
 pub const BINS: usize = 64;
 /// Scores are told apart from minus this to this, in the space of their bins.
 const REACH: f64 = 8.0;
+/// Width of a bin in that space.
+const WIDTH: f64 = 2.0 * REACH / 64.0;
 /// The least difference that is told from none.
 const LEAST_DIFFERENCE: f64 = 1e-6;
 /// Bins of a decade of differences.
@@ -74,15 +76,41 @@ impl Scores {
     /// How far the challenger's scores are distributed from the champion's, see [`Histogram::psi`].
     #[must_use]
     pub fn psi(&self) -> f64 {
-        let both = |inside: &Histogram, outside: &Histogram| {
-            let mut counts = inside.counts.clone();
-            counts.resize(BINS, 0);
-            counts.extend_from_slice(&outside.counts);
-            counts.resize(2 * BINS, 0);
-            Histogram { counts, missing: 0 }
-        };
         both(&self.champion, &self.champion_outside).psi(&both(&self.challenger, &self.challenger_outside))
     }
+
+    /// All distances; `None` without scores. That of distribution functions is of those from 0 to 1 where there are any, else of
+    /// those outside: the two have different scales.
+    #[must_use]
+    pub fn distances(&self) -> Option<Distances> {
+        let outside = self.champion.total() == 0;
+        let (a, b) = match outside {
+            true => (&self.champion_outside, &self.challenger_outside),
+            false => (&self.champion, &self.challenger),
+        };
+        (self.pairs() > 0).then(|| Distances { psi: self.psi(), ks: a.ks(b), w1: a.w1(b, WIDTH) })
+    }
+}
+
+/// The bins of both scales, one after the other.
+fn both(inside: &Histogram, outside: &Histogram) -> Histogram {
+    let mut counts = inside.counts.clone();
+    counts.resize(BINS, 0);
+    counts.extend_from_slice(&outside.counts);
+    counts.resize(2 * BINS, 0);
+    Histogram { counts, missing: 0 }
+}
+
+/// How far the challenger's scores are from the champion's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Distances {
+    /// Over all bins, see [`Histogram::psi`].
+    pub psi: f64,
+    /// The greatest difference of the distribution functions, 0 to 1, see [`Histogram::ks`].
+    pub ks: f64,
+    /// How far the one has to be moved to become the other, in logits, see [`Histogram::w1`]; scores outside of 0 to 1 in units of
+    /// their inverse hyperbolic sine.
+    pub w1: f64,
 }
 
 fn count(histogram: &mut Histogram, bin: usize) {
@@ -95,8 +123,7 @@ fn count(histogram: &mut Histogram, bin: usize) {
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 63")]
 fn bin(at: f64) -> usize {
-    let width = 2.0 * REACH / 64.0;
-    ((at + REACH) / width).floor().clamp(0.0, 63.0) as usize
+    ((at + REACH) / WIDTH).floor().clamp(0.0, 63.0) as usize
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 31")]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::active::Active;
 use super::buckets::Buckets;
 use super::draws::Draws;
+use super::evidence::float;
 pub use super::recorder::{Recorder, Saved};
 use super::scores::Scores;
 use super::sketch::Sketch;
@@ -162,6 +163,13 @@ impl Labels {
 }
 
 impl Brier {
+    /// The champion's and the challenger's mean, 0 to 1; `None` without rows.
+    #[must_use]
+    pub fn means(&self) -> Option<(f64, f64)> {
+        let mean = |sum: u64| float(sum) / PARTS / float(self.rows);
+        (self.rows > 0).then(|| (mean(self.champion), mean(self.challenger)))
+    }
+
     /// Counts a pair of scores, if both are from 0 to 1.
     pub(super) fn record(&mut self, champion: f64, challenger: f64, anomaly: bool) {
         let scale = 0.0..=1.0;

@@ -58,7 +58,7 @@ export const troubles = (model) => {
         make("li", {}, make("strong", {}, `${capital(role)} ${version}`), ` at ${stage}, `, when(at), `: ${reason}`,
           passing && " It is tried again by itself.")))),
     guard && make("p", { class: `note ${guard.state === "tripped" ? "bad" : "plain"}` },
-      make("strong", {}, `Guard ${guard.state}`), `, against version ${guard.against}.`,
+      make("strong", {}, `Guard ${guard.state.replace("_", " ")}`), `, against version ${guard.against}.`,
       guard.evidence && ` ${capital(guard.evidence.finding)} (after ${span(guard.evidence.after_seconds)}).`),
   ];
 };
@@ -169,10 +169,11 @@ const alarms = ({ alarms: told }) => {
 
 const key = () => make("p", { class: "key small" }, make("span", { class: "mark champion" }), "champion ", make("span", { class: "mark challenger" }), "challenger");
 
-const scores = ({ scores: told }) => {
+const scores = ({ scores: told, score_distances: apart }) => {
   const [champion, challenger] = [told?.champion ?? [], told?.challenger ?? []];
   if (sum(champion) + sum(challenger) === 0) return panel("Scores", not_counted());
-  return panel("Scores", key(), overlaid("scores", champion, challenger), dim("Share of rows by score, heights as square roots; 0.5 is in the middle."));
+  return panel("Scores", key(), overlaid("scores", champion, challenger), dim("Share of rows by score, heights as square roots; 0.5 is in the middle."),
+    isNumber(apart?.ks) && dim(`Apart by PSI ${number(Math.max(0, apart.psi))}, KS ${number(apart.ks)}, W1 ${number(apart.w1)} (logits).`));
 };
 
 const difference = (name, told, of) => {
@@ -210,13 +211,14 @@ const lost = ({ statistics, errors, slow }) => {
     events.length > 0 && table("Failures and slow runs", ["", "#seen"], events.map(([name, told]) => row(name, num(share(told))))));
 };
 
-const labels = ({ labels: told }) => {
+const labels = ({ labels: told, brier }) => {
   const rows = Object.entries(told ?? {}).flatMap(([source, kinds]) => Object.entries(kinds ?? {})
     .filter(([, counts]) => counts && ["challenger", "champion", "concordant"].some((side) => counts[side] > 0))
     .map(([kind, counts]) => row(source, cell(kind), num(count(counts.champion)), num(count(counts.challenger)), num(count(counts.concordant)))));
   if (rows.length === 0) return panel("Labels", dim("No labels yet: POST /feedback brings them."));
   return panel("Labels", table("Labels by source", ["source", "of", "#champion right", "#challenger right", "#alike"], rows),
-    dim("Champion and challenger: half hours in which only the one is right. Alike: rows on which both are, or neither."));
+    dim("Champion and challenger: half hours in which only the one is right. Alike: rows on which both are, or neither."),
+    isNumber(brier?.champion) && dim(`Brier scores, less is better: champion ${number(brier.champion)}, challenger ${number(brier.challenger)}.`));
 };
 
 const scoreDifference = ({ statistics }) => difference("Score difference", statistics?.score_difference, "differences");
