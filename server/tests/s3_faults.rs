@@ -359,3 +359,23 @@ fn s3_that_is_down_at_the_start_without_a_cache_is_waited_for() {
     server.predict(&row(1));
     assert_eq!(source(&server)["from_cache"], json!(false));
 }
+
+/// It has another hash than the manifest says, and stays so: it is looked at, and fetched rarely; put right, it is taken at once.
+#[test]
+fn a_wrong_object_is_not_fetched_again_and_again() {
+    let repo = S3Repo::serving("good", None);
+    let server = repo.serve(&["--models", "anomaly"]);
+    repo.install_large(2, "other", 100 << 10);
+    let right = repo.bucket.get("anomaly/2/model.onnx").expect("an object");
+    let mut wrong = right.clone();
+    wrong[50_000] ^= 1;
+    repo.bucket.put("anomaly/2/model.onnx", wrong);
+    let status = settled(&server, repo.point(2, None));
+    assert!(status["rejected"][0]["reason"].as_str().is_some_and(|why| why.contains("model.onnx")), "{status}");
+    let seen =
+        |method: &str| repo.proxy.requests_for("2/model.onnx").iter().filter(|seen| seen.method == method).count();
+    wait_for("some looks", || (seen("HEAD") >= 3).then_some(()));
+    assert_eq!(seen("GET"), 2, "it may have come damaged, so once more");
+    repo.bucket.put("anomaly/2/model.onnx", right);
+    serves(&server, 2);
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,10 @@ use crate::source::write_whole;
 const FILES: usize = 16;
 /// A file is smaller: 65,536 rows that wait for their labels, and 14 days of evidence.
 const BYTES: u64 = 64 << 20;
+
+/// How long a server that ends is waited for, which answers its last requests perhaps, and how often it is looked.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What is being written; one file at a time is.
 const TEMPORARY: &str = "evidence.tmp";
@@ -43,12 +48,16 @@ impl Kept {
         let failed = |e: io::Error| format!("{} cannot be written to: {e}", folder.display());
         fs::create_dir_all(folder).map_err(failed)?;
         let lock = fs::File::create(folder.join("lock")).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { folder: folder.into(), _lock: lock, writing: Mutex::default() }),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(format!("another server keeps its evidence in {}", folder.display()))
+        let until = Instant::now() + PREDECESSOR;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { folder: folder.into(), _lock: lock, writing: Mutex::default() }),
+                Err(fs::TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK),
+                Err(fs::TryLockError::WouldBlock) => {
+                    return Err(format!("another server keeps its evidence in {}", folder.display()));
+                }
+                Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
             }
-            Err(fs::TryLockError::Error(error)) => Err(failed(error)),
         }
     }
 

@@ -114,6 +114,7 @@ impl Bucket {
                 model_bytes: options.model_bytes,
                 id,
                 took: Mutex::default(),
+                wrong: Mutex::default(),
             }),
             downloads: Some(downloads),
             stop: watch::channel(false).0,

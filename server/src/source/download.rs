@@ -48,13 +48,13 @@ pub(super) struct Target<'a> {
     pub(super) tag: Option<&'a str>,
 }
 
-/// Downloads an object.
+/// Downloads an object; gives its tag too, if any of it came from the server.
 pub(super) async fn download(
     client: &Client,
     cache: &Cache,
     wanted: &Target<'_>,
     progress: &Progress,
-) -> Result<Bytes, Fault> {
+) -> Result<(Bytes, Option<String>), Fault> {
     let size = usize::try_from(wanted.bytes).unwrap_or(usize::MAX);
     let mut rest = BytesMut::with_capacity(size);
     let mut parts = vec![];
@@ -63,7 +63,7 @@ pub(super) async fn download(
         parts.push((offset as u64, std::mem::replace(&mut rest, after)));
     }
     let mut parts = parts.into_iter();
-    let Some((offset, first)) = parts.next() else { return Ok(Bytes::new()) };
+    let Some((offset, first)) = parts.next() else { return Ok((Bytes::new(), None)) };
     let part = Part { client, cache, wanted, progress, several: size > PART };
     // The first part tells the tag that the others must have.
     let (mut whole, tag) = part.get(offset, first, wanted.tag.map(Into::into)).await?;
@@ -73,7 +73,7 @@ pub(super) async fn download(
         // They are neighbours in one allocation: nothing is copied.
         whole.unsplit(bytes);
     }
-    Ok(whole.freeze())
+    Ok((whole.freeze(), tag))
 }
 
 struct Part<'a> {

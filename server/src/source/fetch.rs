@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -24,10 +25,25 @@ pub(super) struct Fetcher {
     pub(super) id: String,
     /// The names in the cache of all that a version took, by its fingerprint.
     pub(super) took: Mutex<HashMap<String, Vec<String>>>,
+    /// Objects that were not what a manifest says, by key and wanted hash.
+    pub(super) wrong: Mutex<HashMap<(String, String), Wrong>>,
+}
+
+/// An object that was fetched whole and was not what it should be. It may have come damaged, so that it is fetched again, but ever more
+/// seldom, before its tag is another one.
+#[derive(Clone)]
+pub(super) struct Wrong {
+    tag: String,
+    rejection: Rejection,
+    at: Instant,
+    times: u32,
 }
 
 /// Versions that are remembered in [`Fetcher::took`].
 const REMEMBERED: usize = 4096;
+/// The pause before an object of the same tag is fetched for the third time, doubled each time, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 impl Fetcher {
     /// Reads and verifies a version.
@@ -62,12 +78,18 @@ impl Fetcher {
         let mut names = vec![pinned.clone()];
         progress.of.store(files.bytes(), Ordering::Relaxed);
         while let Some(file) = files.next() {
+            let mut tag = None;
             let key = format!("{folder}/{}", file.path);
             let bytes = match self.cached(&file.sha256) {
                 Some(bytes) => bytes,
                 None => {
                     let wanted = Target { key: &key, name: &file.sha256, bytes: file.bytes, tag: None };
-                    self.download(&wanted, progress).await?
+                    if let Some(rejection) = self.still_wrong(&wanted).await? {
+                        return Err(rejection);
+                    }
+                    let (bytes, of) = self.download(&wanted, progress).await?;
+                    tag = of;
+                    bytes
                 }
             };
             // Parts of an object that was replaced would spoil the next try too.
@@ -76,6 +98,9 @@ impl Fetcher {
                 self.cache.put(&file.sha256, &bytes);
             }
             self.cache.drop_parts(&file.sha256);
+            if let (Err(rejection), Some(tag)) = (&taken, tag) {
+                self.note_wrong(&key, &file.sha256, tag, rejection.clone());
+            }
             taken?;
             names.push(file.sha256);
         }
@@ -108,7 +133,8 @@ impl Fetcher {
         let onnx = match known {
             Some(onnx) => onnx,
             None => {
-                let onnx = self.download(&Target { key: &key, name: &name, bytes, tag: Some(tag) }, progress).await?;
+                let (onnx, _) =
+                    self.download(&Target { key: &key, name: &name, bytes, tag: Some(tag) }, progress).await?;
                 let sha = sha256(&onnx);
                 self.cache.put(&sha, &onnx);
                 self.cache.write_named(&note, sha.as_bytes());
@@ -152,13 +178,40 @@ impl Fetcher {
         took.insert(revision.fingerprint.clone(), names);
     }
 
-    async fn download(&self, wanted: &Target<'_>, progress: &Progress) -> Result<Bytes, Rejection> {
+    async fn download(&self, wanted: &Target<'_>, progress: &Progress) -> Result<(Bytes, Option<String>), Rejection> {
         download(&self.client, &self.cache, wanted, progress).await.map_err(|fault| {
             if fault.kind == Kind::Changed {
                 self.cache.drop_parts(wanted.name);
             }
             not_yet(fault)
         })
+    }
+
+    /// What was wrong with an object when it had the tag that it still has.
+    async fn still_wrong(&self, wanted: &Target<'_>) -> Result<Option<Rejection>, Rejection> {
+        let of = (wanted.key.to_owned(), wanted.name.to_owned());
+        let Some(wrong) = self.wrong().get(&of).cloned() else { return Ok(None) };
+        let pause = wrong.times.checked_sub(1).map_or(Duration::ZERO, |times| FIRST_PAUSE * (1 << times.min(10)));
+        if wrong.at.elapsed() >= pause.min(LONGEST_PAUSE) {
+            return Ok(None);
+        }
+        let now = self.client.head(wanted.key).await.map_err(not_yet)?;
+        Ok(now.filter(|(_, tag)| *tag == wrong.tag).map(|_| wrong.rejection))
+    }
+
+    fn note_wrong(&self, key: &str, sha256: &str, tag: String, rejection: Rejection) {
+        let mut wrong = self.wrong();
+        if wrong.len() >= REMEMBERED {
+            wrong.clear();
+        }
+        let of = (key.to_owned(), sha256.to_owned());
+        let times =
+            wrong.get(&of).filter(|before| before.tag == tag).map_or(0, |before| before.times.saturating_add(1));
+        wrong.insert(of, Wrong { tag, rejection, at: Instant::now(), times });
+    }
+
+    fn wrong(&self) -> MutexGuard<'_, HashMap<(String, String), Wrong>> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cached(&self, sha: &str) -> Option<Bytes> {

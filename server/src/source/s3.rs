@@ -266,8 +266,16 @@ impl Client {
 
     /// The size of an object; `None` when there is none.
     pub(super) async fn size(&self, key: &str) -> Result<Option<u64>, Fault> {
+        Ok(self.head(key).await?.map(|(size, _)| size))
+    }
+
+    /// The size and the tag of an object; `None` when there is none.
+    pub(super) async fn head(&self, key: &str) -> Result<Option<(u64, String)>, Fault> {
         match self.sdk().await.head_object().bucket(&self.bucket).key(self.key(key)).send().await {
-            Ok(output) => Ok(Some(u64::try_from(output.content_length().unwrap_or(0)).unwrap_or(0))),
+            Ok(output) => {
+                let size = u64::try_from(output.content_length().unwrap_or(0)).unwrap_or(0);
+                Ok(Some((size, output.e_tag.unwrap_or_default())))
+            }
             Err(error) => {
                 let fault = self.fault(key, &error);
                 if fault.kind == Kind::Missing { Ok(None) } else { Err(fault) }
