@@ -139,6 +139,7 @@ fn serve(engine: Engine) -> Result<SocketAddr> {
     let doors = Doors {
         default_model: None,
         admin_token: None,
+        allowed_hosts: vec![],
         body_limit: 16 << 20,
         bodies_limit: 256 << 20,
         vertex: Vertex::default(),

@@ -151,7 +151,7 @@ def test_the_local_overlay_serves_its_first_model(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (secret,) = [s for s in of(documents, "Secret") if s["metadata"]["name"].startswith("anomaly-api-admin")]
     assert list(secret["data"]) == ["token"]
-    (tmp_path / "admin" / "token").write_text("a token")
+    (tmp_path / "admin" / "token").write_text("a-token-of-the-test")
     settings = placed(given(documents, "anomaly-api"), {place: tmp_path / name for place, name in folders.items()})
     settings["ONNXD_PEERS"] = ""
 
@@ -167,7 +167,7 @@ def test_the_local_overlay_serves_its_first_model(tmp_path: Path) -> None:
         assert set(server.post("/predict", ROW).json()) == ANSWER
         assert "\nonnxd_queue_rows{" in server.get("/metrics", "ops").text
         assert server.post("/models/anomaly/reload", {}, "ops").status_code == 401
-        assert server.post("/models/anomaly/reload", {}, "ops", Authorization="Bearer a token").ok
+        assert server.post("/models/anomaly/reload", {}, "ops", Authorization="Bearer a-token-of-the-test").ok
     assert list((tmp_path / "state").iterdir()), "the evidence is kept where the volume is"
 
 

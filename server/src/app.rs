@@ -50,6 +50,7 @@ pub fn run(config: Config) -> Result<(), String> {
         Doors {
             default_model: config.default_model.clone(),
             admin_token: config.admin_token_file.clone(),
+            allowed_hosts: config.allowed_hosts.clone(),
             body_limit: config.body_limit,
             bodies_limit: config.bodies_limit,
             vertex: config.vertex.clone(),

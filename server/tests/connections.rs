@@ -114,10 +114,10 @@ fn a_body_that_is_not_wanted_is_not_asked_for() {
 fn a_body_that_does_not_arrive_is_not_waited_for() {
     let repo = Repo::serving("good", None);
     let token = repo.path().join("token");
-    std::fs::write(&token, "secret").expect("a file");
+    std::fs::write(&token, "a-secret-of-the-tests").expect("a file");
     let token = token.to_str().expect("a path");
     let server = Server::start(repo.path(), &["--request-timeout", "1s", "--admin-token-file", token]);
-    let bearer = "authorization: Bearer secret\r\n";
+    let bearer = "authorization: Bearer a-secret-of-the-tests\r\n";
     for (address, method, path, header, status) in [
         (server.http, "GET", "/v2", "", "200"),
         (server.http, "GET", "/v2/models/anomaly/config", "", "200"),

@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 
 fn token() -> NamedTempFile {
     let file = NamedTempFile::new().expect("a file");
-    fs::write(file.path(), "secret\n").expect("written");
+    fs::write(file.path(), "a-secret-of-the-tests\n").expect("written");
     file
 }
 
@@ -168,7 +168,7 @@ fn the_ledger_is_told() {
     assert_eq!(server.ops("/models/anomaly/ledger").json(), json!({"model": "anomaly", "records": []}));
     for (path, body) in [("promote", r#"{"version":2,"reason":"try","by":"me"}"#), ("rollback", r#"{"reason":"no"}"#)] {
         let path = format!("/models/anomaly/{path}");
-        let headers = [("authorization", "Bearer secret")];
+        let headers = [("authorization", "Bearer a-secret-of-the-tests")];
         let reply = common::http::request(server.ops, "POST", &path, &headers, body.as_bytes());
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
@@ -236,7 +236,7 @@ fn a_challenger_is_promoted_with_the_token_and_by_keys_alone() {
     assert!(refused.contains("nothing was changed") && refused.contains("--admin-token-file names"), "{refused}");
     assert_eq!(server.model_status("anomaly")["champion"]["version"], "1");
     browser.run("document.querySelector('#change-token').select()");
-    browser.press(&format!("secret{ENTER}"));
+    browser.press(&format!("a-secret-of-the-tests{ENTER}"));
     shows(&browser, "#done", "Version 2 of anomaly is the champion since epoch 2.");
     settled(&server, 2);
     shows(&browser, "#models", "anomaly 2");
@@ -246,7 +246,7 @@ fn a_challenger_is_promoted_with_the_token_and_by_keys_alone() {
     // Someone else changes it while the page asks.
     browser.press("b");
     shows(&browser, "#change", "Roll back to version 1 of anomaly?");
-    let headers = [("authorization", "Bearer secret")];
+    let headers = [("authorization", "Bearer a-secret-of-the-tests")];
     let path = "/models/anomaly/promote";
     let reply = common::http::request(server.ops, "POST", path, &headers, br#"{"version":3,"by":"someone faster"}"#);
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -270,7 +270,7 @@ fn markup_of_others_is_text() {
     let server = serve(repo.path(), &token);
     let hostile = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>";
     let order = json!({"version": 2, "by": hostile, "reason": hostile}).to_string();
-    let headers = [("authorization", "Bearer secret")];
+    let headers = [("authorization", "Bearer a-secret-of-the-tests")];
     let reply = common::http::request(server.ops, "POST", "/models/anomaly/promote", &headers, order.as_bytes());
     assert_eq!(reply.status, 200, "{}", reply.text());
     settled(&server, 2);
@@ -362,7 +362,7 @@ fn it_is_readable_at_any_width_in_the_dark_and_in_the_light() {
     let token = token();
     let server = serve(repo.path(), &token);
     server.predict(&json!((0..200).map(row).collect::<Vec<_>>()));
-    let headers = [("authorization", "Bearer secret")];
+    let headers = [("authorization", "Bearer a-secret-of-the-tests")];
     repo.install(3, "good");
     let order = br#"{"version": 3, "by": "ops", "reason": "the first one was retrained on November's data"}"#;
     let reply = common::http::request(server.ops, "POST", "/models/anomaly/promote", &headers, order);

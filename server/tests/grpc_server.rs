@@ -73,7 +73,7 @@ fn the_repository_is_told_and_changed() {
     let repo = Repo::serving("good", None);
     let folder = tempfile::TempDir::new().expect("a folder");
     let token = folder.path().join("token");
-    std::fs::write(&token, "secret\n").expect("a file");
+    std::fs::write(&token, "a-secret-of-the-tests\n").expect("a file");
     let server = Server::start(repo.path(), &["--admin-token-file", token.to_str().expect("UTF-8")]);
     let client = Client::connect(server.grpc);
     let index = |ready| {
@@ -83,7 +83,7 @@ fn the_repository_is_told_and_changed() {
     };
     let ready = [("anomaly".to_owned(), "1".to_owned(), "READY".to_owned())];
     assert_eq!((index(false).as_slice(), index(true).as_slice()), (&ready[..], &ready[..]));
-    let allowed = [("authorization", "Bearer secret")];
+    let allowed = [("authorization", "Bearer a-secret-of-the-tests")];
     let unload = |metadata: &[(&str, &str)], name: &str| {
         let request = RepositoryModelUnloadRequest { model_name: name.into(), ..Default::default() };
         client.call_with::<RepositoryModelUnloadResponse>("RepositoryModelUnload", request, metadata)

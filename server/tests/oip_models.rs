@@ -22,10 +22,10 @@ fn post(server: &Server, path: &str, body: &str, token: Option<&str>) -> Reply {
     request(server.http, "POST", path, &headers, body.as_bytes())
 }
 
-/// A server that takes calls with the token `secret`.
+/// A server that takes calls with a token.
 fn with_token(repo: &Repo, folder: &TempDir, args: &[&str]) -> Server {
     let file: PathBuf = folder.path().join("token");
-    fs::write(&file, "secret\n").expect("a file");
+    fs::write(&file, "a-secret-of-the-tests\n").expect("a file");
     let args: Vec<&str> = args.iter().copied().chain(["--admin-token-file", file.to_str().expect("UTF-8")]).collect();
     Server::start(repo.path(), &args)
 }
@@ -200,9 +200,9 @@ fn only_the_token_loads_and_unloads() {
         }
     }
     let closed = Server::start(repo.path(), &[]);
-    assert_eq!(post(&closed, "/v2/repository/models/anomaly/unload", "", Some("secret")).status, 403);
+    assert_eq!(post(&closed, "/v2/repository/models/anomaly/unload", "", Some("a-secret-of-the-tests")).status, 403);
     assert_eq!(get(&server, "/v2/models/anomaly/ready").status, 200);
-    let load = |body: &str| post(&server, "/v2/repository/models/anomaly/load", body, Some("secret"));
+    let load = |body: &str| post(&server, "/v2/repository/models/anomaly/load", body, Some("a-secret-of-the-tests"));
     for (body, words) in [
         (r#"{"parameters": {"config": "{}"}}"#, "parameters.config"),
         (r#"{"parameters": {"file:1/model.onnx": "AA=="}}"#, "parameters.file:1/model.onnx"),
@@ -215,7 +215,7 @@ fn only_the_token_loads_and_unloads() {
     }
     assert_eq!(load("").json(), json!({"name": "anomaly", "load": true}));
     for path in ["/v2/repository/models/other/load", "/v2/repository/models/other/unload"] {
-        let reply = post(&server, path, "", Some("secret"));
+        let reply = post(&server, path, "", Some("a-secret-of-the-tests"));
         assert_eq!(reply.status, 404, "{}", reply.text());
     }
 }
@@ -232,7 +232,7 @@ fn an_unloaded_model_stays_away_until_it_is_loaded() {
             &server,
             "/v2/repository/models/anomaly/unload",
             r#"{"parameters":{"unload_dependents":true}}"#,
-            Some("secret"),
+            Some("a-secret-of-the-tests"),
         )
     };
     assert_eq!(unload().json(), json!({"name": "anomaly", "unload": true}));
@@ -266,7 +266,7 @@ fn an_unloaded_model_stays_away_until_it_is_loaded() {
     wait_for("a look after it", || (polls("unchanged") > seen).then_some(()));
     away();
     assert!(server.log().contains("unloaded by a call"));
-    let loaded = post(&server, "/v2/repository/models/anomaly/load", "", Some("secret"));
+    let loaded = post(&server, "/v2/repository/models/anomaly/load", "", Some("a-secret-of-the-tests"));
     assert_eq!((loaded.status, loaded.json()), (200, json!({"name": "anomaly", "load": true})));
     assert_eq!(get(&server, "/v2/models/anomaly").json()["versions"], json!(["2"]));
     assert_eq!(get(&server, "/v2/health/ready").status, 200);
@@ -275,7 +275,7 @@ fn an_unloaded_model_stays_away_until_it_is_loaded() {
     assert_eq!(unload().status, 200);
     repo.install(3, "wrong-golden");
     repo.point(3, None);
-    let refused = post(&server, "/v2/repository/models/anomaly/load", "", Some("secret"));
+    let refused = post(&server, "/v2/repository/models/anomaly/load", "", Some("a-secret-of-the-tests"));
     assert_eq!(refused.status, 400, "{}", refused.text());
     assert!(refused.json()["error"].as_str().expect("text").contains("golden"), "{}", refused.text());
 }
@@ -296,7 +296,7 @@ fn a_request_that_found_its_model_is_answered_after_an_unload() {
     let mut asked = [0; 25];
     client.read_exact(&mut asked).expect("the server asks for the body");
     assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
-    let unload = post(&server, "/v2/repository/models/anomaly/unload", "", Some("secret"));
+    let unload = post(&server, "/v2/repository/models/anomaly/unload", "", Some("a-secret-of-the-tests"));
     assert_eq!(unload.status, 200, "{}", unload.text());
     // Long enough for its queue to be closed, if it were.
     let polls = || server.metric(r#"onnxd_source_polls_total{source="file",outcome="unchanged"}"#).unwrap_or(0.0);
@@ -325,7 +325,8 @@ fn requests_in_flight_are_answered_when_a_model_is_unloaded() {
             status => Err(format!("{status}: {}", reply.text())),
         },
     );
-    let call = |what: &str| post(&server, &format!("/v2/repository/models/anomaly/{what}"), "", Some("secret"));
+    let call =
+        |what: &str| post(&server, &format!("/v2/repository/models/anomaly/{what}"), "", Some("a-secret-of-the-tests"));
     let mut most: f64 = 0.0;
     for _ in 0..5 {
         let answered = load.answered();

@@ -224,3 +224,25 @@ fn a_client_that_reads_nothing_is_cut_off() {
     assert!(!matches!(ended.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{ended}");
     server.predict(&row());
 }
+
+/// A row that comes byte by byte is waited for as long as a body is, however busy its client looks.
+#[test]
+fn a_line_has_to_come_whole_in_time() {
+    use std::io::{Read, Write};
+    let repo = Repo::serving("good", None);
+    let server = Server::start(repo.path(), &["--request-timeout", "1s"]);
+    let mut stream = http::socket(server.http).expect("accepted");
+    let head =
+        "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("sent");
+    let line = format!("{}\n", row());
+    stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).expect("sent");
+    // A byte each 5 ms, until nobody takes it any more.
+    wait_for("the end", || stream.write_all(b"1\r\n \r\n").err());
+    let mut told = vec![];
+    // The bytes that came after the end make a reset of it.
+    let _ = stream.read_to_end(&mut told);
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains("\"anomaly\"") && (told.contains("no further row") || !told.contains("\r\n0\r\n")), "{told}");
+    server.predict(&row());
+}

@@ -147,7 +147,7 @@ fn a_bare_tree_serves_the_highest_complete_number() {
     assert_eq!(server.ops("/status").json()["models"].as_array().map(Vec::len), Some(2));
 }
 
-const SECRET: &str = "a secret of the test";
+const SECRET: &str = "a-secret-of-the-test";
 
 /// A file with the token, as an editor writes it.
 fn token() -> tempfile::NamedTempFile {
@@ -176,7 +176,7 @@ fn the_operations_port_changes_things_only_with_the_token() {
     for what in ["reload", "promote", "rollback"] {
         assert_eq!(admin(&closed, what, None).status, 403, "{what}");
         assert_eq!(admin(&closed, what, Some(SECRET)).status, 403, "{what}");
-        for wrong in [None, Some(""), Some("a secret of the tes"), Some("a secret of the test2")] {
+        for wrong in [None, Some(""), Some("a-secret-of-the-tes"), Some("a-secret-of-the-test2")] {
             let reply = admin(&open, what, wrong);
             assert_eq!(reply.status, 401, "{what} {wrong:?}");
             assert!(reply.json()["error"].is_string(), "{}", reply.text());

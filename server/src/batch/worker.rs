@@ -1,5 +1,6 @@
 //! The threads that pull batches. Each has a session of its own in every model, so none waits for another.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -14,16 +15,21 @@ pub(crate) fn start(lane: &Arc<Lane>, count: usize) -> std::io::Result<Vec<JoinH
     (0..count)
         .map(|worker| {
             let lane = Arc::clone(lane);
-            thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
-                while let Some(Batch { jobs, running }) = next(&lane) {
-                    if let Some(set) = jobs.first().map(|job| Arc::clone(&job.set)) {
-                        run::batch(&lane, jobs, &mut **set.champion.session(worker));
-                    }
-                    drop(running);
-                }
-            })
+            // A panic was reported by the panic hook, and those whose rows it had are told; the others have this worker still.
+            let work = move || while catch_unwind(AssertUnwindSafe(|| work(&lane, worker))).is_err() {};
+            thread::Builder::new().name(format!("worker-{worker}")).spawn(work)
         })
         .collect()
+}
+
+/// Runs batches until the lane is closed and its queue is empty.
+fn work(lane: &Lane, worker: usize) {
+    while let Some(Batch { jobs, running }) = next(lane) {
+        if let Some(set) = jobs.first().map(|job| Arc::clone(&job.set)) {
+            run::batch(lane, jobs, &mut **set.champion.session(worker));
+        }
+        drop(running);
+    }
 }
 
 /// Waits for jobs and cuts a batch; `None` when the lane is closed and empty.

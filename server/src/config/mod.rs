@@ -54,6 +54,8 @@ pub struct Config {
     pub max_connections: usize,
     /// A file whose text opens the calls that change something.
     pub admin_token_file: Option<PathBuf>,
+    /// Hosts by which the operations port may be asked, and whose pages may send what changes anything.
+    pub allowed_hosts: Vec<String>,
     /// Bytes of a body.
     pub body_limit: usize,
     /// Bytes of all bodies at a time.
@@ -287,6 +289,7 @@ impl Raw {
             default_model: r.optional("default-model"),
             max_connections: r.count("max-connections"),
             admin_token_file: r.optional("admin-token-file").map(PathBuf::from),
+            allowed_hosts: r.names("allowed-hosts"),
             body_limit: usize::try_from(r.size("body-limit")).unwrap_or(usize::MAX),
             bodies_limit: usize::try_from(r.size("bodies-limit")).unwrap_or(usize::MAX),
             vertex: Vertex { predict: r.route("predict-route"), health: r.route("health-route") },
@@ -342,6 +345,10 @@ impl Reader<'_> {
             "off" => None,
             // An address that cannot be read is told where it is used.
             "auto" => state_folder(self.text("http").parse().ok()?),
+            address if address.contains("://") => {
+                self.mistakes.push(format!("state is {address:?}: evidence is kept in a folder, of this server alone"));
+                None
+            }
             folder => Some(folder.into()),
         }
     }
@@ -359,10 +366,9 @@ impl Reader<'_> {
                  copy them to a folder or to S3, and name that with ONNXD_REPOSITORY or as the argument of serve"
             ));
         }
-        let models = self.text("models");
         source::Options {
             repository: self.text("repository").into(),
-            models: models.split(',').map(str::trim).filter(|m| !m.is_empty()).map(Into::into).collect(),
+            models: self.names("models"),
             s3_endpoint: self.optional("s3-endpoint"),
             cache: match self.text("cache").as_str() {
                 "off" => None,
@@ -381,6 +387,10 @@ impl Reader<'_> {
 
     fn optional(&self, name: &'static str) -> Option<String> {
         Some(self.text(name)).filter(|v| !v.is_empty())
+    }
+
+    fn names(&self, name: &'static str) -> Vec<String> {
+        self.text(name).split(',').map(str::trim).filter(|name| !name.is_empty()).map(Into::into).collect()
     }
 
     fn parse<T: Default, E>(&mut self, name: &'static str, wants: &str, parse: impl Fn(&str) -> Result<T, E>) -> T {

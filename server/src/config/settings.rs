@@ -53,8 +53,8 @@ settings! {
         "models" "NAMES" = "", "Only these models of the repository, with commas between. Of a bucket, names that are given need not be listed.";
         "default-model" "NAME" = "", "The model that answers /predict. Not needed when the repository holds one model.";
         "poll-interval" "DURATION" = "5s", "How often the repository is read when the system tells of no change (buckets and network file systems never tell).";
-        "guard-period" "DURATION" = "10m", "How long a new champion is watched after a promotion: when it fails, or is slow, not finite or alerting far beyond the one before, it is rolled back. 0s: not at all.";
-        "compare-previous" "DURATION" = "24h", "How long the champion before is compared with the new one in the shadow after a promotion, so that evidence may bring it back.";
+        "guard-period" "DURATION" = "10m", "How long a new champion is watched after a promotion: when it fails, or is slow, not finite or alerting far beyond the one before, it is rolled back. Failures are watched as long as --compare-previous. 0s: not at all.";
+        "compare-previous" "DURATION" = "24h", "How long the champion before is compared with the new one in the shadow after a promotion, so that evidence may bring it back, or failures do.";
         "memory-limit" "SIZE" = "auto", "The memory that the process may use. Beyond three quarters of it, the champion before is not kept in memory, and a rollback loads it. auto: what the cgroup allows.";
         "require-signature" "FILE" = "", "Public keys (Ed25519, PEM): only versions load whose manifest.json.sig was made by one of them.";
         "model-limit" "SIZE" = "2GiB", "The files of one version together; they are held in memory while it is tried out and loaded.";
@@ -74,7 +74,8 @@ settings! {
         "tls-cert" "FILE" = "", "The certificate of --http and --grpc, with those between it and its authority, in PEM: both then take TLS alone (1.2 or 1.3). Read again when it is another one.";
         "tls-key" "FILE" = "", "The private key of --tls-cert, in PEM; read again too.";
         "tls-client-ca" "FILE" = "", "Certificates of authorities, in PEM: --http and --grpc then serve only clients with a certificate that one of them signed. Read again too.";
-        "admin-token-file" "FILE" = "", "Its text is the bearer token for POST /models/{model}/promote, /rollback and /reload on the operations port; read at each call. Without it they are refused.";
+        "admin-token-file" "FILE" = "", "Bearer tokens for POST /models/{model}/promote, /rollback and /reload on the operations port, and for load and unload: a token alone, or lines of NAME TOKEN [ACTIONS [MODELS]], where TOKEN may be sha256:HASH. Read at each call. Without it they are refused.";
+        "allowed-hosts" "NAMES" = "", "Names by which the operations port may be asked, beside addresses, localhost and names of the cluster; and, on every port, hosts whose pages may send what changes anything. With commas between.";
         "predict-route" "PATH" = "", "One more path for predictions, which takes and gives what Vertex AI does. Vertex AI names it in AIP_PREDICT_ROUTE.";
         "health-route" "PATH" = "", "One more path for readiness. Vertex AI names it in AIP_HEALTH_ROUTE.";
         "ports-file" "FILE" = "", "Writes the bound addresses to this file, as JSON, once they can be connected to.";

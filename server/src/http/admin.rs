@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State as Shared};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,9 +14,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::body::{self, Received};
 use super::error::Problem;
+use super::token::{self, Action};
 use super::{State, ops};
 use crate::promotion::{self, Author, Change, ChangeError, Changed};
-use crate::source::{is_model_name, sha256};
+use crate::source::is_model_name;
 
 /// How long a call waits for the repository to be read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,8 +25,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// are left for whoever asks how the server is.
 static CHANGES: Semaphore = Semaphore::const_new(4);
 pub(super) static RELOADS: Semaphore = Semaphore::const_new(2);
-/// A token's file is short.
-const TOKEN_BYTES: usize = 4096;
 
 /// The body of a call; all of it may be left out.
 #[derive(Debug, Default, Deserialize)]
@@ -54,7 +53,7 @@ pub(super) async fn reload(
     Path(model): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    admit(&state, &headers)?;
+    admit(&state, &headers, Action::Reload, &model)?;
     look(&state, &model).await
 }
 
@@ -65,7 +64,7 @@ pub(super) async fn promote(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    change(state, model, &headers, body, "promoted", Change::Promote).await
+    change(state, model, &headers, body, Action::Promote, Change::Promote).await
 }
 
 /// Makes the champion before, or `version`, the champion again.
@@ -75,7 +74,7 @@ pub(super) async fn roll_back(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    change(state, model, &headers, body, "rolled_back", Change::RollBack).await
+    change(state, model, &headers, body, Action::RollBack, Change::RollBack).await
 }
 
 async fn change(
@@ -83,10 +82,10 @@ async fn change(
     model: String,
     headers: &HeaderMap,
     body: Body,
-    done: &'static str,
+    action: Action,
     change: impl FnOnce(Option<String>) -> Change,
 ) -> Result<Response, Problem> {
-    admit(&state, headers)?;
+    let token = admit(&state, headers, action, &model)?;
     let Received { bytes, _room } = body::order(&state, headers, body).await?;
     let order: Order = if bytes.is_empty() {
         Order::default()
@@ -96,7 +95,8 @@ async fn change(
     if !is_model_name(&model) {
         return Err(Problem::new(StatusCode::NOT_FOUND, "that is not a model's name".into()));
     }
-    let by = if order.by.is_empty() { format!("admin call at {}", promotion::host()) } else { order.by };
+    let call = format!("token {token} at {}", promotion::host());
+    let by = if order.by.is_empty() { call } else { format!("{}, {call}", order.by) };
     let author = Author { by, reason: order.reason, evidence: Value::Null };
     let version = order.version.map(|version| match version {
         Version::Text(text) => text,
@@ -113,7 +113,7 @@ async fn change(
     });
     let result: Result<Changed, ChangeError> = result.await.map_err(|_| Problem::internal())?;
     let outcome = match &result {
-        Ok(changed) => changed.changed.then_some(done),
+        Ok(changed) => changed.changed.then_some(if action == Action::Promote { "promoted" } else { "rolled_back" }),
         Err(ChangeError::Lost(_)) => Some("lost"),
         Err(ChangeError::Refused(_) | ChangeError::Failed(_)) => Some("failed"),
     };
@@ -121,7 +121,9 @@ async fn change(
     if let Some(outcome) = outcome.filter(|_| result.is_ok() || state.engine.lane(&model).is_some()) {
         state.engine.metrics().promotion(&model, outcome);
     }
-    let changed = result?;
+    let changed = result.inspect_err(|error| {
+        tracing::warn!(model, token, action = action.name(), %error, "an admin call changed nothing");
+    })?;
     if let Some(warning) = &changed.warning {
         tracing::warn!(model, warning, "a promotion is incomplete");
     }
@@ -131,6 +133,7 @@ async fn change(
             action = record.action,
             champion = record.champion,
             by = record.by,
+            token,
             "aliases.json was changed by an admin call"
         );
     }
@@ -170,34 +173,7 @@ pub(super) async fn look(state: &Arc<State>, model: &str) -> Result<Response, Pr
     Ok(Json(ops::model_status(state, model)).into_response())
 }
 
-/// Lets in whoever has the token. It is read at each call, so that it can be changed while the server runs.
-pub(super) fn admit(state: &State, headers: &HeaderMap) -> Result<(), Problem> {
-    let refuse = |status, detail: &str| Err(Problem::new(status, detail.to_owned()));
-    let Some(file) = &state.admin_token else {
-        return refuse(StatusCode::FORBIDDEN, "admin calls are off: serve with --admin-token-file to allow them");
-    };
-    let text = match std::fs::read(file) {
-        Ok(text) if text.len() <= TOKEN_BYTES => text,
-        Ok(_) => return refuse(StatusCode::FORBIDDEN, "the file of --admin-token-file is too long to be a token"),
-        Err(error) => {
-            tracing::error!(%error, file = %file.display(), "the admin token cannot be read");
-            return refuse(StatusCode::FORBIDDEN, "the file of --admin-token-file cannot be read, see the log");
-        }
-    };
-    let expected = text.trim_ascii();
-    if expected.is_empty() {
-        return refuse(StatusCode::FORBIDDEN, "the file of --admin-token-file is empty");
-    }
-    let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-    let token = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-    // Hashes are compared, so that the time tells nothing of the token.
-    if token.is_some_and(|(_, token)| sha256(token.trim_ascii()) == sha256(expected)) {
-        return Ok(());
-    }
-    let detail = if token.is_some() {
-        "that is not the admin token: it is the text of the file that the server's --admin-token-file names"
-    } else {
-        "this call needs the header Authorization: Bearer TOKEN, with the text of the file that the server's --admin-token-file names"
-    };
-    refuse(StatusCode::UNAUTHORIZED, detail)
+/// Lets in whoever has a token for it, and gives its name.
+pub(super) fn admit(state: &State, headers: &HeaderMap, action: Action, model: &str) -> Result<String, Problem> {
+    token::admit(state.admin_token.as_deref(), headers, action, model)
 }

@@ -91,9 +91,9 @@ impl Connections {
         self.now.store(now, Ordering::Relaxed);
         self.all().retain(|pulse| {
             let Some(pulse) = pulse.upgrade() else { return false };
-            if let Some(why) = pulse.overdue(now, is_full) {
+            if let Some((why, fate)) = pulse.overdue(now, is_full) {
                 tracing::debug!("a connection was closed {why}");
-                pulse.end(CUT);
+                pulse.end(fate);
             }
             true
         });
@@ -152,30 +152,31 @@ impl Pulse {
         }
     }
 
-    /// Why it is not waited for any longer.
-    fn overdue(&self, now: u64, is_full: bool) -> Option<&'static str> {
+    /// Why it is not waited for any longer, and what becomes of it.
+    fn overdue(&self, now: u64, is_full: bool) -> Option<(&'static str, u8)> {
         let waited = |since: u64| Duration::from_millis(now.saturating_sub(since));
         let unread = self.connections.unread;
         let blocked = self.blocked.load(Ordering::Relaxed);
         if (blocked > 0 && waited(blocked) > unread) || self.unread.waited() > unread {
-            return Some("whose client left an answer unread");
+            return Some(("whose client left an answer unread", CUT));
         }
         if self.open.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let waited = waited(self.since.load(Ordering::Relaxed));
         if !self.asked.load(Ordering::Relaxed) {
-            return (waited > HEADER_TIMEOUT).then_some("that asked nothing");
+            return (waited > HEADER_TIMEOUT).then_some(("that asked nothing", CUT));
         }
         if self.is_http2.load(Ordering::Relaxed) {
-            // Its client is asked by pings whether it is there.
-            return None;
+            // Its client is asked by pings whether it is there. Where others wait for the place, it is told to go, as HTTP/2 has it,
+            // and may ask again on another connection.
+            return (is_full && waited > HEADER_TIMEOUT).then_some(("that was idle", LAST));
         }
         if self.has_begun.load(Ordering::Relaxed) {
-            return (waited > HEADER_TIMEOUT).then_some("whose request did not arrive in time");
+            return (waited > HEADER_TIMEOUT).then_some(("whose request did not arrive in time", CUT));
         }
         let most = if is_full { HEADER_TIMEOUT } else { IDLE_TIMEOUT };
-        (waited > most).then_some("that was idle")
+        (waited > most).then_some(("that was idle", CUT))
     }
 
     fn end(&self, fate: u8) {
@@ -325,11 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn an_http2_connection_is_asked_by_pings() {
+    fn an_http2_connection_is_asked_by_pings_unless_others_wait_for_the_place() {
         let pulse = Connections::new(UNREAD).add();
-        drop(pulse.open(Version::HTTP_2));
+        let open = pulse.open(Version::HTTP_2);
+        assert!(!is_overdue(&pulse, IDLE_TIMEOUT * 2, true), "a request is in progress");
+        drop(open);
         pulse.received();
         assert!(!is_overdue(&pulse, IDLE_TIMEOUT * 2, false));
+        assert!(is_overdue(&pulse, HEADER_TIMEOUT * 2, true));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod body;
+mod caller;
 mod compress;
 mod connection;
 mod console;
@@ -23,11 +24,13 @@ mod origin;
 pub mod serve;
 mod target;
 pub mod tls;
+mod token;
 mod unread;
 mod verdict;
 mod wishes;
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -35,8 +38,9 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::http::header::X_CONTENT_TYPE_OPTIONS;
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tower::{Service, ServiceExt};
@@ -45,6 +49,7 @@ use crate::batch::Lane;
 use crate::engine::Engine;
 use crate::model::Model;
 use crate::serving::ServingSet;
+use caller::Hosts;
 use error::{Problem, Shape};
 use observe::{Observe, Routes};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -57,8 +62,10 @@ const BODY_UNIT: usize = 16 << 10;
 pub struct Doors {
     /// The model that answers `/predict`; without one, the only model of the repository does.
     pub default_model: Option<String>,
-    /// The file of the token that opens the admin calls; without one they are refused.
+    /// The file of the tokens that open the admin calls; without one they are refused.
     pub admin_token: Option<PathBuf>,
+    /// Hosts by which the operations port may be asked, and whose pages may send what changes anything.
+    pub allowed_hosts: Vec<String>,
     /// Bytes of a body.
     pub body_limit: usize,
     /// Bytes of all bodies at a time.
@@ -88,8 +95,9 @@ pub struct State {
     pub engine: Engine,
     /// The model behind `/predict`.
     default_model: OnceLock<String>,
-    /// The file of the token that opens the admin calls.
+    /// The file of the tokens that open the admin calls.
     admin_token: Option<PathBuf>,
+    hosts: Hosts,
     body_limit: usize,
     /// Room for all bodies together, in units of [`BODY_UNIT`].
     bodies: Semaphore,
@@ -102,7 +110,7 @@ impl State {
     /// Requests to an engine, as the settings say.
     #[must_use]
     pub fn new(engine: Engine, doors: Doors) -> Arc<Self> {
-        let Doors { default_model, admin_token, body_limit, bodies_limit, vertex } = doors;
+        let Doors { default_model, admin_token, allowed_hosts, body_limit, bodies_limit, vertex } = doors;
         let routes = Routes::new(engine.metrics());
         let default_model = default_model.map(OnceLock::from).unwrap_or_default();
         let bodies = Semaphore::new((bodies_limit / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS));
@@ -110,6 +118,7 @@ impl State {
             engine,
             default_model,
             admin_token,
+            hosts: Hosts::of(&allowed_hosts),
             body_limit,
             bodies,
             draining: AtomicBool::new(false),
@@ -244,7 +253,9 @@ pub fn data(state: Arc<State>) -> impl Door {
         Box::pin(async move {
             let accepted = compress::accepted(request.headers());
             let path = request.uri().path();
-            let response = if target::Target::of(&state, path).is_some() {
+            let response = if let Some(problem) = state.hosts.refuse(&request) {
+                problem.told(shape_of(path)).into_response()
+            } else if target::Target::of(&state, path).is_some() {
                 target::predict(&state, request).await
             } else if state.routes_of_vertex.health.as_deref() == Some(path) && *request.method() == Method::GET {
                 mlflow::ping(axum::extract::State(state)).await
@@ -278,7 +289,12 @@ pub fn operations(state: Arc<State>) -> impl Door {
         // People open this port in a browser.
         .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
     let router = finish(router, &state);
-    Observe::new(move |request, id| router.clone().oneshot(body::Incoming::of(request, id)), state)
+    let shared = Arc::clone(&state);
+    let answer = move |request: Request<Incoming>, id| match shared.hosts.refuse_operations(&request) {
+        Some(problem) => Either::Left(ready(Ok(problem.into_response()))),
+        None => Either::Right(router.clone().oneshot(body::Incoming::of(request, id))),
+    };
+    Observe::new(answer, state)
 }
 
 /// How errors are told under a path that no dialect has.

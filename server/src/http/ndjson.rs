@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
 
 use super::body::{Incoming, make_room, too_large, unreadable};
 use super::dialect::{LARGE_ANSWER, LARGE_BODY, elsewhere, tell_version};
@@ -45,6 +46,8 @@ struct Rows {
     classes: Classes,
     /// How long each run's answers are of use.
     timeout: Duration,
+    /// Since when the line is awaited that comes next.
+    since: Instant,
     /// What the stream's head says of all rows.
     headers: HeaderMap,
     id: RequestId,
@@ -111,6 +114,7 @@ pub(super) async fn predict(
         taken: 0,
         shape,
         timeout: asked.deadline - asked.start,
+        since: Instant::now(),
     };
     let answer = answer(rows, content_type).await;
     let mut response = answer.unwrap_or_else(|problem| problem.told(shape).into_response());
@@ -155,6 +159,8 @@ impl Rows {
             if !lines.is_empty() {
                 let answers = self.answer(&lines).await?;
                 self.room.fit(self.pending.len())?;
+                // Its client may have waited for these.
+                self.since = Instant::now();
                 return Ok(Some(answers));
             }
             if self.ended {
@@ -165,8 +171,9 @@ impl Rows {
             if self.pending.len() > self.state.body_limit {
                 return Err(too_large(self.state.body_limit));
             }
-            let limit = self.state.engine.options().request_timeout;
-            match tokio::time::timeout(limit, self.body.next()).await {
+            // A whole line has to come, not a piece of one.
+            let until = self.since + self.state.engine.options().request_timeout;
+            match tokio::time::timeout_at(until, self.body.next()).await {
                 Ok(Some(Ok(bytes))) => {
                     self.pending.extend_from_slice(&bytes);
                     self.room.fit(self.pending.len())?;
@@ -174,7 +181,10 @@ impl Rows {
                 Ok(Some(Err(e))) => return Err(unreadable(e.into())),
                 Ok(None) => self.ended = true,
                 Err(_) => {
-                    return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "no further rows arrived in time".into()));
+                    return Err(Problem::new(
+                        StatusCode::REQUEST_TIMEOUT,
+                        "no further row arrived whole in time".into(),
+                    ));
                 }
             }
         }
@@ -196,6 +206,7 @@ impl Rows {
                 }
             };
             self.searched = 0;
+            self.since = Instant::now();
             if !line.trim_ascii().is_empty() {
                 lines.push(line.freeze());
             }

@@ -23,6 +23,8 @@ use super::connection::{Connections, HEADER_TIMEOUT, Open, Socket, Timed};
 use super::tls::Tls;
 use super::unread::Watched;
 
+/// Bytes of a request's head in HTTP/1, and of what is read at a time of its body: each connection may take as much.
+const HEAD: usize = 128 << 10;
 /// Requests in parallel on one HTTP/2 connection.
 const STREAMS: u32 = 256;
 /// How often an HTTP/2 connection is asked whether somebody is still there.
@@ -62,7 +64,7 @@ pub async fn serve(
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = Connections::new(limits.unread);
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().header_read_timeout(None).writev(false);
+    builder.http1().header_read_timeout(None).writev(false).max_buf_size(HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -11,6 +11,7 @@ use super::proto::{
     RepositoryModelUnloadResponse, StatisticDuration,
 };
 use crate::http::oip::{repository, statistics};
+use crate::http::token::Action;
 use crate::http::{State, admin};
 
 /// All versions that are known, or those that answer.
@@ -29,9 +30,10 @@ pub(super) async fn load(
     state: &Arc<State>,
     request: Request<RepositoryModelLoadRequest>,
 ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
-    admin::admit(state, request.metadata().as_ref())?;
+    let headers = request.metadata().as_ref().clone();
     let RepositoryModelLoadRequest { repository_name, model_name, parameters } = request.into_inner();
     let model_name = named(repository_name, model_name);
+    admin::admit(state, &headers, Action::Load, &model_name)?;
     repository::load_model(state, &model_name, parameters.keys()).await?;
     Ok(Response::new(RepositoryModelLoadResponse { model_name, is_loaded: true }))
 }
@@ -41,9 +43,10 @@ pub(super) async fn unload(
     state: &Arc<State>,
     request: Request<RepositoryModelUnloadRequest>,
 ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
-    admin::admit(state, request.metadata().as_ref())?;
+    let headers = request.metadata().as_ref().clone();
     let RepositoryModelUnloadRequest { repository_name, model_name, .. } = request.into_inner();
     let model_name = named(repository_name, model_name);
+    admin::admit(state, &headers, Action::Unload, &model_name)?;
     repository::unload_model(state, &model_name).await?;
     Ok(Response::new(RepositoryModelUnloadResponse { model_name, is_unloaded: true }))
 }

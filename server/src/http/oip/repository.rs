@@ -12,6 +12,7 @@ use super::super::State;
 use super::super::admin::{PATIENCE, RELOADS, admit, permit};
 use super::super::body;
 use super::super::error::Problem;
+use super::super::token::Action;
 use crate::serving::ServingSet;
 use crate::swap::{Rejected, Report};
 
@@ -96,7 +97,7 @@ pub(super) async fn load(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    admit(state, headers)?;
+    admit(state, headers, Action::Load, model)?;
     let order = body::order(state, headers, body).await?;
     load_model(state, model, parameters(&order.bytes)?.keys()).await?;
     Ok(axum::Json(json!({"name": model, "load": true})).into_response())
@@ -147,7 +148,7 @@ pub(super) async fn unload(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    admit(state, headers)?;
+    admit(state, headers, Action::Unload, model)?;
     let order = body::order(state, headers, body).await?;
     // `unload_dependents` is for ensembles, which there are none of.
     parameters(&order.bytes)?;
