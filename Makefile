@@ -5,6 +5,7 @@
 #   make chaos   replicas are killed, the network is slow, S3 is gone: nothing is lost
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
+#   make fuzz    asks the decoders what nobody thought of, a minute each; make soak is a day of changes in half an hour
 #   make terraform-check  checkov over terraform/, which is too large to install for every test
 #   make images  container images of all programs, without a container engine; make test-images tests them
 #   make dist    the PyPI wheel and archives of all programs for other machines; make test-dist tests them
@@ -34,7 +35,7 @@ parallel := --numprocesses 2 --dist loadfile
 comma := ,
 space := $(subst ,, )
 
-.PHONY: serve s3 test train retrain loop chaos kubernetes images test-images terraform-check wheel dist test-dist check-tag audit bench micro bench-s3 bench-models peers locust tools clean
+.PHONY: serve s3 test fuzz soak train retrain loop chaos kubernetes images test-images terraform-check wheel dist test-dist check-tag audit bench micro bench-s3 bench-models peers locust tools clean
 
 serve: $(runtime)
 	@echo "==> the server (the first build takes some minutes)"
@@ -55,7 +56,7 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(release)/.
 	@echo "==> Python"
 	$(venv)/bin/ruff check training server/tests k8s gitops terraform .github/release
 	$(venv)/bin/ruff format --check training server/tests k8s gitops terraform .github/release
-	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict benches/peers benches/locust
+	$(venv)/bin/ruff check --config training/pyproject.toml --ignore INP001 docs/verdict docs/reliability benches/peers benches/locust
 	$(venv)/bin/ruff format --check --config training/pyproject.toml benches/peers benches/locust
 	$(venv)/bin/python -m pytest --quiet $(parallel) training
 	$(venv)/bin/python server/tests/fixtures/make.py --check
@@ -66,6 +67,16 @@ test: $(training) $(s3) $(clients)/.installed $(cluster)/.installed $(release)/.
 	$(venv)/bin/python -m pytest --quiet k8s/local
 	@echo "==> releases"
 	$(venv)/bin/python -m pytest --quiet .github/release/tests
+
+# Each decoder is asked by libFuzzer for SECONDS, two at a time: five minutes, after the build. It needs g++.
+fuzz:
+	server/fuzz/run.sh $(or $(SECONDS),60) $(ARGS)
+
+# Ten thousand changes and ten million rows, while S3 and challengers fail; then docs/reliability/soak.svg is drawn.
+soak: $(training) $(s3)
+	ONNXD_SOAK_CHANGES=10000 ONNXD_SOAK_ROWS=10000000 ONNXD_SOAK_TABLE=$(CURDIR)/docs/reliability/soak.csv \
+		cargo test --workspace --test soak -- --nocapture
+	$(venv)/bin/python docs/reliability/soak.py docs/reliability/soak.csv docs/reliability/soak.svg
 
 # Trains the champion and the challenger anew and puts them into models/.
 train: $(training)

@@ -253,7 +253,12 @@ fn a_challenger_is_promoted_with_the_token_and_by_keys_alone() {
     tab_to(&browser, "#change-do");
     browser.press(&ENTER.to_string());
     let lost = shows(&browser, "#change-error", "(409)");
-    assert!(lost.contains("Someone else was first") && lost.contains("someone faster made epoch 3"), "{lost}");
+    assert!(
+        lost.contains("Someone else was first")
+            && lost.contains("someone faster, token admin at ")
+            && lost.contains(" made epoch 3 "),
+        "{lost}"
+    );
     browser.press(&ESCAPE.to_string());
     assert_eq!(browser.run("return document.querySelector('dialog[open]')"), json!(null));
     shows(&browser, "#models", "anomaly 3");

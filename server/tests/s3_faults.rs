@@ -351,6 +351,8 @@ fn s3_that_is_down_at_the_start_without_a_cache_is_waited_for() {
     for server in [&lost, &server] {
         wait_for("the error", || source(server)["error"].as_str().map(str::to_owned));
         assert_eq!((server.ops("/livez").status, server.ops("/readyz").status), (200, 503));
+        let why = server.ops("/status").json()["not_ready"].as_str().expect("a reason").to_owned();
+        assert!(why.contains("the repository cannot be read: "), "{why}");
         let reply = server.post("/predict", &row(1).to_string());
         assert_eq!((reply.status, reply.header("retry-after")), (503, "1"));
     }

@@ -152,7 +152,10 @@ fn a_pushed_signature_is_served_from_s3_and_from_the_cache() {
         let rejected: Value = server.model_status("anomaly")["rejected"][0].clone();
         rejected["stage"].is_string().then_some(())
     });
-    assert_eq!(server.ops("/readyz").status, 503);
+    let ready = server.ops("/readyz");
+    assert_eq!(ready.status, 503);
+    let why = server.ops("/status").json()["not_ready"].as_str().expect("a reason").to_owned();
+    assert!(why.contains("anomaly: version 1 was refused at ") && ready.text().contains(&why), "{why}");
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn state(server: usize, answers: &[(Answer, Answer)]) -> State {
         horizon_seconds: Some(HORIZON),
         champion: version("1"),
         challengers: vec![challenger],
+        refused: vec![],
         drift: Drift::default(),
         previous: None,
     }

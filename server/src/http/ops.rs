@@ -41,7 +41,10 @@ pub(super) async fn ready_in_detail(Shared(state): Shared<Arc<State>>) -> Respon
 fn tell_readiness(state: &State, in_detail: bool) -> Response {
     match state.readiness() {
         Ok(()) => ready_text(state, in_detail).into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+        Err(reason) => {
+            let why = if in_detail { why_not(&state.engine, reason) } else { reason.to_owned() };
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response()
+        }
     }
 }
 
@@ -103,6 +106,9 @@ struct Status {
     onnxruntime: String,
     providers: Shown,
     ready: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_ready: Option<String>,
     source: SourceStatus,
     downloads: Vec<Download>,
     models: Vec<ModelStatus>,
@@ -206,17 +212,39 @@ pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Response {
         let report = reports.remove(&name).unwrap_or_default();
         ModelStatus::of(name, &lanes, report)
     });
-    let models = models.collect();
+    let (models, readiness) = (models.collect(), state.readiness());
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         onnxruntime: state.engine.runtime().version(),
         providers: state.engine.runtime().providers().shown(),
-        ready: state.readiness().is_ok(),
+        ready: readiness.is_ok(),
+        not_ready: readiness.err().map(|reason| why_not(&state.engine, reason)),
         source: SourceStatus::of(&state.engine),
         downloads: state.engine.source().downloads(),
         models,
     };
     Json(status).into_response()
+}
+
+/// Why the server takes no traffic, with what each model waits for.
+fn why_not(engine: &Engine, reason: &str) -> String {
+    let lanes = engine.lanes();
+    let reports = engine.reports();
+    let waits = reports.iter().filter(|(name, _)| !lanes.contains_key(*name)).map(|(name, report)| {
+        let refused = report.rejected.iter().find(|refused| refused.role == "champion");
+        let why = match (&report.error, refused) {
+            (Some(error), _) => error.clone(),
+            (None, Some(refused)) => {
+                format!("version {} was refused at {}: {}", refused.version, refused.stage, refused.reason)
+            }
+            (None, None) if report.trying.is_empty() => "it is being downloaded".into(),
+            (None, None) => format!("version {} is being tried out", report.trying.join(", ")),
+        };
+        format!("{name}: {why}")
+    });
+    let reading = engine.reading().error.map(|error| format!("the repository cannot be read: {error}"));
+    let all: Vec<String> = [reason.to_owned()].into_iter().chain(reading).chain(waits).collect();
+    all.join("; ")
 }
 
 /// What this server saw of a model's challengers.

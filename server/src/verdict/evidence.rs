@@ -228,7 +228,7 @@ mod tests {
         (1..10_000).find(|n| reached(*n)).expect("a number of pairs")
     }
 
-    /// How many pairs of one kind it takes, as the tables of `docs/verdict.md` say.
+    /// How many pairs of one kind it takes, as the tables of `docs/verdict-statistics.md` say.
     #[test]
     fn one_sided_evidence_takes_as_many_pairs_as_is_told() {
         // A silent challenger misses every alarm of the champion.

@@ -3,7 +3,7 @@
 //!
 //! Nothing here knows of models, HTTP or time: what is counted comes in, numbers and a decision come out. Whatever is kept is a
 //! count or a whole number, so that the states of several servers merge by addition, exactly and in any order. The formulas
-//! are told in `docs/verdict.md`.
+//! are told in `docs/verdict-statistics.md`.
 
 pub mod active;
 pub mod buckets;

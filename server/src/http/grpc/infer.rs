@@ -195,7 +195,7 @@ fn decode(state: &State, bytes: Bytes) -> Result<(String, Result<Decoded, Status
     let max_rows = state.engine.options().max_rows;
     let decoded = (|| {
         let (lane, set) = state.find(&message.model_name, version(&message.model_version))?;
-        let request = tensors::decode(&set.champion, message, max_rows)?;
+        let request = tensors::decode(&set.champion.signature, message, max_rows)?;
         Ok(Decoded { lane, set, request })
     })();
     Ok((id, decoded))

@@ -8,7 +8,7 @@ mod infer;
 mod model;
 mod repository;
 mod status;
-mod tensors;
+pub mod tensors;
 mod wire;
 
 use std::convert::Infallible;

@@ -12,11 +12,19 @@ use crate::codec::bind::Given;
 use crate::codec::oip::reply::{Content, Reply, replies};
 use crate::codec::oip::{self, Form, Infer, Parameter, Wanted, raw};
 use crate::codec::{DecodeError, Request, refuse};
+use crate::model::signature::Signature;
 use crate::model::tensor::{Column, DType, Tensor, rows_of};
 use crate::model::{Answer, Model};
 
 /// The request as a model runs it.
-pub(super) fn decode(model: &Model, message: ModelInferRequest, max_rows: usize) -> Result<Request<Form>, DecodeError> {
+///
+/// # Errors
+/// The first tensor or parameter that does not fit.
+pub fn decode(
+    signature: &Signature,
+    message: ModelInferRequest,
+    max_rows: usize,
+) -> Result<Request<Form>, DecodeError> {
     let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents, .. } = message;
     let is_raw = !raw_input_contents.is_empty();
     if is_raw && raw_input_contents.len() != inputs.len() {
@@ -41,7 +49,7 @@ pub(super) fn decode(model: &Model, message: ModelInferRequest, max_rows: usize)
         // All outputs of an answer are raw, or none is.
         infer.outputs.push(Wanted { binary: None, ..wanted });
     }
-    oip::bind(&model.signature, infer, max_rows)
+    oip::bind(signature, infer, max_rows)
 }
 
 /// Parameters that have a value.

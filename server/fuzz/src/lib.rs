@@ -1,0 +1,1 @@
+//! Nothing is in here: what asks the decoders is a bench, `decoders.rs`.
