@@ -1,4 +1,4 @@
-"""Draws docs/reliability/soak.svg from the table that the long run of server/tests/soak.rs writes: `make soak` does both."""
+"""Draws docs/reliability/soak.svg from the table of the long run of server/tests/soak.rs: `make soak` does both."""
 
 import argparse
 from pathlib import Path
@@ -36,11 +36,9 @@ def main() -> None:
         axis.set_ylabel(name)
         axis.grid(color=GREY, alpha=0.2)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_title(
-        f"{last['changes']:,.0f} changes and {last['rows'] / 1e6:,.1f} million rows in {last['seconds'] / 60:.0f} minutes",
-        loc="left",
-        fontsize=10,
-    )
+    rows, minutes = last["rows"] / 1e6, last["seconds"] / 60
+    title = f"{last['changes']:,.0f} changes and {rows:,.1f} million rows in {minutes:.0f} minutes"
+    axes[0].set_title(title, loc="left", fontsize=10)
     axes[-1].set_xlabel("changes of what serves, every tenth while S3 fails")
     figure.savefig(arguments.picture, metadata={"Date": None})
 

@@ -42,8 +42,10 @@ def below(events: int, trials: int, limit: float) -> float:
 
 
 def ratio(alarms: list[int], limit: float) -> list[float]:
-    """The logarithms of E, of the challenger giving more, and fewer, alarms than `limit` times the champion's: trials of both,
-    the champion alone, the challenger alone."""
+    """The logarithms of E, of the challenger giving more, and fewer, alarms than `limit` times the champion's.
+
+    `alarms` are trials of both, the champion alone, the challenger alone.
+    """
     gains = np.array([1 - limit, -limit, 1])
     stakes = (np.arange(64) + 0.5) / 64 / max(limit, 1)
     wealth = [np.log1p(np.outer(sign * stakes, gains)) @ np.array(alarms) for sign in (1, -1)]
@@ -221,8 +223,10 @@ def draws(rows: list[list], labels: list[list]) -> list[int]:
 
 
 def scores(champion: list[float], challenger: list[float]) -> list[float]:
-    """PSI of the scores, in bins of their logits, or of their inverse hyperbolic sines outside of 0 to 1; the other distances of
-    those inside."""
+    """PSI of the scores, in bins of their logits, or of their inverse hyperbolic sines outside of 0 to 1.
+
+    The other two distances are of those inside.
+    """
 
     def binned(values: list[float]) -> np.ndarray:
         x = np.array(values)

@@ -112,8 +112,11 @@ class Server:
         """Waits until every model of the repository was tried and the server says that it serves."""
         self.ports = until("the ports file", self._read_ports, patience)
         until("readiness", lambda: self._alive() and self.ops("GET", "/readyz").status == 200, patience)
-        until("the challengers", lambda: not any(model["trying"] for model in self.ops("GET", "/status").json()["models"]))
+        until("the challengers", lambda: not any(model["trying"] for model in self._models()))
         return self
+
+    def _models(self) -> list[dict]:
+        return self.ops("GET", "/status").json()["models"]
 
     def _alive(self) -> bool:
         code = self.process.poll()
