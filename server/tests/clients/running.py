@@ -116,7 +116,7 @@ class Server:
         return self
 
     def _models(self) -> list[dict]:
-        return self.ops("GET", "/status").json()["models"]
+        return self.ops("GET", "/status").json["models"]
 
     def _alive(self) -> bool:
         code = self.process.poll()
