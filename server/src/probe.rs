@@ -4,6 +4,8 @@
 //! The parent sends the model over the child's standard input, so no file is written; the child answers with one line of
 //! JSON on standard output.
 
+mod confine;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -320,6 +322,13 @@ pub fn child(mut input: impl Read, mut output: impl Write) -> Result<(), String>
     let result = Runtime::load(Some(&head.onnxruntime)).map_err(|e| Stage::Probe.reject(e)).and_then(|runtime| {
         let runtime = runtime.with_providers(&head.providers);
         limit(&head, runtime.providers().has_devices());
+        if !runtime.providers().has_devices() {
+            let places = ["LOCPATH", "LD_LIBRARY_PATH"].map(std::env::var_os).into_iter().flatten();
+            let places = places.flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
+            let library = head.onnxruntime.parent().map(Path::to_path_buf);
+            confine::confine(&places.chain(library).collect::<Vec<_>>())
+                .map_err(|e| Stage::Probe.not_yet(format!("what tries out models cannot be confined: {e}")))?;
+        }
         let parsed =
             head.manifest.map(|_| Manifest::parse(&manifest)).transpose().map_err(|e| Stage::Verify.reject(e))?;
         let artifact = Artifact { id: head.id, onnx, external, manifest: parsed.map(Arc::new) };

@@ -4,7 +4,8 @@ mod common;
 
 use std::fs;
 
-use common::repo::{Repo, fixture, row, settled};
+use common::repo::{Repo, fixture, row, serves, settled};
+use common::s3repo::S3Repo;
 use common::{Server, wait_for};
 use serde_json::json;
 
@@ -227,4 +228,20 @@ fn a_probe_that_is_killed_costs_the_candidate_only() {
     assert_eq!(rejected["stage"], json!("probe"));
     assert!(rejected["reason"].as_str().expect("text").contains("by signal 6 (SIGABRT)"), "{rejected}");
     server.predict(&row(3));
+}
+
+/// A model that passed its trial, which has one session, may be too large for as many as there are workers.
+#[test]
+fn sessions_that_do_not_fit_are_not_made() {
+    let repo = S3Repo::serving("good", None);
+    repo.install_large(2, "good", 60 << 20);
+    let arguments = ["--models", "anomaly", "--workers", "8", "--probe-memory", "2GiB", "--memory-limit"];
+    let small = repo.serve(&[&arguments[..], &["600MiB"]].concat());
+    let status = settled(&small, repo.point(2, None));
+    let rejected = &status["rejected"][0];
+    assert_eq!((&rejected["stage"], &status["champion"]["version"]), (&json!("load"), &json!("1")), "{status}");
+    assert!(rejected["reason"].as_str().is_some_and(|why| why.contains("its sessions need ")), "{rejected}");
+    small.predict(&row(1));
+    let large = repo.serve(&[&arguments[..], &["8GiB"]].concat());
+    serves(&large, 2);
 }

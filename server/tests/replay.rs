@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use common::http::request;
 use common::repo::fixture;
-use common::root;
+use common::{Server, root, wait_for};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::basic::{Compression as Packed, ZstdLevel};
@@ -397,4 +398,34 @@ fn on_real_pods_the_better_one_is_promoted_and_the_worse_one_rejected() {
         assert_eq!(*first, if decision == "hold" { Value::Null } else { json!("reject") }, "it was never promoted");
     }
     assert!(hours(&controls, 0) < 8.0 && hours(&controls, 1) < 16.0, "both are found out before their forecasts are");
+}
+
+/// What a server was asked is a file for a replay: without names, and the losses are those of the rows as they were.
+#[test]
+fn what_a_server_records_is_replayed() {
+    let folder = TempDir::new().expect("a folder");
+    let (asked, rows) = (path(&folder, "asked.ndjson"), &rows()[..400]);
+    let arguments = ["--event-time", "--record", &asked, "--record-sample", "1", "--state", "off"];
+    let server = Server::start(Path::new("models"), &arguments);
+    let headers = [("content-type", "application/x-ndjson")];
+    // Labels are for /feedback.
+    let lines = ndjson(rows)
+        .replace(",\"anomaly\":false", "")
+        .replace("\"anomaly\":false,", "")
+        .replace("\"anomaly\":true,", "");
+    let reply = request(server.http, "POST", "/predict", &headers, lines.as_bytes());
+    assert_eq!((reply.status, reply.text().lines().count()), (200, rows.len()), "{}", reply.text());
+    let recorded = path(&folder, "asked.anomaly.ndjson");
+    // It is written when nothing else is to be done.
+    wait_for("the record", || (fs::read_to_string(&recorded).ok()?.lines().count() == rows.len()).then_some(()));
+    server.stop();
+    assert!(!fs::read_to_string(&recorded).expect("a record").contains("pod-"), "series are hashes");
+    let original = path(&folder, "original.ndjson");
+    fs::write(&original, lines).expect("written");
+    let [recorded, original] = [recorded, original].map(|file| {
+        let evidence = told(&[&file, "--repository", "models"])["shadow"]["challengers"][0]["evidence"].clone();
+        (evidence["requests"].clone(), evidence["forecast"].clone())
+    });
+    assert_eq!(recorded, original);
+    assert_eq!(recorded.0, json!(rows.len()));
 }

@@ -110,6 +110,12 @@ pub struct Artifact {
 }
 
 impl Artifact {
+    /// Bytes of all of its files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.onnx.len() as u64 + self.files().iter().map(|(_, bytes)| bytes).sum::<u64>()
+    }
+
     /// Names and sizes of the files of weights.
     #[must_use]
     pub fn files(&self) -> Vec<(&str, u64)> {
@@ -163,6 +169,13 @@ pub struct Threads {
 }
 
 impl Model {
+    /// Bytes that its sessions take at least: each has the weights for itself.
+    #[must_use]
+    pub fn least_memory(artifact: &Artifact, profile: &check::Profile, duty: Duty, threads: Threads) -> u64 {
+        let (count, inline) = sessions(profile, duty, threads);
+        artifact.bytes().saturating_mul((count + inline) as u64)
+    }
+
     /// Loads the sessions for a duty and proves each of them on the golden samples.
     ///
     /// # Errors
@@ -174,12 +187,7 @@ impl Model {
         duty: Duty,
         threads: Threads,
     ) -> Result<Self, check::Rejection> {
-        // The last of the sessions is the shadow's: a champion may become a challenger.
-        let (count, inline) = match duty {
-            Duty::Serve if profile.inline_rows(INLINE_LIMIT) > 0 => (threads.workers + 1, threads.http),
-            Duty::Serve => (threads.workers + 1, 0),
-            Duty::Shadow => (1, 0),
-        };
+        let (count, inline) = sessions(&profile, duty, threads);
         let open = || check::open(runtime, artifact, Some(&profile));
         let (first, signature) = open()?;
         let mut rest = (1..count + inline).map(|_| open().map(|(session, _)| session));
@@ -284,4 +292,14 @@ impl Model {
 
 fn boxed(session: session::Session) -> Box<dyn Infer> {
     Box::new(session)
+}
+
+/// Sessions for workers and for runs where the request is.
+fn sessions(profile: &check::Profile, duty: Duty, threads: Threads) -> (usize, usize) {
+    match duty {
+        // The last one is the shadow's: a champion may become a challenger.
+        Duty::Serve if profile.inline_rows(INLINE_LIMIT) > 0 => (threads.workers + 1, threads.http),
+        Duty::Serve => (threads.workers + 1, 0),
+        Duty::Shadow => (1, 0),
+    }
 }

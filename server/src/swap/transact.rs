@@ -295,6 +295,16 @@ impl Swapper {
                 (fetched, profile)
             }
         };
+        let needs = Model::least_memory(&fetched.artifact, &profile, role.duty(), self.context.threads);
+        if let Some(left) = self.context.memory.left().filter(|left| needs > *left) {
+            let reason = format!(
+                "its sessions need {} MiB at least, and {} MiB of memory are left: fewer --workers, or a higher limit of the container \
+                 or --memory-limit",
+                needs >> 20,
+                left >> 20
+            );
+            return Err(Stage::Load.not_yet(reason));
+        }
         let (context, start) = (Arc::clone(&self.context), Instant::now());
         let load = move || Model::load(&context.runtime, &fetched.artifact, profile, role.duty(), context.threads);
         let loaded =
