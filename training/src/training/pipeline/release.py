@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from training import onnxd
+from training import onnxd, signing
 from training.errors import PipelineError
 from training.manifest import to_bytes
 from training.pipeline import repository
@@ -115,8 +115,8 @@ def push(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
 def push_file(settings: Settings, file: Path, version: str, role: str, reason: str) -> dict[str, Any]:
     """Pushes an ONNX file, with the manifest beside it if there is one, and sets MLflow's aliases."""
     words: list[str | Path] = ["push", file, "--number", version, "--as", role, *_place(settings)]
-    words += ["--sign-with", settings.sign_with] if settings.sign_with else []
-    said = onnxd.call([*words, "--by", BY, "--reason", reason])
+    with signing.flags(settings.sign_with) as signed:
+        said = onnxd.call([*words, *signed, "--by", BY, "--reason", reason])
     found = {k: said.answer[k] for k in ("version", "uploaded", "becomes")}
     return {**found, "aliases": reconcile(settings)}
 
