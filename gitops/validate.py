@@ -355,6 +355,11 @@ def images(environment: Environment) -> Iterator[str]:
     yield from manifests.images(environment.documents)
 
 
+def trust(environment: Environment) -> Iterator[str]:
+    """Servers that load only what is signed know by whom."""
+    yield from manifests.trust(environment.documents)
+
+
 CHECKS: tuple[Callable[[Environment], Iterator[str]], ...] = (
     sources,
     policies,
@@ -364,6 +369,7 @@ CHECKS: tuple[Callable[[Environment], Iterator[str]], ...] = (
     waves,
     complete,
     images,
+    trust,
 )
 
 

@@ -124,6 +124,7 @@ module "retraining" {
   cluster_security_group_id = module.eks.security_group_id
   buckets                   = module.storage.buckets
   bucket_arns               = module.storage.arns
+  signing_key_arn           = module.identity.signing_key_arn
   private_zone              = local.zone
   autoscaling_group         = module.eks.autoscaling_group
   schedule                  = var.retraining_schedule

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -20,6 +21,13 @@ WORKLOADS = ("Deployment", "StatefulSet")
 # There is no schema at hand for External Secrets.
 UNCHECKED = {"ClusterSecretStore", "ExternalSecret"}
 CUSTOM = ("monitoring.coreos.com", "chaos-mesh.org", "serving.kserve.io", "argoproj.io")
+
+EXAMPLES = ("111122223333", "444455556666")
+"""Accounts that the overlays name until a user puts in another one."""
+PUBLIC_KEY = re.compile(
+    r"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA[A-Za-z0-9+/]{43}=\n-----END PUBLIC KEY-----$", re.MULTILINE
+)
+"""Of Ed25519, as OpenSSL writes it."""
 
 Document = dict[str, Any]
 
@@ -311,7 +319,39 @@ def disruption(documents: list[Document]) -> Iterator[str]:
                 yield f"{shown(budget)} lets all {replicas} replicas go"
 
 
-CHECKS = (selectors, services, probes, references, hardening, containment, resources, images, disruption)
+def trust(documents: list[Document]) -> Iterator[str]:
+    """Servers that load only what is signed know by whom, as soon as they are of somebody's account."""
+    accounts = {d["metadata"]["name"]: d["metadata"].get("annotations", {}) for d in of(documents, "ServiceAccount")}
+    settings = {d["metadata"]["name"]: d.get("data", {}) for d in of(documents, "ConfigMap")}
+    for pod in pods(documents):
+        name = pod["metadata"]["name"]
+        role = accounts.get(pod["spec"].get("serviceAccountName"), {}).get("eks.amazonaws.com/role-arn", "")
+        for one in containers(pod):
+            given = [settings.get(source["configMapRef"]["name"], {}) for source in one.get("envFrom", [])]
+            file = next((some["ONNXD_REQUIRE_SIGNATURE"] for some in given if "ONNXD_REQUIRE_SIGNATURE" in some), None)
+            if file is None:
+                continue
+            keys = _mounted(file, one, pod, settings)
+            if keys is None:
+                yield f"{name}: {file} is in no volume"
+            elif "PRIVATE" in keys:
+                yield f"{name}: {file} holds a private key, for all to read: make another one"
+            elif not PUBLIC_KEY.search(keys) and not any(f":{example}:" in role for example in EXAMPLES):
+                yield f"{name}: {file} holds no public key: docs/deploy.md#signed-models"
+
+
+def _mounted(file: str, container: Document, pod: Document, settings: dict[str, dict[str, str]]) -> str | None:
+    """A file's text, if a container has it from a ConfigMap."""
+    folder, _, key = file.rpartition("/")
+    volumes = {one["name"]: one for one in pod["spec"].get("volumes", [])}
+    for mount in container.get("volumeMounts", []):
+        volume = volumes.get(mount["name"], {})
+        if mount["mountPath"] == folder and "configMap" in volume:
+            return settings.get(volume["configMap"]["name"], {}).get(key)
+    return None
+
+
+CHECKS = (selectors, services, probes, references, hardening, containment, resources, images, disruption, trust)
 """What holds of everything that an overlay makes."""
 
 

@@ -188,7 +188,30 @@ def _pod(documents: list[Document], name: str = "anomaly-api") -> Document:
     return named(documents, "Deployment", name)["spec"]["template"]["spec"]
 
 
+KEY = f"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA{'A' * 43}=\n-----END PUBLIC KEY-----\n"
+OWNED = "arn:aws:iam::999900001111:role/ml-anomaly-eks-anomaly-api"
+
+
+def _trusted(documents: list[Document], text: str, *, role: str = OWNED) -> None:
+    """Somebody's overlay, with this in the place of the key."""
+    named(documents, "ServiceAccount", "anomaly-api")["metadata"]["annotations"]["eks.amazonaws.com/role-arn"] = role
+    volume = next(v for v in _pod(documents)["volumes"] if v["name"] == "trusted")
+    named(documents, "ConfigMap", volume["configMap"]["name"])["data"]["trusted.pem"] = text
+
+
+def _without(items: list[Document], name: str) -> None:
+    items.remove(next(one for one in items if one["name"] == name))
+
+
 MISTAKES: dict[str, tuple[Callable[[list[Document]], object], str]] = {
+    "an account without a key": (lambda d: _trusted(d, "Here comes the public key"), "trust"),
+    "a key of another kind": (lambda d: _trusted(d, KEY.replace("MCowBQYDK2VwAyEA", "MCowBQYDK2VuAyEA")), "trust"),
+    "a private key": (lambda d: _trusted(d, KEY + "-----BEGIN PRIVATE KEY-----\n"), "trust"),
+    "a private key in the example": (
+        lambda d: _trusted(d, "-----BEGIN PRIVATE KEY-----\n", role="arn:aws:iam::111122223333:role/x"),
+        "trust",
+    ),
+    "keys that are not mounted": (lambda d: _without(_pod(d)["containers"][0]["volumeMounts"], "trusted"), "trust"),
     "a Service selects nothing": (
         lambda d: named(d, "Service", "anomaly-api")["spec"]["selector"].update(app="other"),
         "services",
@@ -212,7 +235,7 @@ MISTAKES: dict[str, tuple[Callable[[list[Document]], object], str]] = {
     ),
     "no probe": (lambda d: _pod(d, "mlflow")["containers"][0].pop("livenessProbe"), "probes"),
     "a secret that nobody makes": (
-        lambda d: _pod(d)["volumes"][-1]["secret"].update(secretName="other"),
+        lambda d: next(v for v in _pod(d)["volumes"] if "secret" in v)["secret"].update(secretName="other"),
         "references",
     ),
     "settings that are not there": (
@@ -246,6 +269,33 @@ MISTAKES: dict[str, tuple[Callable[[list[Document]], object], str]] = {
         "disruption",
     ),
 }
+
+
+@pytest.mark.parametrize("overlay", ["overlays/production", "overlays/dev"], indirect=True)
+def test_servers_load_only_what_is_signed_by_a_key_of_the_overlay(overlay: list[Document]) -> None:
+    file = _settings(overlay, "anomaly-api")["ONNXD_REQUIRE_SIGNATURE"]
+    (mount,) = [m for m in _container(overlay, "anomaly-api")["volumeMounts"] if file.startswith(f"{m['mountPath']}/")]
+    assert mount["readOnly"]
+    for keys in (KEY, KEY + KEY, f"# The first one\n{KEY}"):
+        _trusted(overlay, keys)
+        assert list(manifests.trust(overlay)) == []
+    # One line less, and no key is needed.
+    (source,) = _container(overlay, "anomaly-api")["envFrom"]
+    named(overlay, "ConfigMap", source["configMapRef"]["name"])["data"].pop("ONNXD_REQUIRE_SIGNATURE")
+    _trusted(overlay, "")
+    assert [mistake for check in CHECKS for mistake in check(overlay)] == []
+
+
+def test_each_environment_has_its_own_key() -> None:
+    texts = {
+        folder: (K8S / folder / "anomaly-api" / "trusted.pem").read_text()
+        for folder in ("overlays/production", "overlays/dev")
+    }
+    for folder, text in texts.items():
+        held = [
+            d for d in of(rendered(folder), "ConfigMap") if d["metadata"]["name"].startswith("anomaly-api-trusted-")
+        ]
+        assert [one["data"] for one in held] == [{"trusted.pem": text}]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

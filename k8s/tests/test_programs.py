@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from manifests import ROOT, Document, command, named, of, render
+from manifests import PUBLIC_KEY, ROOT, Document, command, named, of, render
 
 MODELS = ROOT / "models" / "anomaly"
 ROW = {"cpu_zscore": 2.1, "memory_zscore": 1.5, "disk_io_zscore": 0.2, "cpu_baseline": 20.0, "cpu_scale": 2.0}
@@ -169,6 +169,42 @@ def test_the_local_overlay_serves_its_first_model(tmp_path: Path) -> None:
         assert server.post("/models/anomaly/reload", {}, "ops").status_code == 401
         assert server.post("/models/anomaly/reload", {}, "ops", Authorization="Bearer a-token-of-the-test").ok
     assert list((tmp_path / "state").iterdir()), "the evidence is kept where the volume is"
+
+
+def test_production_serves_what_is_signed_and_nothing_else(tmp_path: Path) -> None:
+    documents = render("overlays/production")
+    folders = {f"/{place}": place.replace("/", "-") for place in ("var/cache/onnxd", "var/lib/onnxd")}
+    folders |= {f"/etc/onnxd/{name}": name for name in ("admin", "trusted")}
+    pod = named(documents, "Deployment", "anomaly-api")["spec"]["template"]["spec"]
+    assert {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]} == folders.keys() | {"/tmp"}
+    for name in (*folders.values(), "models"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "admin" / "token").write_text("a-token-of-the-test")
+    settings = placed(given(documents, "anomaly-api"), {place: tmp_path / name for place, name in folders.items()})
+    settings |= {"ONNXD_PEERS": "", "ONNXD_REPOSITORY": str(tmp_path / "models")}
+    key, trusted = tmp_path / "release.key", tmp_path / "trusted" / "trusted.pem"
+    run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)])
+    # By somebody elsewhere, who may write the bucket.
+    push = [program("onnxd"), "push", "--model", "anomaly", "--repository", str(tmp_path / "models")]
+    run([*push, str(MODELS / "1" / "model.onnx"), "--sign-with", str(key)])
+
+    # As the overlay is, nobody is trusted.
+    shutil.copy(ROOT / "k8s" / "overlays" / "production" / "anomaly-api" / "trusted.pem", trusted)
+    words = [program("onnxd"), "serve"]
+    done = subprocess.run(
+        words, env=environment(**settings), capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 1
+    assert f"{trusted}: there is no public key" in done.stderr
+
+    run(["openssl", "pkey", "-in", str(key), "-pubout", "-out", str(trusted)])
+    assert PUBLIC_KEY.search(trusted.read_text())
+    with served(tmp_path, settings) as server:
+        until(lambda: server.get("/readyz", "ops").ok)
+        assert server.post("/predict", ROW).headers["x-model-version"] == "1"
+        run([*push, str(MODELS / "2" / "model.onnx"), "--as", "challenger"])
+        until(lambda: "there is no manifest.json.sig" in server.get("/status", "ops").text)
+        assert server.post("/predict", ROW).headers["x-model-version"] == "1"
 
 
 def repository(mnt: Path) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """What docs/deploy.md and the pages that it leads to tell a user to type, held to the code."""
 
+import base64
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -72,6 +74,52 @@ def test_the_guide_asks_for_secrets_that_are_there(outputs):
     assert set(re.findall(r"ml-anomaly/[a-z-]+", GUIDE)) <= set(outputs["secret_names"])
     properties = set(re.findall(r"key: ml-anomaly/alertmanager, property: ([\w-]+)", SECRETS))
     assert properties == set(re.findall(r'"([a-z-]+)": \$[sp]', GUIDE))
+
+
+def test_the_guide_puts_values_into_secrets_that_are_empty(made):
+    filled = {one.values["secret_id"] for one in made if one.type == "aws_secretsmanager_secret_version"}
+    empty = {
+        one.values["name"] for one in made if one.type == "aws_secretsmanager_secret" and one.values["id"] not in filled
+    }
+    assert set(re.findall(r"put-secret-value --secret-id (\S+)", GUIDE)) == empty
+
+
+def test_the_guide_makes_a_key_that_signs_the_first_model(tmp_path):
+    """Its commands as they stand, with a folder for the bucket and a file for the secret."""
+    built = [REPOSITORY / "target" / profile / "onnxd" for profile in ("release", "debug")]
+    program = next((path for path in [Path(os.environ.get("ONNXD_BINARY", "")), *built] if path.is_file()), None)
+    if program is None:
+        pytest.skip("onnxd is not built: cargo build -p onnxd")
+    (commands,) = re.findall(r"^```\n(key=.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    overlay = tmp_path / "k8s/overlays/production/anomaly-api"
+    for folder in (overlay, tmp_path / "target/release", tmp_path / "bucket", tmp_path / "temporary"):
+        folder.mkdir(parents=True)
+    (tmp_path / "target/release/onnxd").symlink_to(program.resolve())
+    (tmp_path / "models").symlink_to(REPOSITORY / "models")
+    theirs = """
+      aws() { stat --format %a "${6#file://}" > mode; cat "${6#file://}" > "secret-$4"; }
+      terraform() { echo "$PWD/bucket"; }
+    """
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    words = ["bash", "-euc", theirs + commands]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mode").read_text() == "600\n"
+    assert "PRIVATE KEY" in (tmp_path / "secret-ml-anomaly-signing-key").read_text()
+    assert list((tmp_path / "temporary").iterdir()) == []
+    version = tmp_path / "bucket/anomaly/1"
+    (tmp_path / "signature").write_bytes(base64.b64decode((version / "manifest.json.sig").read_text()))
+    check = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", str(overlay / "trusted.pem"), "-rawin"]
+    check += ["-in", str(version / "manifest.json"), "-sigfile", str(tmp_path / "signature")]
+    subprocess.run(check, check=True, capture_output=True)
+
+
+def test_the_line_that_turns_signatures_off_is_there():
+    overlay = (REPOSITORY / "k8s/overlays/production/anomaly-api/kustomization.yaml").read_text()
+    (name,) = re.findall(
+        r"take the line `(\w+)` out of `k8s/overlays/production/anomaly-api/kustomization.yaml`", GUIDE
+    )
+    assert len(re.findall(rf"^ +- {name}=", overlay, re.MULTILINE)) == 1
 
 
 def test_the_guide_sets_the_variables_that_workflows_read():

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from stack import REPOSITORY, ROOT
+from stack import REPOSITORY, ROOT, resources
 
 PRODUCTION = REPOSITORY / "k8s/overlays/production"
 MANIFESTS = {path: path.read_text() for path in PRODUCTION.rglob("*.yaml") if path.parent.name != "kserve"}
@@ -58,7 +58,8 @@ def test_the_documents_tables_are_what_is_made(made, outputs):
 
 def test_external_secrets_asks_for_secrets_that_are_there(made, outputs):
     keys = set(re.findall(r"\{key: ([\w/-]+)", TEXT))
-    assert keys == set(outputs["secret_names"]) == {one["name"] for one in of(made, "aws_secretsmanager_secret")}
+    names = {one["name"] for one in of(made, "aws_secretsmanager_secret")}
+    assert keys == set(outputs["secret_names"]) == names - {"ml-anomaly-signing-key"}
 
 
 def test_external_secrets_finds_the_database_as_it_is_written(applied):
@@ -124,6 +125,18 @@ def test_the_functions_have_what_they_need(made):
         (handler,) = function["image_config"][0]["command"]
         assert f"`{handler}`" in MACHINE_README
         assert function["memory_size"] == 2048
+
+
+def test_the_functions_name_the_key_that_signs_unless_they_are_told_not_to(applied, made):
+    (secret,) = (one for one in of(made, "aws_secretsmanager_secret") if one["name"] == "ml-anomaly-signing-key")
+    off = resources(
+        applied.plan('-var=retraining_environment={TRAINING_SIGN_WITH=""}')["planned_values"]["root_module"]
+    )
+    for functions, named in ((of(made, "aws_lambda_function"), secret["arn"]), (of(off, "aws_lambda_function"), "")):
+        assert len(functions) == 2
+        for function in functions:
+            assert function["environment"][0]["variables"]["TRAINING_SIGN_WITH"] == named
+    assert '"TRAINING_SIGN_WITH"' in (REPOSITORY / "training/src/training/pipeline/settings.py").read_text()
 
 
 def test_the_machine_is_the_file_with_its_functions(made):

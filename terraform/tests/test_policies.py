@@ -23,6 +23,7 @@ MLFLOW = f"arn:aws:s3:::ml-anomaly-mlflow-{ACCOUNT}"
 MACHINE = f"arn:aws:states:{HERE}:stateMachine:{NAME}-retraining"
 NODE = f"arn:aws:ec2:{HERE}:instance/i-0123456789"
 SECRET = f"arn:aws:secretsmanager:{HERE}:secret:ml-anomaly/alertmanager-AbCdEf"
+SIGNING = f"arn:aws:secretsmanager:{HERE}:secret:ml-anomaly-signing-key-AbCdEf"
 STRESS = "arn:aws:ssm:eu-west-1::document/AWSFIS-Run-CPU-Stress"
 IMAGES = [
     f"arn:aws:ecr:{HERE}:repository/{i}" for i in ("onnxd", "collector", "remediation-operator", "onnxd-training")
@@ -59,6 +60,7 @@ RIGHTS = [
     ("external-secrets", YES, "secretsmanager:GetSecretValue", SECRET, {}),
     ("external-secrets", NO, "secretsmanager:PutSecretValue", SECRET, {}),
     ("external-secrets", NO, "secretsmanager:GetSecretValue", f"arn:aws:secretsmanager:{HERE}:secret:prod/x", {}),
+    ("external-secrets", NO, "secretsmanager:GetSecretValue", SIGNING, {}),
     ("prometheus", YES, "ec2:DescribeInstances", "*", {}),
     ("prometheus", NO, "ec2:TerminateInstances", NODE, {}),
     ("grafana", YES, "cloudwatch:GetMetricData", "*", {}),
@@ -73,6 +75,10 @@ RIGHTS = [
     ("retraining-pipeline", YES, "s3:GetObject", f"{MODELS}/models/anomaly/aliases.json", {}),
     ("retraining-pipeline", NO, "s3:PutObject", f"{MODELS}/models/anomaly/aliases.json", {}),
     ("retraining-pipeline", NO, "s3:PutObject", f"{MODELS}/models/anomaly/5/model.onnx", {}),
+    ("retraining-pipeline", NO, "secretsmanager:GetSecretValue", SIGNING, {}),
+    ("retraining-release", YES, "secretsmanager:GetSecretValue", SIGNING, {}),
+    ("retraining-release", NO, "secretsmanager:PutSecretValue", SIGNING, {}),
+    ("retraining-release", NO, "secretsmanager:GetSecretValue", SECRET, {}),
     ("retraining-release", YES, "s3:PutObject", f"{MODELS}/models/anomaly/5/model.onnx", {}),
     ("retraining-release", YES, "s3:PutObject", f"{MODELS}/models/anomaly/aliases.json", {}),
     ("retraining-release", YES, "s3:PutObject", f"{METRICS}/training/runs/x/push.json", {}),
@@ -266,6 +272,22 @@ def test_external_dns_writes_addresses_in_its_zone_only(policies, made):
     assert not may(zone, "A", "CNAME")  # MLflow's database has one
     assert not may("arn:aws:route53:::hostedzone/ZOTHER", "A")
     assert not allowed(policies["external-dns"], "route53:DeleteHostedZone", zone)
+
+
+def test_the_key_that_signs_is_for_the_function_that_releases(policies, made):
+    """Nobody else reads it, nobody writes it, and Terraform neither: a person puts it in."""
+    (key,) = (one.values["arn"] for one in made if one.values.get("name") == "ml-anomaly-signing-key")
+
+    def who(action: str) -> set[str]:
+        return {role for role, documents in policies.items() if allowed(documents, f"secretsmanager:{action}", key)}
+
+    assert who("GetSecretValue") == {"retraining-release"}
+    for action in ("PutSecretValue", "UpdateSecret", "UpdateSecretVersionStage", "PutResourcePolicy", "DeleteSecret"):
+        assert who(action) == set(), action
+    holding = {one.values["secret_id"] for one in made if one.type == "aws_secretsmanager_secret_version"}
+    (secret,) = (one.values["id"] for one in made if one.values.get("arn") == key)
+    assert holding
+    assert secret not in holding
 
 
 def test_no_policy_allows_a_pattern_of_actions(policies):

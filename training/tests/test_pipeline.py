@@ -95,7 +95,8 @@ def test_failed_gate_ends_the_run_with_its_reason(place: Path, capsys: pytest.Ca
         (["prepare", "--source", SOURCE, "--seed", "x"], 1, "TRAINING_SEED is 'x'"),
         (["prepare", "--source", SOURCE, "--work", "s3://bucket/x"], 1, "name an MLflow server with --tracking"),
         (["gate", "--run", "0" * 64], 1, "has no evaluate"),
-        (["push", "--from", "models:/anomaly@champion"], 1, "MLflow"),
+        (["push", "--from", "models:/anomaly@champion", "--as", "champion"], 1, "MLflow"),
+        (["push", "--from", "models:/anomaly@champion"], 1, "--as champion makes it the champion"),
         (["decide", "--trigger", "drift", "--peers", "127.0.0.1:1"], 3, "no server answers"),
         (["reconcile", "--tracking", "http://127.0.0.1:1"], 3, "does not answer: MLflow"),
     ],
@@ -106,6 +107,12 @@ def test_mistakes_are_told_with_what_to_do(
 ) -> None:
     assert cli.main(arguments) == code
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_a_run_pushes_is_not_for_the_caller_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["push", "--as", "champion"])
+    assert "--as is for a model of --from" in capsys.readouterr().err
 
 
 def test_retraining_waits_for_its_cool_down_but_not_for_a_person(place: Path) -> None:

@@ -299,9 +299,17 @@ def test_model_registered_by_hand_is_pushed_and_served(stage: Stage, tmp_path: P
         check_aliases(scene)
         again = release.push_from(settings, "models:/anomaly/2")
         assert again["uploaded"] is False
-        # An alias that is set in MLflow serves nothing, and is set back.
+        # An alias that is set in MLflow serves nothing, and is set back: by itself, and with a push.
         client.set_registered_model_alias("anomaly", "champion", "2")
         assert release.reconcile(settings) == {"champion": "1"}
+        client.set_registered_model_alias("anomaly", "champion", "2")
+        called = release.push_from(settings, "models:/anomaly@champion")
+        assert (called["becomes"], called["aliases"]) == ("challenger", {"champion": "1"})
+        assert (scene.aliases["champion"], scene.aliases["challengers"]) == ("1", ["2"])
+        # Whoever pushes it says what it becomes.
+        assert release.push_from(settings, "models:/anomaly/2", "champion")["becomes"] == "champion"
+        assert (scene.aliases["champion"], scene.aliases["challengers"]) == ("2", [])
+        check_aliases(scene)
 
 
 def test_registry_counts_on_from_the_repositorys_versions(stage: Stage) -> None:

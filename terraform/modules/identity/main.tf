@@ -181,3 +181,15 @@ resource "aws_secretsmanager_secret" "alertmanager" {
   # A name is free again after that long.
   recovery_window_in_days = 7
 }
+
+# The key that signs models, which a person makes and puts in (docs/deploy.md): it must outlast changes of the others, and
+# is never in Terraform's hands. Its name is not of those that External Secrets may read.
+resource "aws_secretsmanager_secret" "signing_key" {
+  # checkov:skip=CKV_AWS_149:Secrets Manager's own key; who may read is the policies' matter
+  # checkov:skip=CKV2_AWS_57:servers have to trust another key before it signs, which people have to see to
+  name        = "${trimsuffix(var.secret_prefix, "/")}-signing-key"
+  description = "The private key that signs models: Ed25519, PEM"
+
+  # A name is free again after that long.
+  recovery_window_in_days = 7
+}

@@ -7,3 +7,8 @@ output "secret_names" {
   description = "Secrets that External Secrets reads, without the database's."
   value       = sort(concat([for secret in aws_secretsmanager_secret.token : secret.name], [aws_secretsmanager_secret.alertmanager.name]))
 }
+
+output "signing_key_arn" {
+  description = "The secret with the key that signs models."
+  value       = aws_secretsmanager_secret.signing_key.arn
+}

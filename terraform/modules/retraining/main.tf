@@ -27,6 +27,7 @@ locals {
       rights = [
         { Sid = "ReadModels", Action = ["s3:GetObject"], Resource = ["${local.models}/*"] },
         { Sid = "WriteModels", Action = ["s3:PutObject", "s3:AbortMultipartUpload"], Resource = ["${local.models}/anomaly/*"] },
+        { Sid = "SignModels", Action = ["secretsmanager:GetSecretValue"], Resource = [var.signing_key_arn] },
       ]
     }
   }
@@ -50,9 +51,9 @@ resource "aws_security_group" "this" {
   tags        = { Name = "${var.name}-retraining" }
 }
 
-# To pods, and to S3 over HTTPS. DNS is the VPC's own, which no group keeps away.
+# To pods, and to S3 and Secrets Manager over HTTPS. DNS is the VPC's own, which no group keeps away.
 resource "aws_vpc_security_group_egress_rule" "https" {
-  description       = "S3"
+  description       = "S3, Secrets Manager"
   security_group_id = aws_security_group.this.id
   cidr_ipv4         = "0.0.0.0/0"
   ip_protocol       = "tcp"
@@ -165,7 +166,8 @@ resource "aws_lambda_function" "this" {
   }
 
   environment {
-    variables = merge(var.environment, {
+    # Both name the key, for the gates tell whether what they pass will be signed; one may read it. var.environment may leave it out.
+    variables = merge({ TRAINING_SIGN_WITH = var.signing_key_arn }, var.environment, {
       ONNXD_REPOSITORY    = "s3://${var.buckets.models}/models"
       ONNXD_PEERS         = "anomaly-api-peers.${var.private_zone}:8082"
       MLFLOW_TRACKING_URI = "http://mlflow.${var.private_zone}:5000"

@@ -88,6 +88,16 @@ variable "bucket_arns" {
   }
 }
 
+variable "signing_key_arn" {
+  description = "The secret with the key that signs models. Only the function that releases them may read it."
+  type        = string
+
+  validation {
+    condition     = can(regex("^arn:[a-z-]+:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[^*]+$", var.signing_key_arn))
+    error_message = "The ARN of one secret of Secrets Manager."
+  }
+}
+
 variable "private_zone" {
   description = "The zone in which external-dns keeps the addresses of MLflow and of all servers."
   type        = string

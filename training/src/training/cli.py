@@ -15,6 +15,7 @@ from training.data.source import FORMS
 from training.errors import PipelineError, TransientError
 from training.lambdas import KINDS
 from training.onnxd import ROOT
+from training.pipeline.release import ROLES
 from training.pipeline.settings import Settings
 from training.recipes import RECIPES
 from training.repository import RepositoryError
@@ -82,6 +83,12 @@ def parser() -> argparse.ArgumentParser:
             step.add_argument("--run", metavar="KEY", help="the run (default: the one that was prepared last)")
         if name == "push":
             step.add_argument("--from", dest="uri", metavar="URI", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+            step.add_argument(
+                "--as",
+                dest="role",
+                choices=ROLES,
+                help="what a model of --from becomes, whatever MLflow calls it (default: challenger)",
+            )
         if name in {"watch", "retrain"}:
             step.add_argument(
                 "--poll", type=float, default=60.0, help="seconds between two looks (default: %(default)s)"
@@ -158,7 +165,10 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Returns the exit status; messages go to stderr, tables and results to stdout."""
-    options = parser().parse_args(arguments)
+    known = parser()
+    options = known.parse_args(arguments)
+    if options.command == "push" and options.role and not options.uri:
+        known.error("--as is for a model of --from: a run's becomes the challenger, or the champion if there is none")
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         if options.command in STEPS:

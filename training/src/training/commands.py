@@ -91,7 +91,7 @@ def step(options: argparse.Namespace, errors: Console) -> int:
         if name == "prepare":
             found = learn.prepare(settings, told)
         elif name == "push":
-            found = release.push_from(settings, options.uri, told)
+            found = release.push_from(settings, options.uri, options.role or release.CHALLENGER, told)
         elif name == "decide":
             found = decide.decide(settings, decide.Trigger(options.trigger, options.reason), told)
         else:

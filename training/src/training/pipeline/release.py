@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from training import onnxd
+from training import onnxd, signing
 from training.errors import PipelineError
 from training.manifest import to_bytes
 from training.pipeline import repository
@@ -19,6 +19,8 @@ from training.tracking import roles_of
 
 BY = "training"
 """Who changes the repository, in its ledger."""
+CHAMPION, CHALLENGER = ROLES = "champion", "challenger"
+"""What a pushed version becomes."""
 
 
 @once
@@ -102,7 +104,7 @@ def push(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
     others = [] if found is None else [v for v in found["challengers"] if v != version]
     if others:
         return {"pushed": False, "reason": f"version {others[0]} is in the shadow already", "version": version}
-    role = "challenger" if found else "champion"
+    role = CHALLENGER if found else CHAMPION
     with tempfile.TemporaryDirectory() as folder:
         file = onnxd.place(Path(folder) / "candidate", run.read("model.onnx"), run.read("manifest.json"))
         told(f"version {version} as {role}")
@@ -113,28 +115,35 @@ def push(settings: Settings, key: str, told: Told = nobody) -> dict[str, Any]:
 def push_file(settings: Settings, file: Path, version: str, role: str, reason: str) -> dict[str, Any]:
     """Pushes an ONNX file, with the manifest beside it if there is one, and sets MLflow's aliases."""
     words: list[str | Path] = ["push", file, "--number", version, "--as", role, *_place(settings)]
-    words += ["--sign-with", settings.sign_with] if settings.sign_with else []
-    said = onnxd.call([*words, "--by", BY, "--reason", reason])
+    with signing.flags(settings.sign_with) as signed:
+        said = onnxd.call([*words, *signed, "--by", BY, "--reason", reason])
     found = {k: said.answer[k] for k in ("version", "uploaded", "becomes")}
     return {**found, "aliases": reconcile(settings)}
 
 
-def push_from(settings: Settings, uri: str, told: Told = nobody) -> dict[str, Any]:
+def push_from(settings: Settings, uri: str, role: str = CHALLENGER, told: Told = nobody) -> dict[str, Any]:
     """Pushes a model that was registered in MLflow by hand, under its number there.
+
+    Whoever reaches MLflow can write it, aliases too. So what it becomes is the caller's word alone.
 
     Args:
         settings: Where to.
-        uri: `models:/anomaly@challenger` or `models:/anomaly/4`; the alias `champion` makes it the champion.
+        uri: `models:/anomaly@challenger` or `models:/anomaly/4`.
+        role: `challenger` or `champion`.
         told: Told what happens next.
+
+    Raises:
+        PipelineError: It is to be a challenger, and there is no champion.
     """
+    if role == CHALLENGER and repository.aliases(settings) is None:
+        msg = f"{settings.model} has no champion that {uri} could be compared with: --as champion makes it the champion"
+        raise PipelineError(msg)
     tracking = tracking_of(settings)
     with tempfile.TemporaryDirectory() as folder:
         told(f"loading {uri}")
         version, file, manifest = tracking.fetch(uri, Path(folder))
         if manifest is not None:
             manifest.replace(file.with_name("manifest.json"))
-        has_champion = repository.aliases(settings) is not None
-        role = "champion" if uri.endswith("@champion") or not has_champion else "challenger"
         told(f"version {version} as {role}")
         return push_file(settings, file, version, role, f"from MLflow, {uri}")
 

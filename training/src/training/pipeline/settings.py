@@ -37,7 +37,11 @@ class Settings:
     verdict: tuple[str, ...] = _setting(
         "TRAINING_VERDICT", "flags for `onnxd verdict`, the servers' own, with commas between", ()
     )
-    sign_with: str = _setting("TRAINING_SIGN_WITH", "private key (Ed25519, PEM) that signs the manifest", "")
+    sign_with: str = _setting(
+        "TRAINING_SIGN_WITH",
+        "private key (Ed25519, PEM) that signs the manifest: a file, or the ARN of a secret of AWS Secrets Manager",
+        "",
+    )
     cool_down: int = _setting("TRAINING_COOL_DOWN", "seconds between two retrainings", DAY)
     seed: int = _setting("TRAINING_SEED", "of everything random", Config.seed)
 
