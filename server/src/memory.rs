@@ -20,6 +20,12 @@ impl Memory {
         Self { limit: limit.or_else(system) }
     }
 
+    /// All that it may use; `None` where the system does not tell.
+    #[must_use]
+    pub const fn limit(self) -> Option<u64> {
+        self.limit
+    }
+
     /// What is left beside what this process uses; `None` where the system does not tell.
     #[must_use]
     pub fn left(self) -> Option<u64> {

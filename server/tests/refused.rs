@@ -236,7 +236,7 @@ fn sessions_that_do_not_fit_are_not_made() {
     let repo = S3Repo::serving("good", None);
     repo.install_large(2, "good", 60 << 20);
     let arguments = ["--models", "anomaly", "--workers", "8", "--probe-memory", "2GiB", "--memory-limit"];
-    let small = repo.serve(&[&arguments[..], &["600MiB"]].concat());
+    let small = repo.serve(&[&arguments[..], &["500MiB"]].concat());
     let status = settled(&small, repo.point(2, None));
     let rejected = &status["rejected"][0];
     assert_eq!((&rejected["stage"], &status["champion"]["version"]), (&json!("load"), &json!("1")), "{status}");

@@ -296,14 +296,14 @@ impl Swapper {
             }
         };
         let needs = Model::least_memory(&fetched.artifact, &profile, role.duty(), self.context.threads);
-        if let Some(left) = self.context.memory.left().filter(|left| needs > *left) {
+        if let Some(limit) = self.context.memory.limit().filter(|limit| needs > *limit) {
             let reason = format!(
-                "its sessions need {} MiB at least, and {} MiB of memory are left: fewer --workers, or a higher limit of the container \
-                 or --memory-limit",
+                "its sessions need {} MiB at least, and this server may use {} MiB: fewer --workers, or a higher limit of the \
+                 container or --memory-limit",
                 needs >> 20,
-                left >> 20
+                limit >> 20
             );
-            return Err(Stage::Load.not_yet(reason));
+            return Err(Stage::Load.reject(reason));
         }
         let (context, start) = (Arc::clone(&self.context), Instant::now());
         let load = move || Model::load(&context.runtime, &fetched.artifact, profile, role.duty(), context.threads);
