@@ -5,7 +5,7 @@
 #   make chaos   replicas are killed, the network is slow, S3 is gone: nothing is lost
 #   make s3      an S3 server on this machine, with models/ in it and two servers that serve from it
 #   make test    runs every test
-#   make fuzz    asks the decoders what nobody thought of, a minute each; make soak is a day of changes in half an hour
+#   make fuzz    asks the decoders what nobody thought of, a minute each; make soak is a day of changes in a quarter of an hour
 #   make terraform-check  checkov over terraform/, which is too large to install for every test
 #   make images  container images of all programs, without a container engine; make test-images tests them
 #   make dist    the PyPI wheel and archives of all programs for other machines; make test-dist tests them

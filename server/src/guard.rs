@@ -258,6 +258,10 @@ impl Guard {
         Some(GuardStatus { against: self.previous.model().id.version.clone(), state, evidence })
     }
 
+    fn window(&self, tally: &Tally) -> Window {
+        Window { since: Instant::now(), counts: tally.counts(), retried: self.previous.retried() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -275,12 +279,11 @@ impl Guard {
                 None
             }
             State::Watching if self.period.is_none_or(|period| self.since.elapsed() >= period) => {
-                let (since, counts) = (Instant::now(), tally.counts());
-                *state = State::Failures(Window { since, counts, retried: self.previous.retried() });
+                *state = State::Failures(self.window(tally));
                 None
             }
             State::Failures(window) if window.since.elapsed() >= WINDOW => {
-                *window = Window { since: Instant::now(), counts: tally.counts(), retried: self.previous.retried() };
+                *window = self.window(tally);
                 None
             }
             State::Watching | State::Failures(_) => {
@@ -289,9 +292,9 @@ impl Guard {
                 let (now, retried) = (tally.counts(), self.previous.retried());
                 let found = match &*state {
                     State::Failures(Window { counts, retried: before, .. }) => {
-                        let retried = [retried[0].since(before[0]), retried[1].since(before[1])];
-                        judge_failures(&now.since(counts), &self.baseline, retried, LATE_EVIDENCE)
-                            .map(|found| (found, now.since(counts), retried))
+                        let (now, retried) =
+                            (now.since(counts), [retried[0].since(before[0]), retried[1].since(before[1])]);
+                        judge_failures(&now, &self.baseline, retried, LATE_EVIDENCE).map(|found| (found, now, retried))
                     }
                     _ => judge(&now, &self.baseline, &pairs, retried).map(|found| (found, now, retried)),
                 };

@@ -10,14 +10,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::io::Write;
 use std::net::SocketAddr;
 
+const JSON: &str = "content-type: application/json\r\n";
+const TEXT: &str = "content-type: text/plain\r\n";
+
 /// A request with this host and these headers.
 fn asked(address: SocketAddr, head: &str, host: &str, headers: &str) -> Reply {
     let mut socket = common::http::socket(address).expect("connected");
     let body = row(1).to_string();
     let length = body.len();
-    let head = format!(
-        "{head} HTTP/1.1\r\nhost: {host}\r\n{headers}content-type: text/plain\r\ncontent-length: {length}\r\n\r\n"
-    );
+    let head = format!("{head} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n");
     socket.write_all((head + &body).as_bytes()).expect("sent");
     Client::over(socket).receive().expect("answered")
 }
@@ -39,7 +40,7 @@ fn the_operations_port_has_no_name_of_others() {
     for name in known {
         for host in [name.to_owned(), format!("{name}:{port}")] {
             for path in ["GET /status", "GET /livez", "GET /metrics", "GET /"] {
-                let reply = asked(server.ops, path, &host, "");
+                let reply = asked(server.ops, path, &host, TEXT);
                 assert_eq!(reply.status, 200, "{path} {host}: {}", reply.text());
             }
         }
@@ -48,13 +49,13 @@ fn the_operations_port_has_no_name_of_others() {
         for path in
             ["GET /status", "GET /", "POST /models/anomaly/labels", "POST /models/anomaly/promote", "GET /nowhere"]
         {
-            let reply = asked(server.ops, path, name, "");
+            let reply = asked(server.ops, path, name, TEXT);
             assert_eq!(reply.status, 421, "{path} {name}: {}", reply.text());
             assert!(reply.text().contains("--allowed-hosts"), "{}", reply.text());
         }
         // Predictions have whatever name their users give them.
-        assert_eq!(asked(server.http, "POST /predict", name, "").status, 415, "text is no dialect");
-        assert_eq!(asked(server.http, "GET /livez", name, "").status, 200);
+        assert_eq!(asked(server.http, "POST /predict", name, TEXT).status, 415, "text is no dialect");
+        assert_eq!(asked(server.http, "GET /livez", name, TEXT).status, 200);
     }
 }
 
@@ -77,15 +78,7 @@ fn pages_of_other_sites_change_nothing() {
     let repo = Repo::serving("good", None);
     let server = Server::start(repo.path(), &["--allowed-hosts", "friend.example.com"]);
     let (http, ops) = (server.http, server.ops);
-    let predict = |headers: &str| {
-        let headers = format!("{headers}content-type: application/json\r\n");
-        let mut socket = common::http::socket(http).expect("connected");
-        let body = row(1).to_string();
-        let head =
-            format!("POST /predict HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {}\r\n\r\n", body.len());
-        socket.write_all((head + &body).as_bytes()).expect("sent");
-        Client::over(socket).receive().expect("answered")
-    };
+    let predict = |headers: &str| asked(http, "POST /predict", "localhost", &format!("{headers}{JSON}"));
     for headers in [
         "",
         "sec-fetch-site: same-origin\r\norigin: http://localhost\r\n",
@@ -115,10 +108,10 @@ fn pages_of_other_sites_change_nothing() {
             "POST /v2/repository/models/anomaly/unload",
             "PUT /nowhere",
         ] {
-            assert_eq!(asked(http, path, "localhost", headers).status, 403, "{path} {headers}");
+            assert_eq!(asked(http, path, "localhost", &format!("{headers}{TEXT}")).status, 403, "{path} {headers}");
         }
         for path in ["POST /models/anomaly/labels", "POST /models/anomaly/promote"] {
-            assert_eq!(asked(ops, path, "localhost", headers).status, 403, "{path} {headers}");
+            assert_eq!(asked(ops, path, "localhost", &format!("{headers}{TEXT}")).status, 403, "{path} {headers}");
         }
     }
     // What is only read is for the browser to keep from such a page: no answer lets it.

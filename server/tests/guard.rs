@@ -19,13 +19,6 @@ fn load(server: &Server, cpu: f64) -> Load {
     Load::start(server.http, 2, body, |_, _| Ok(()))
 }
 
-fn record(repo: &Repo, epoch: u64) -> Value {
-    let path = repo.path().join(format!("anomaly/ledger/{epoch}.json"));
-    // It is written after the pointer.
-    let text = wait_for("the record", || fs::read_to_string(&path).ok());
-    serde_json::from_str(&text).expect("JSON")
-}
-
 /// Promotes a model that passes every check and is worse on what really comes; gives the ledger's record.
 fn rolled_back(worse: &str, cpu: f64) -> Value {
     let repo = Repo::serving("good", None);
@@ -40,7 +33,7 @@ fn rolled_back(worse: &str, cpu: f64) -> Value {
     assert_eq!((&status["epoch"], &status["guard"]), (&json!(epoch + 1), &json!(null)), "going back is not watched");
     let (_, problems) = load.finish();
     assert!(problems.is_empty(), "{problems:?}");
-    let record = record(&repo, epoch + 1);
+    let record = repo.record(epoch + 1);
     assert_eq!(
         (&record["action"], &record["champion"], &record["replaced"]),
         (&json!("rollback"), &json!("1"), &json!("2"))
@@ -232,7 +225,7 @@ fn a_champion_that_was_promoted_before_the_start_is_watched() {
     let load = load(&server, 55.0);
     serves(&server, 1);
     drop(load.finish());
-    let record = record(&repo, repo.aliases()["epoch"].as_u64().expect("a number"));
+    let record = repo.record(repo.aliases()["epoch"].as_u64().expect("a number"));
     assert_eq!(
         (&record["evidence"]["test"], &record["evidence"]["previous"]["answered"]),
         (&json!("errors"), &json!(0))
@@ -254,7 +247,7 @@ fn failures_are_watched_as_long_as_the_one_before_is_compared() {
     let failing = load(&server, 55.0);
     let status = serves(&server, 1);
     drop(failing.finish());
-    let record = record(&repo, status["epoch"].as_u64().expect("a number"));
+    let record = repo.record(status["epoch"].as_u64().expect("a number"));
     assert_eq!(record["evidence"]["test"], "errors", "{record}");
     assert!(record["evidence"]["after_seconds"].as_f64().is_some_and(|seconds| seconds > 1.0), "{record}");
     // What was answered in the period is no part of it.

@@ -44,10 +44,11 @@ impl Drop for Busy {
 }
 
 impl Engine {
-    /// The challengers of an epoch that are refused for what they are.
+    /// What this engine saw of a model's challengers; `None` while nothing serves. It may have to wait until the shadow's
+    /// threads get a CPU.
     #[must_use]
-    pub fn refused(&self, model: &str, epoch: u64) -> Vec<Refused> {
-        self.shared.refused(model, epoch)
+    pub fn shadow_state(&self, model: &str) -> Option<State> {
+        self.shared.shadow_state(model)
     }
 
     /// The latest verdicts and drifts of models: by what all servers saw, as far as they were asked.

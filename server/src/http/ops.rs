@@ -253,13 +253,10 @@ pub(super) async fn shadow(Shared(state): Shared<Arc<State>>, Path(model): Path<
 }
 
 /// The same, for whoever judges.
-pub(super) async fn shadow_state(state: &State, model: &str) -> Result<shadow::state::State, Problem> {
-    let lane = state.lane(Some(model))?;
-    let set = lane.serving.get().ok_or_else(Problem::not_ready)?;
-    let (name, server) = (lane.name.clone(), state.engine.id().to_owned());
-    let event_time = state.engine.options().event_time;
-    let refused = state.engine.refused(&name, set.epoch);
+pub(super) async fn shadow_state(state: &Arc<State>, model: &str) -> Result<shadow::state::State, Problem> {
+    let name = state.lane(Some(model))?.name.clone();
+    let shared = Arc::clone(state);
     // The shadow's threads, which get a CPU only when it is idle, may hold what they count.
-    let told = move || shadow::state::State::of(name, server, event_time, &set, refused);
-    tokio::task::spawn_blocking(told).await.map_err(|_| Problem::internal())
+    let told = tokio::task::spawn_blocking(move || shared.engine.shadow_state(&name)).await;
+    told.map_err(|_| Problem::internal())?.ok_or_else(Problem::not_ready)
 }

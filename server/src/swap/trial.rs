@@ -83,14 +83,16 @@ impl Trials {
         self.go_on();
         match &self.all[at].state {
             State::Waits | State::Runs(..) => Some(Found::Comes),
-            State::Ended(Err(rejection)) if !rejection.passing => Some(Found::Refused(rejection.clone())),
-            State::Ended(_) => {
-                let Trial { fetched, state, .. } = self.all.remove(at);
-                match state {
-                    State::Ended(Ok(profile)) => Some(Found::Passed(fetched, profile)),
-                    State::Ended(Err(rejection)) => Some(Found::Refused(rejection)),
-                    State::Waits | State::Runs(..) => Some(Found::Comes),
+            State::Ended(Err(rejection)) => {
+                let rejection = rejection.clone();
+                if rejection.passing {
+                    self.all.remove(at);
                 }
+                Some(Found::Refused(rejection))
+            }
+            State::Ended(Ok(profile)) => {
+                let profile = profile.clone();
+                Some(Found::Passed(self.all.remove(at).fetched, profile))
             }
         }
     }
